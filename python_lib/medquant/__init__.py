@@ -1,0 +1,43 @@
+"""Post-training quantization of medical image segmentation models, with the accuracy shown, not promised.
+
+The front door: `load_model`, `read_volume`, `quantize`, `segment`, `compare`. Everything is imported on first use,
+so `import medquant` costs nothing.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import Any
+
+__version__ = "0.1.0"
+
+_FRONT_DOOR = {
+    "Box": "medquant.prompts",
+    "BoxPrompt": "medquant.prompts",
+    "CalibrationSelection": "medquant.models.base",
+    "IntWeights": "medquant.recipe",
+    "PerChannel": "medquant.recipe",
+    "PerGroup": "medquant.recipe",
+    "PerTensor": "medquant.recipe",
+    "Recipe": "medquant.recipe",
+    "Segmentation": "medquant.segmentation",
+    "UserError": "medquant.errors",
+    "Volume": "medquant.imaging.volume",
+    "compare": "medquant.evaluation.compare",
+    "load_model": "medquant.models.registry",
+    "quantize": "medquant.quantize",
+    "read_volume": "medquant.imaging.reading",
+    "save_segmentation": "medquant.imaging.writing",
+    "segment": "medquant.segment",
+}
+__all__ = sorted(_FRONT_DOOR)
+
+
+def __getattr__(name: str) -> Any:
+    if name in _FRONT_DOOR:
+        return getattr(import_module(_FRONT_DOOR[name]), name)
+    raise AttributeError(f"module 'medquant' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return [*globals(), *__all__]

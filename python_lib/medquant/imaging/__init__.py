@@ -1,0 +1,1 @@
+"""Volumes, DICOM, boxes, resampling, intensity windows, masks on disk."""

@@ -1,0 +1,1 @@
+"""One adapter per family of networks: scan -> tensors -> network -> labels on the scan's own grid."""

@@ -1,0 +1,123 @@
+"""What every model family gives to the engine."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from medquant.imaging.volume import Volume
+from medquant.progress import Progress
+from medquant.prompts import BoxPrompt
+from medquant.segmentation import Segmentation, Structure
+
+
+@dataclass(frozen=True)
+class CalibrationBatch:
+    """One input of the network, as the network receives it at inference.
+
+    `inputs` are the positional arguments of `Model.forward_for_calibration`. `focus` marks, where it is known
+    before the network has run, what matters in the input: float tensor (batch, *spatial) in 0..1 that can be
+    resized to any layer's grid; None: taken from the FP32 network's own foreground.
+    """
+
+    inputs: tuple[Any, ...]
+    focus: torch.Tensor | None = None
+
+
+@dataclass(frozen=True)
+class CalibrationSelection:
+    """Which parts of the open volume calibrate the model.
+
+    `count` slices (2-D models) or patches (3-D models), chosen `"body"` (where the body is, evenly), `"even"`
+    (evenly over all), or `"range"` (evenly within `first`..`last` along the slice axis, both inclusive).
+    """
+
+    count: int = 8
+    where: str = "body"
+    first: int | None = None
+    last: int | None = None
+    seed: int = 0
+
+
+class Model(ABC):
+    """A segmentation model: preprocessing, network, postprocessing.
+
+    The FP32 and the quantized model are the same adapter around another `network`, so both share everything but
+    the weights. Adapters hold no other state that depends on weights.
+    """
+
+    family: str
+    """Name of the adapter, as in `medquant models`: "medsam", "nnunet", "monai", "torch"."""
+
+    def __init__(
+        self,
+        network: nn.Module,
+        *,
+        name: str,
+        spec: dict[str, Any],
+        weights_hash: str,
+        structures: tuple[Structure, ...] = (),
+        modality: str = "",
+        licence: str = "",
+    ) -> None:
+        self.network = network.eval()
+        self.name = name
+        self.spec = spec
+        """JSON-able: everything `from_spec` needs to build this adapter with an untrained network."""
+        self.weights_hash = weights_hash
+        """SHA-256 of the weight file(s) that the FP32 model was loaded from."""
+        self.structures = structures
+        self.modality = modality
+        self.licence = licence
+
+    @classmethod
+    @abstractmethod
+    def from_spec(cls, spec: dict[str, Any]) -> Model:
+        """Build the adapter with an untrained network, to be filled by an artifact's tensors."""
+
+    @classmethod
+    @abstractmethod
+    def load(cls, source: str | Path, **options: Any) -> Model:
+        """Load trained FP32 weights. Raises `UserError` with what is missing or wrong."""
+
+    @abstractmethod
+    def calibration_batches(
+        self, volume: Volume, selection: CalibrationSelection, progress: Progress | None = None
+    ) -> Iterator[CalibrationBatch]:
+        """Inputs of the network cut from `volume`, preprocessed exactly as for segmentation."""
+
+    def forward_for_calibration(self, network: nn.Module, *inputs: Any) -> torch.Tensor:
+        """Run every layer that is to be quantized once; returns logits (batch, classes, *spatial)."""
+        return network(*inputs)
+
+    def foreground(self, logits: torch.Tensor) -> torch.Tensor:
+        """Where the output of `forward_for_calibration` sees a structure: bool (batch, *spatial)."""
+        return logits.argmax(1) > 0 if logits.shape[1] > 1 else logits[:, 0] > 0
+
+    def default_ignore(self) -> tuple[str, ...]:
+        """Name patterns (fnmatch) of layers that stay in floating point whatever the recipe, each with cause."""
+        return ()
+
+    @abstractmethod
+    def segment(
+        self, volume: Volume, prompt: BoxPrompt | None = None, progress: Progress | None = None
+    ) -> Segmentation:
+        """Labels on the volume's own grid."""
+
+    def with_network(self, network: nn.Module) -> Model:
+        """The same adapter around another network (the quantized one)."""
+        import copy
+
+        twin = copy.copy(self)
+        twin.network = network.eval()
+        twin.forget()
+        return twin
+
+    def forget(self) -> None:  # noqa: B027 - most adapters keep nothing
+        """Drop what is cached from earlier volumes (image embeddings)."""

@@ -1,0 +1,203 @@
+"""What to quantize how: plain data that is saved with every quantized model."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass, field, fields
+from fnmatch import fnmatchcase
+from typing import Any, Literal
+
+from medquant.errors import UserError
+
+Method = Literal["rtn", "comq", "permutation-comq", "gptq"]
+METHODS: tuple[Method, ...] = ("rtn", "comq", "permutation-comq", "gptq")
+ZeroPoint = Literal["real", "integer", "half"]
+
+
+@dataclass(frozen=True)
+class PerTensor:
+    """One scale for the whole weight."""
+
+
+@dataclass(frozen=True)
+class PerChannel:
+    """One scale for each output channel."""
+
+
+@dataclass(frozen=True)
+class PerGroup:
+    """One scale for each run of `size` consecutive inputs of an output channel."""
+
+    size: int = 64
+
+
+Granularity = PerTensor | PerChannel | PerGroup
+_GRANULARITIES = {"per-tensor": PerTensor, "per-channel": PerChannel, "per-group": PerGroup}
+
+
+@dataclass(frozen=True)
+class IntWeights:
+    """The integer grid of a layer's weights.
+
+    `zero_point` says where an asymmetric grid lies: "real" (a stored floating-point offset), "integer" (an integer
+    code represents zero exactly, the paper's grid), "half" (levels at odd multiples of half a scale, without zero,
+    symmetric: of use at 2 bits). A symmetric grid has no zero point unless it is "half".
+    """
+
+    bits: int = 4
+    granularity: Granularity = field(default_factory=PerChannel)
+    symmetric: bool = False
+    zero_point: ZeroPoint = "real"
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.bits, int) or not 2 <= self.bits <= 8:
+            raise UserError(f"Weights can have 2 to 8 bits, not {self.bits}. Choose 2, 3, 4 or 8.")
+        if isinstance(self.granularity, PerGroup) and self.granularity.size < 2:
+            raise UserError(f"A group needs at least 2 inputs, not {self.granularity.size}. Choose 32, 64 or 128.")
+        if self.zero_point not in ("real", "integer", "half"):
+            raise UserError(f"Unknown zero point {self.zero_point!r}. Choose real, integer or half.")
+
+
+@dataclass(frozen=True)
+class CalibrationSettings:
+    """How the calibration set is turned into Gram matrices."""
+
+    sequential: bool = True
+    """Later layers see the output of the quantized earlier ones, and are fitted to the FP32 targets."""
+    foreground_share: float = 0.5
+    """Part of the positions drawn where the FP32 network sees a structure; 0 draws evenly."""
+    centred: bool = True
+    """Fit the output's variation; the mean is absorbed exactly in the bias."""
+    positions_per_input: int = 16
+    """Positions drawn for each unknown of a layer, a cap that keeps large inputs affordable."""
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """Everything that decides the codes of a quantized model, given the calibration inputs.
+
+    `overrides` maps layer name patterns (fnmatch) to another `IntWeights`, or to None to leave the layer in
+    floating point; the last pattern that fits wins. `ends_bits` keeps the first and the last quantized layer at
+    that many bits at least (None: no exception), a hundredth of a bit per weight that is worth more than any
+    solver. `scope="layer"` is the paper as read: all weights of a layer sorted by value, each with an index of its
+    own (costly; kept to reproduce it).
+    """
+
+    weights: IntWeights = field(default_factory=IntWeights)
+    method: Method = "permutation-comq"
+    scope: Literal["rows", "layer"] = "rows"
+    sweeps: int = 3
+    ends_bits: int | None = 8
+    fold_batch_norm: bool = True
+    calibration: CalibrationSettings = field(default_factory=CalibrationSettings)
+    overrides: dict[str, IntWeights | None] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if self.method not in METHODS:
+            raise UserError(f"Unknown method {self.method!r}. Choose one of {', '.join(METHODS)}.")
+        if self.scope == "layer" and self.method != "permutation-comq":
+            raise UserError("scope='layer' belongs to permutation-comq. Leave the scope at 'rows'.")
+        if self.sweeps < 1:
+            raise UserError(f"At least one sweep is needed, not {self.sweeps}.")
+
+    def weights_for(self, layer: str, *, is_end: bool = False) -> IntWeights | None:
+        """The grid of one layer, or None where it stays in floating point."""
+        chosen: IntWeights | None = self.weights
+        if is_end and self.ends_bits is not None and self.weights.bits < self.ends_bits:
+            chosen = IntWeights(bits=self.ends_bits, symmetric=False, zero_point="real")
+        for pattern, weights in self.overrides.items():
+            if fnmatchcase(layer, pattern):
+                chosen = weights
+        return chosen
+
+    def describe(self) -> str:
+        """The recipe in one line, for tables and reports."""
+        w = self.weights
+        grain = _granularity_name(w.granularity)
+        if isinstance(w.granularity, PerGroup):
+            grain += f" of {w.granularity.size}"
+        parts = [f"W{w.bits}", grain, "symmetric" if w.symmetric else "asymmetric", self.method]
+        if self.scope == "layer":
+            parts.append("sorted over the layer")
+        if self.ends_bits and self.ends_bits > w.bits:
+            parts.append(f"first and last layer at {self.ends_bits} bits")
+        if self.overrides:
+            parts.append(f"{len(self.overrides)} override{'s' if len(self.overrides) > 1 else ''}")
+        return ", ".join(parts)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain data for JSON."""
+        data = asdict(self)
+        data["weights"] = _weights_to_dict(self.weights)
+        data["overrides"] = {k: v and _weights_to_dict(v) for k, v in self.overrides.items()}
+        return data
+
+    @classmethod
+    def from_dict(cls, data: dict[str, Any]) -> Recipe:
+        """The inverse of `to_dict`. Raises `UserError` on unknown or wrong entries."""
+        try:
+            data = dict(data)
+            _refuse_unknown(cls, data)
+            if "weights" in data:
+                data["weights"] = _weights_from_dict(data["weights"])
+            if "calibration" in data:
+                _refuse_unknown(CalibrationSettings, data["calibration"])
+                data["calibration"] = CalibrationSettings(**data["calibration"])
+            overrides = data.get("overrides") or {}
+            data["overrides"] = {k: v and _weights_from_dict(v) for k, v in overrides.items()}
+            return cls(**data)
+        except (TypeError, KeyError, AttributeError) as error:
+            raise UserError(f"The recipe cannot be read ({error}). Compare it with one that medquant wrote.") from error
+
+    def to_json(self) -> str:
+        """JSON text; `from_json` gives the same recipe back."""
+        return json.dumps(self.to_dict(), indent=2)
+
+    @classmethod
+    def from_json(cls, text: str) -> Recipe:
+        """Read a recipe from JSON text. Raises `UserError` when it is not one."""
+        try:
+            data = json.loads(text)
+        except json.JSONDecodeError as error:
+            raise UserError(
+                f"The recipe is not valid JSON ({error}). Compare it with one that medquant wrote."
+            ) from error
+        if not isinstance(data, dict):
+            raise UserError("The recipe must be a JSON object. Compare it with one that medquant wrote.")
+        return cls.from_dict(data)
+
+
+def granularity_from_name(text: str) -> Granularity:
+    """Read "per-tensor", "per-channel", "per-group" or "per-group-64"."""
+    name, _, size = text.partition("per-group-")
+    if not name and size.isdigit():
+        return PerGroup(int(size))
+    if text not in _GRANULARITIES:
+        raise UserError(f"Unknown granularity {text!r}. Choose per-tensor, per-channel or per-group-64.")
+    return _GRANULARITIES[text]()
+
+
+def _granularity_name(granularity: Granularity) -> str:
+    return next(name for name, kind in _GRANULARITIES.items() if isinstance(granularity, kind))
+
+
+def _weights_to_dict(weights: IntWeights) -> dict[str, Any]:
+    data = asdict(weights)
+    data["granularity"] = {"kind": _granularity_name(weights.granularity), **asdict(weights.granularity)}
+    return data
+
+
+def _weights_from_dict(data: dict[str, Any]) -> IntWeights:
+    data = dict(data)
+    _refuse_unknown(IntWeights, data)
+    if "granularity" in data:
+        granularity = dict(data["granularity"])
+        data["granularity"] = _GRANULARITIES[granularity.pop("kind")](**granularity)
+    return IntWeights(**data)
+
+
+def _refuse_unknown(kind: type, data: dict[str, Any]) -> None:
+    unknown = set(data) - {f.name for f in fields(kind)}
+    if unknown:
+        raise UserError(f"The recipe has unknown entries: {', '.join(sorted(unknown))}. Remove or correct them.")

@@ -1,0 +1,45 @@
+"""What a model gives back: labels on the scan's own grid, with names, and what they cost."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from medquant.imaging.volume import Volume
+
+
+@dataclass(frozen=True)
+class Structure:
+    """One labelled structure of a segmentation."""
+
+    label: int
+    name: str
+    color: tuple[float, float, float] | None = None
+    """Red, green, blue in 0..1; None: chosen by `medquant.imaging.terminology`."""
+
+
+@dataclass(frozen=True, eq=False)
+class Segmentation:
+    """A label map of shape (k, j, i) on the grid of `volume`, 0 for background.
+
+    `seconds` counts from the scan in memory to the labels in memory; `stages` splits it by name (preprocess,
+    network, resample ...). `peak_memory_mb` is the largest resident memory above the start of the call, where it
+    was measured.
+    """
+
+    labels: np.ndarray
+    volume: Volume
+    structures: tuple[Structure, ...]
+    model_name: str = ""
+    seconds: float | None = None
+    peak_memory_mb: float | None = None
+    stages: dict[str, float] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if self.labels.shape != self.volume.shape:
+            raise ValueError(f"labels {self.labels.shape} do not lie on the volume's grid {self.volume.shape}")
+
+    def mask(self, structure: Structure | int) -> np.ndarray:
+        """Boolean mask (k, j, i) of one structure."""
+        return self.labels == (structure if isinstance(structure, int) else structure.label)
