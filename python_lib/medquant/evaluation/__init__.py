@@ -1,0 +1,1 @@
+"""How good a segmentation is, and how much of it quantization costs: metrics, comparison, figures, report."""
