@@ -1,0 +1,325 @@
+#!/usr/bin/env python3
+"""Sets medquant up beside this file and runs it. Needs nothing but Python 3.10 to 3.13.
+
+    python3 run.py                          the demonstration: quantize a model, see what it costs
+    python3 run.py test [pytest options]    the tests
+    python3 run.py COMMAND [options]        any medquant command; `python3 run.py --help` lists them
+
+    --find-links FOLDER   before the command: take wheels from FOLDER first, from the network only if one is missing
+    --reinstall           before the command: make the environment anew
+
+The first run makes `.venv` here; later runs start at once unless the pinned versions have changed. Proxies and
+certificates are those of pip: HTTPS_PROXY, PIP_CERT and the other PIP_* variables.
+"""
+
+import sys
+
+if not (3, 10) <= sys.version_info[:2] <= (3, 13) or sys.maxsize < 2**32:
+    sys.exit(
+        "medquant needs a 64-bit Python 3.10 to 3.13; this is Python {}.{}. "
+        "Install one of those and start run.py with it, e.g. python3.12 run.py".format(*sys.version_info[:2])
+    )
+
+import hashlib
+import os
+import re
+import shutil
+import signal
+import subprocess
+import time
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent
+LIBRARY = ROOT / "python_lib"
+ENVIRONMENT = ROOT / ".venv"
+SETUP_FAILED, CANCELLED = 3, 130
+DOWNLOAD_MB, DISK_GB = 550, 2.2
+SIGNS_OF_NO_NETWORK = (
+    "Failed to establish a new connection",
+    "NewConnectionError",
+    "NameResolutionError",
+    "Temporary failure in name resolution",
+    "Cannot connect to proxy",
+    "ProxyError",
+    "Max retries exceeded",
+    "ReadTimeoutError",
+    "Connection refused",
+    "Network is unreachable",
+)
+GPU_NOTE = (
+    "  pip found a PyTorch with GPU libraries: about 3 GB more to download. To take the smaller CPU build, press\n"
+    "  Ctrl-C and name PyTorch's own index of CPU wheels in PIP_EXTRA_INDEX_URL, or give a folder by --find-links."
+)
+
+
+class SetupError(Exception):
+    """The environment cannot be made. The message is one line that a user can act on."""
+
+
+@dataclass
+class Request:
+    """What the command line asks for: options of the set-up, then a medquant command."""
+
+    find_links: Path | None = None
+    reinstall: bool = False
+    command: list[str] = field(default_factory=list)
+
+
+def parse(arguments: list[str]) -> Request:
+    """Read the set-up options that stand before the command; no command means the demonstration."""
+    request, rest = Request(), list(arguments)
+    while rest and rest[0].split("=")[0] in ("--find-links", "--reinstall"):
+        option, _, value = rest.pop(0).partition("=")
+        if option == "--reinstall":
+            request.reinstall = True
+            continue
+        if not value and not rest:
+            raise SetupError("--find-links needs a folder with wheels: python3 run.py --find-links FOLDER")
+        request.find_links = Path(value or rest.pop(0)).expanduser().resolve()
+        if not request.find_links.is_dir():
+            raise SetupError(f"There is no folder {request.find_links}. Give the folder that holds the wheels.")
+    request.command = rest or ["demo"]
+    return request
+
+
+def environment_python(environment: Path) -> Path:
+    """The environment's interpreter."""
+    return environment / ("Scripts/python.exe" if os.name == "nt" else "bin/python")
+
+
+def fingerprint(*files: Path) -> str:
+    """What was installed, in one word: changes with the pins, the package's own metadata and the checkout's place."""
+    digest = hashlib.sha256(str(LIBRARY).encode())
+    for file in files:
+        digest.update(file.read_bytes().replace(b"\r\n", b"\n"))
+    return digest.hexdigest()
+
+
+def runs(python: Path) -> bool:
+    """Whether an environment's interpreter starts and has pip."""
+    if not python.exists():
+        return False
+    try:
+        return subprocess.run([str(python), "-m", "pip", "--version"], capture_output=True).returncode == 0
+    except OSError:
+        return False
+
+
+def make_environment(environment: Path) -> None:
+    """An empty virtual environment. Raises `SetupError` with what is missing."""
+    try:
+        import ensurepip  # noqa: F401 - Debian ships venv without it
+        import venv
+    except ImportError as error:
+        raise SetupError(
+            "This Python cannot make virtual environments. Install its venv module "
+            "(Debian and Ubuntu: sudo apt install python3-venv) and start again."
+        ) from error
+    free = shutil.disk_usage(environment.parent).free / 1e9
+    if free < DISK_GB:
+        raise SetupError(f"{environment.parent} has {free:.1f} GB free, {DISK_GB} GB are needed. Make room.")
+    try:
+        venv.create(environment, clear=True, with_pip=True, symlinks=os.name != "nt")
+    except (OSError, subprocess.CalledProcessError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise SetupError(f"{environment} cannot be made: {reason}. Choose a folder where you may write.") from error
+
+
+def explain(output: str) -> str:
+    """Why pip failed, in one line that says what to do."""
+    if "No space left on device" in output or "Errno 28" in output:
+        return "The disk is full. Make room (pip also needs 1 GB in the temporary folder) and start again."
+    if "CERTIFICATE_VERIFY_FAILED" in output:
+        return "The network's certificate is not trusted. Name your institution's certificate file in PIP_CERT."
+    if "Permission denied" in output or "Errno 13" in output:
+        return f"{ENVIRONMENT} cannot be written. Move the checkout to a folder where you may write."
+    unreachable = (
+        "Failed to establish a new connection",
+        "Temporary failure",
+        "ProxyError",
+        "timed out",
+        "Max retries",
+    )
+    if any(
+        sign in output for sign in (*unreachable, "NameResolutionError", "Connection refused", "Network is unreach")
+    ):
+        return (
+            "The package registry cannot be reached. Check the network, or the proxy in HTTPS_PROXY; "
+            "without a network give a folder of wheels by --find-links."
+        )
+    missing = re.search(r"No matching distribution found for (\S+)", output)
+    if missing:
+        python = "{}.{}".format(*sys.version_info[:2])
+        return (
+            f"No package {missing[1]} for Python {python} on this system. Add its wheel to the --find-links folder, "
+            "or use 64-bit Linux, Windows, or macOS 14 with Python 3.11 to 3.13."
+        )
+    errors = [line for line in output.splitlines() if line.startswith("ERROR")]
+    return errors[-1] if errors else "pip failed without saying why."
+
+
+class Status:
+    """One line that is written over on a terminal; elsewhere only large downloads are told, a line each."""
+
+    def __init__(self) -> None:
+        self.terminal = sys.stderr.isatty()
+        self.megabytes = 0.0
+        self.told_of_gpu = False
+
+    def follow(self, lines: Iterable[str]) -> str:
+        """Show what pip does while it does it; returns all of its words."""
+        heard = []
+        for line in lines:
+            heard.append(line)
+            self.hear(line.strip())
+        if self.terminal:
+            print("\r\033[K", end="", file=sys.stderr, flush=True)
+        return "".join(heard)
+
+    def hear(self, line: str) -> None:
+        """One line of pip's."""
+        if not self.told_of_gpu and line.startswith("Collecting nvidia-"):
+            self.told_of_gpu = True
+            tell(("\r\033[K" if self.terminal else "") + GPU_NOTE)
+        size = re.match(r"Downloading (\S+?)[ -].*\(([\d.]+) (kB|MB|GB)\)", line)
+        if size:
+            megabytes = float(size[2]) * {"kB": 1e-3, "MB": 1.0, "GB": 1e3}[size[3]]
+            self.megabytes += megabytes
+            self.show(f"downloading {size[1].split('/')[-1]} ({megabytes:.0f} MB)", worth_a_line=megabytes > 50)
+        elif line.startswith("Installing collected packages"):
+            self.show(f"unpacking {line.count(',') + 1} packages", worth_a_line=True)
+        elif line.startswith(("Collecting", "Building", "Preparing")):
+            self.show(line.split("(")[0].lower(), worth_a_line=False)
+
+    def show(self, text: str, *, worth_a_line: bool) -> None:
+        """Say one thing."""
+        if self.terminal:
+            width = shutil.get_terminal_size().columns - 1
+            print(("\r\033[K    " + text)[: width + 4], end="", file=sys.stderr, flush=True)
+        elif worth_a_line:
+            tell(f"    {text}")
+
+
+def tell(text: str) -> None:
+    """Words about the set-up go to standard error, so that a command's own output stays clean."""
+    print(text, file=sys.stderr, flush=True)
+
+
+def pip(python: Path, *arguments: str, status: Status, log: Path) -> None:
+    """Run the environment's pip. Raises `SetupError` with the reason and where pip's own words are."""
+    command = [str(python), "-m", "pip", "install", "--disable-pip-version-check", "--no-input", *arguments]
+    settings = {**os.environ, "PIP_USER": "0", "PYTHONUNBUFFERED": "1", "PYTHONIOENCODING": "utf-8"}
+    with subprocess.Popen(
+        command,
+        env=settings,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        encoding="utf-8",
+        errors="replace",
+    ) as process:
+        output = status.follow(process.stdout)
+    try:
+        with log.open("a", encoding="utf-8") as stream:
+            stream.write(" ".join(command[2:]) + "\n" + output)
+    except OSError:  # a full disk: pip's words are explained below all the same
+        pass
+    if process.returncode:
+        raise SetupError(f"{explain(output)} (pip's own words: {log})")
+
+
+def install(python: Path, requirements: list[Path], request: Request) -> None:
+    """Install the pinned versions, PyTorch first so that nothing else chooses it, then the checkout itself."""
+    log, status = ENVIRONMENT / "install.log", Status()
+    log.unlink(missing_ok=True)
+    torch = next(
+        line for line in requirements[0].read_text(encoding="utf-8").splitlines() if line.startswith("torch==")
+    )
+    pins = [word for file in requirements for word in ("-r", str(file))]
+    constraints = ["-c", str(LIBRARY / "constraints.txt")]
+    steps = [
+        (f"{torch.replace('==', ' ')} (about 200 MB)", [torch, *constraints]),
+        ("transformers, nnunetv2, monai and what they need (about 350 MB)", [*pins, *constraints]),
+        ("medquant from python_lib", ["--no-deps", "--no-build-isolation", "--editable", str(LIBRARY)]),
+    ]
+    for number, (name, arguments) in enumerate(steps, start=1):
+        tell(f"  {number}/{len(steps)} {name}")
+        if request.find_links is None:
+            pip(python, *arguments, status=status, log=log)
+            continue
+        folder = ["--find-links", str(request.find_links)]
+        try:
+            pip(python, "--no-index", *folder, *arguments, status=status, log=log)
+        except SetupError:
+            tell(f"    {request.find_links.name} does not hold all of it: looking on the network too")
+            pip(python, *folder, *arguments, status=status, log=log)
+
+
+def prepare(request: Request) -> Path:
+    """The interpreter of an environment that holds the pinned versions, made or brought up to date if needed."""
+    python = environment_python(ENVIRONMENT)
+    requirements = [LIBRARY / "requirements.txt"]
+    if request.command[0] == "test":
+        requirements.append(LIBRARY / "requirements-test.txt")
+    common = (LIBRARY / "constraints.txt", LIBRARY / "pyproject.toml")
+    stamps = {ENVIRONMENT / f"{file.stem}.stamp": fingerprint(file, *common) for file in requirements}
+    if not request.reinstall and python.exists() and all(holds(stamp, word) for stamp, word in stamps.items()):
+        return python
+    began = time.monotonic()
+    if request.reinstall or not runs(python):
+        tell(f"Setting up medquant in {ENVIRONMENT}: once, about {DOWNLOAD_MB} MB to download, {DISK_GB} GB on disk")
+        make_environment(ENVIRONMENT)
+    else:
+        tell(f"Bringing {ENVIRONMENT} up to date with the pinned versions")
+    for stamp in stamps:
+        stamp.unlink(missing_ok=True)
+    install(python, requirements, request)
+    for stamp, word in stamps.items():
+        stamp.write_text(word, encoding="utf-8")
+    tell(f"Ready after {time.monotonic() - began:.0f} s.")
+    return python
+
+
+def holds(stamp: Path, word: str) -> bool:
+    """Whether a stamp file says `word`."""
+    return stamp.is_file() and stamp.read_text(encoding="utf-8") == word
+
+
+def start(command: list[str], folder: Path | None = None) -> int:
+    """Become the command, or on Windows wait for it; Ctrl-C goes to the command alone, which ends in its own way."""
+    if folder:
+        os.chdir(folder)
+    if os.name != "nt":
+        os.execv(command[0], command)
+    with subprocess.Popen(command) as process:
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+        return process.wait()
+
+
+def main(arguments: list[str]) -> int:
+    """Set up, then run the command in the environment; returns its exit code."""
+    python = environment_python(ENVIRONMENT)
+    if arguments and arguments[0] in ("-h", "--help"):
+        print(__doc__.strip(), end="\n\n", flush=True)
+        return start([str(python), "-m", "medquant", "--help"]) if python.exists() else 0
+    try:
+        request = parse(arguments)
+        python = prepare(request)
+    except SetupError as error:
+        tell(f"medquant could not be set up. {error}")
+        return SETUP_FAILED
+    except OSError as error:
+        tell(f"medquant could not be set up. {error.filename or ENVIRONMENT}: {error.strerror or error}")
+        return SETUP_FAILED
+    except KeyboardInterrupt:
+        tell("\nStopped. Start again at any time.")
+        return CANCELLED
+    if request.command[0] == "test":
+        return start([str(python), "-m", "pytest", *request.command[1:]], folder=ROOT)
+    return start([str(python), "-m", "medquant", *request.command])
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
