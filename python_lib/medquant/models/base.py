@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import copy
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -43,6 +45,12 @@ class CalibrationSelection:
     first: int | None = None
     last: int | None = None
     seed: int = 0
+
+
+def device_of(network: nn.Module) -> torch.device:
+    """Where a network's tensors live (a quantized one may hold buffers only); the CPU for one without any."""
+    held = next(chain(network.parameters(), network.buffers()), None)
+    return torch.device("cpu") if held is None else held.device
 
 
 class Model(ABC):
@@ -100,6 +108,19 @@ class Model(ABC):
         """Where the output of `forward_for_calibration` sees a structure: bool (batch, *spatial)."""
         return logits.argmax(1) > 0 if logits.shape[1] > 1 else logits[:, 0] > 0
 
+    def row_focus(
+        self, layer: str, module: nn.Module, grid: tuple[int, ...], focus: torch.Tensor | None
+    ) -> torch.Tensor | None:
+        """How the focus map falls on the rows of one layer's input.
+
+        `grid` is the layer's `medquant.matrices.spatial_grid`, `focus` (batch, *spatial) that of the network's
+        input. Returns (rows,): above .5 foreground, 0 to .5 background, negative for padding that must not count;
+        None where rows have no place in the image.
+        """
+        from medquant.gram import focus_on_grid
+
+        return focus_on_grid(module, grid, focus)
+
     def default_ignore(self) -> tuple[str, ...]:
         """Name patterns (fnmatch) of layers that stay in floating point whatever the recipe, each with cause."""
         return ()
@@ -112,8 +133,6 @@ class Model(ABC):
 
     def with_network(self, network: nn.Module) -> Model:
         """The same adapter around another network (the quantized one)."""
-        import copy
-
         twin = copy.copy(self)
         twin.network = network.eval()
         twin.forget()

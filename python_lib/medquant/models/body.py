@@ -1,0 +1,126 @@
+"""Where the body is in a scan, and which parts of it calibrate a model."""
+
+from __future__ import annotations
+
+import numpy as np
+from scipy import ndimage
+
+from medquant.errors import UserError
+from medquant.imaging.volume import Volume
+from medquant.models.base import CalibrationSelection
+
+_AIR_BELOW = -300.0  # HU: above lung and fat's lower end, below every soft tissue
+
+
+def is_hounsfield(volume: Volume) -> bool:
+    """Whether the voxels are HU: the file says CT, or says nothing and holds values that only CT has."""
+    return volume.modality.upper() == "CT" or (not volume.modality and float(volume.array.min()) < _AIR_BELOW)
+
+
+def require_usable(volume: Volume) -> None:
+    """Raise `UserError` for voxels that are not numbers and for a scan of one value."""
+    array = volume.array
+    if array.size == 0:
+        raise UserError(f"The scan {volume.name} has no voxels. Choose another scan.")
+    if array.dtype.kind == "f" and not np.isfinite(array).all():
+        count = int((~np.isfinite(array)).sum())
+        raise UserError(
+            f"The scan {volume.name} holds {count} voxels that are not numbers. Replace them, or export the scan again."
+        )
+    if array.min() == array.max():
+        raise UserError(f"All voxels of the scan {volume.name} have the same value. Choose another scan.")
+
+
+def body_mask(volume: Volume) -> np.ndarray:
+    """Bool (k, j, i): the patient, filled, without table and air.
+
+    CT by -300 HU, anything else by a threshold between its two classes of voxels (Otsu 1979); in every slice across
+    the head-feet axis the largest piece, with its holes (lungs, gas) filled.
+    """
+    array = volume.array
+    threshold = _AIR_BELOW if is_hounsfield(volume) else _otsu(array) * 0.5
+    mask = np.zeros(volume.shape, dtype=bool)
+    slices_in, slices_out = (np.moveaxis(a, volume.slice_axis, 0) for a in (array, mask))
+    for index in range(slices_in.shape[0]):
+        tissue = ndimage.binary_opening(slices_in[index] > threshold, iterations=2)
+        pieces, count = ndimage.label(tissue)
+        if count:
+            largest = np.bincount(pieces.ravel())[1:].argmax() + 1
+            slices_out[index] = ndimage.binary_fill_holes(pieces == largest)
+    return mask
+
+
+def choose_slices(volume: Volume, axis: int, selection: CalibrationSelection, body: np.ndarray) -> list[int]:
+    """Indices of the slices across `axis` that calibrate, ascending, at most `selection.count`.
+
+    Raises `UserError` for a count or a range that cannot be, and when no chosen slice shows two grey values.
+    """
+    size = volume.shape[axis]
+    others = tuple(a for a in range(3) if a != axis)
+    first, last = allowed_range(selection, size)
+    candidates = np.arange(first, last + 1)
+    if selection.where == "body":
+        area = body.sum(axis=others)[candidates]
+        with_body = candidates[area >= 0.25 * area.max()] if area.any() else candidates
+        candidates = with_body
+    low, high = volume.array.min(axis=others), volume.array.max(axis=others)
+    candidates = candidates[high[candidates] > low[candidates]]
+    if not candidates.size:
+        raise UserError(
+            f"None of the slices {first} to {last} shows more than one grey value. "
+            "Choose other slices, or another scan, to calibrate with."
+        )
+    return evenly(candidates, selection.count)
+
+
+def choose_patches(
+    body: np.ndarray, patch: tuple[int, ...], selection: CalibrationSelection, axis: int
+) -> list[tuple[int, ...]]:
+    """Corners (in array order) of `selection.count` patches of shape `patch` inside an array of `body`'s shape.
+
+    "body": centred on body voxels spread evenly over the slices across `axis`; "even": on a regular walk through the
+    whole; "range": as "body" within the range. Where the array is smaller than the patch, its corner is 0.
+    """
+    shape = body.shape
+    first, last = allowed_range(selection, shape[axis])
+    generator = np.random.default_rng(selection.seed)
+    window = [slice(None)] * body.ndim
+    window[axis] = slice(first, last + 1)
+    inside = np.zeros_like(body)
+    inside[tuple(window)] = body[tuple(window)] if selection.where != "even" and body.any() else True
+    if not inside.any():
+        inside[tuple(window)] = True
+    positions = np.argwhere(inside)
+    positions = positions[np.argsort(positions[:, axis], kind="stable")]
+    corners = []
+    for part in np.array_split(np.arange(len(positions)), min(selection.count, len(positions))):
+        centre = positions[generator.choice(part)]
+        corner = (int(min(max(c - p // 2, 0), max(s - p, 0))) for c, p, s in zip(centre, patch, shape, strict=True))
+        corners.append(tuple(corner))
+    return corners
+
+
+def allowed_range(selection: CalibrationSelection, size: int) -> tuple[int, int]:
+    """First and last index along an axis of `size`, both inclusive. Raises `UserError` for one that cannot be."""
+    if selection.count < 1:
+        raise UserError(f"At least one slice is needed to calibrate, not {selection.count}. 8 is a good number.")
+    if selection.where not in ("body", "even", "range"):
+        raise UserError(f"Unknown choice of slices {selection.where!r}. Choose body, even or range.")
+    first = 0 if selection.first is None else selection.first
+    last = size - 1 if selection.last is None else selection.last
+    if not 0 <= first <= last < size:
+        raise UserError(f"There are no slices {first} to {last}: the scan has 0 to {size - 1}. Choose a range inside.")
+    return first, last
+
+
+def evenly(candidates: np.ndarray, count: int) -> list[int]:
+    """At most `count` of the candidates, at the middles of as many equal parts."""
+    if len(candidates) <= count:
+        return [int(c) for c in candidates]
+    return [int(candidates[int((part + 0.5) * len(candidates) / count)]) for part in range(count)]
+
+
+def _otsu(array: np.ndarray) -> float:
+    from skimage.filters import threshold_otsu
+
+    return float(threshold_otsu(array[:: max(1, array.shape[0] // 32)]))
