@@ -1,0 +1,139 @@
+"""Box prompts on a scan's grid."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+
+from medquant.errors import UserError
+from medquant.imaging.volume import Volume
+from medquant.prompts import Box, BoxPrompt, Plane
+from medquant.segmentation import Structure
+
+Index = tuple[int, int, int]
+
+_WORLD_AXIS: dict[Plane, int] = {"sagittal": 0, "coronal": 1, "axial": 2}
+"""The LPS axis that a plane's slices are stacked along."""
+
+
+def slice_axis_of(volume: Volume, plane: Plane | None = None) -> int:
+    """The array axis (0, 1, 2 for k, j, i) that the slices of `plane` are stacked along.
+
+    None: the axis of the one thickest spacing or, where the thickest two are even (within 1 %), axial. Each plane of
+    an oblique scan is the one nearest to it, and no two planes share an axis.
+    """
+    if plane is None:
+        thick, axis = max((spacing, axis) for axis, spacing in enumerate(volume.spacing))
+        if thick > 1.01 * sorted(volume.spacing)[1]:
+            return axis
+        plane = "axial"
+    if plane not in _WORLD_AXIS:
+        raise UserError(f"There is no plane called {plane!r}. Choose axial, coronal or sagittal.")
+    alignment = np.abs(volume.direction)
+    # order[w] is the index axis that runs most nearly along world axis w, all three taken together.
+    order = max(itertools.permutations(range(3)), key=lambda p: sum(alignment[w, p[w]] for w in range(3)))
+    return 2 - order[_WORLD_AXIS[plane]]
+
+
+def plane_of(volume: Volume, slice_axis: int) -> Plane:
+    """The plane whose slices are stacked along an array axis."""
+    return next(plane for plane in _WORLD_AXIS if slice_axis_of(volume, plane) == slice_axis)
+
+
+def resolve_box(box: Box, volume: Volume) -> tuple[Index, Index, int]:
+    """First and last voxel (i, j, k), both inclusive, and the array axis (0, 1, 2 for k, j, i) to walk along.
+
+    Corners are rounded to the nearest voxel and clipped to the scan. Raises `UserError` for corners that are not
+    numbers, in the wrong order, less than two voxels apart within the slice, or a box wholly outside the scan.
+    """
+    corners = np.array([box.lower, box.upper], dtype=np.float64)
+    if corners.shape != (2, 3) or not np.isfinite(corners).all():
+        raise UserError(f"The box of {box.name} needs two corners of three numbers each. Draw it again.")
+    axis = slice_axis_of(volume, box.plane)
+    if box.space == "world":
+        every = np.array([(*corner, 1.0) for corner in itertools.product(*corners.T)])
+        index = np.linalg.solve(volume.affine, every.T)[:3]
+        corners = np.array([index.min(1), index.max(1)])
+    elif box.space != "ijk":
+        raise UserError(f"The box of {box.name} is in an unknown space {box.space!r}. Use ijk or world.")
+    elif (corners[0] > corners[1]).any():
+        raise UserError(f"The box of {box.name} ends before it begins. Give the lower corner first.")
+    lower, upper = np.floor(corners + 0.5).astype(np.int64)
+    within_slice = [i for i in range(3) if i != 2 - axis]
+    if (upper - lower)[within_slice].min() < 1:
+        raise UserError(f"The box of {box.name} has no size within the slice. Draw it around the structure.")
+    size = np.array(volume.shape[::-1])
+    if (upper < 0).any() or (lower >= size).any():
+        raise UserError(
+            f"The box of {box.name} lies outside the scan: voxels {_shown(lower)} to {_shown(upper)}, "
+            f"the scan has (0, 0, 0) to {_shown(size - 1)}. Draw it on the scan."
+        )
+    lower, upper = np.maximum(lower, 0), np.minimum(upper, size - 1)
+    if (upper - lower)[within_slice].min() < 1:
+        raise UserError(f"The box of {box.name} only touches the scan's edge. Draw it around the structure.")
+    return _index(lower), _index(upper), axis
+
+
+def boxes_from_labels(
+    labels: np.ndarray,
+    volume: Volume,
+    structures: Sequence[Structure],
+    *,
+    per_slice: bool = False,
+    margin: int = 0,
+    plane: Plane | None = None,
+) -> BoxPrompt:
+    """The tight box around each structure of a label map (k, j, i), grown by `margin` voxels within the slice.
+
+    One box per structure, or with `per_slice` one per structure and slice it appears on. Structures without voxels
+    get no box. Boxes are at least two voxels wide within the slice. Raises `UserError` where no structure has voxels.
+    """
+    if labels.shape != volume.shape:
+        raise UserError(
+            f"The labels have {labels.shape} voxels, the scan {volume.shape}. Give labels on the scan's grid."
+        )
+    axis = slice_axis_of(volume, plane)
+    boxes = []
+    for structure in structures:
+        for lower, upper in _extents(labels == structure.label, axis, per_slice):
+            low, high = _grow(lower, upper, margin, 2 - axis, volume.shape[::-1])
+            boxes.append(Box(low, high, label=structure.label, name=structure.name, plane=plane_of(volume, axis)))
+    if not boxes:
+        raise UserError("None of the structures has a voxel in the reference. Choose structures that it shows.")
+    return BoxPrompt(tuple(boxes))
+
+
+def _extents(mask: np.ndarray, axis: int, per_slice: bool) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """First and last index (i, j, k) of the whole mask, or of each slice along `axis` that it appears on."""
+    if not per_slice:
+        found = np.argwhere(mask)[:, ::-1]
+        if len(found):
+            yield found.min(0), found.max(0)
+        return
+    for number in np.flatnonzero(mask.any(axis=tuple(other for other in range(3) if other != axis))):
+        found = np.argwhere(mask.take(number, axis=axis))
+        found = np.insert(found, axis, number, axis=1)[:, ::-1]
+        yield found.min(0), found.max(0)
+
+
+def _grow(lower: np.ndarray, upper: np.ndarray, margin: int, fixed: int, size: tuple[int, ...]) -> tuple[Index, Index]:
+    """Grow a box within its slices by `margin`, to two voxels at least, and no further than the scan."""
+    low, high = lower.copy(), upper.copy()
+    for i in range(3):
+        if i == fixed:
+            continue
+        low[i], high[i] = max(0, low[i] - margin), min(size[i] - 1, high[i] + margin)
+        if high[i] - low[i] < 1:
+            low[i], high[i] = (low[i], high[i] + 1) if high[i] + 1 < size[i] else (max(0, low[i] - 1), high[i])
+    return _index(low), _index(high)
+
+
+def _index(values: np.ndarray) -> Index:
+    i, j, k = (int(value) for value in values)
+    return i, j, k
+
+
+def _shown(values: np.ndarray) -> str:
+    return str(_index(values))
