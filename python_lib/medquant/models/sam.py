@@ -6,6 +6,7 @@ import hashlib
 import time
 from collections import OrderedDict, defaultdict
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ import numpy as np
 import torch
 from torch import nn
 from transformers import SamConfig, SamModel
+from transformers.models.sam.modeling_sam import SamVisionLayer
 
 from medquant.errors import UserError
 from medquant.files import sha256_of_file
@@ -192,10 +194,11 @@ class SamModelAdapter(Model):
         stages: dict[str, float] = defaultdict(float)
         work = _slices_with_boxes(volume, prompt)
         for done, ((view, index), boxes) in enumerate(work):
-            progress.report(done / len(work), f"Slice {done + 1} of {len(work)}")
+            one = progress.span(done / len(work), (done + 1) / len(work))
+            one.report(0.0, f"Slice {done + 1} of {len(work)}")
             grey = window.apply(view.picture(volume.array, index))
             into = view.picture(winner, index)
-            for box, mask in self._masks(grey, boxes, stages, progress):
+            for box, mask in self._masks(grey, boxes, stages, one):
                 np.maximum(into, box.order, out=into, where=mask)
         progress.report(1.0, "Segmented")
         labels = np.array([0, *(box.label for box in prompt.boxes)])
@@ -215,7 +218,7 @@ class SamModelAdapter(Model):
             progress.check()
             x0, y0, x1, y1 = crop or (0, 0, grey.shape[1] - 1, grey.shape[0] - 1)
             part = np.ascontiguousarray(grey[y0 : y1 + 1, x0 : x1 + 1])
-            embedding = self._embedding(part, stages)
+            embedding = self._embedding(part, stages, progress)
             for start in range(0, len(members), _BOXES_AT_ONCE):
                 some = members[start : start + _BOXES_AT_ONCE]
                 began = time.perf_counter()
@@ -228,7 +231,7 @@ class SamModelAdapter(Model):
                     yield box, whole
                 stages["decoder"] += time.perf_counter() - began
 
-    def _embedding(self, grey: np.ndarray, stages: dict[str, float]) -> torch.Tensor:
+    def _embedding(self, grey: np.ndarray, stages: dict[str, float], progress: Progress) -> torch.Tensor:
         """The image embedding (1, channels, h, w) of a picture, from the cache where the same picture was seen."""
         key = hashlib.sha256(np.array(grey.shape).tobytes() + grey.tobytes()).hexdigest()
         if key in self._embeddings:
@@ -237,7 +240,8 @@ class SamModelAdapter(Model):
         began = time.perf_counter()
         pixels = pixel_values(grey, self.preprocessing).to(device_of(self.network))
         encoding = time.perf_counter()
-        embedding = self.network.vision_encoder(pixels).last_hidden_state
+        with _stoppable(self.network.vision_encoder, progress):
+            embedding = self.network.vision_encoder(pixels).last_hidden_state
         stages["preprocess"] += encoding - began
         stages["encoder"] += time.perf_counter() - encoding
         self._embeddings[key] = embedding
@@ -250,6 +254,18 @@ class SamModelAdapter(Model):
         boxes = boxes.to(embedding.device)
         output = self.network(image_embeddings=embedding, input_boxes=boxes, multimask_output=False)
         return output.pred_masks[0, :, 0].float()
+
+
+@contextmanager
+def _stoppable(encoder: nn.Module, progress: Progress) -> Iterator[None]:
+    """Inside, the wish to stop is heard before every block of the encoder (a block of ViT-B: half a second)."""
+    blocks = [module for module in encoder.modules() if isinstance(module, SamVisionLayer)]
+    hooks = [block.register_forward_pre_hook(lambda *_: progress.check()) for block in blocks]
+    try:
+        yield
+    finally:
+        for hook in hooks:
+            hook.remove()
 
 
 def _slices_with_boxes(volume: Volume, prompt: BoxPrompt) -> list[tuple[tuple[SliceView, int], list[_PlacedBox]]]:
