@@ -39,7 +39,7 @@ def test_shifted_slab_has_the_distance_of_its_shift():
     # Outer faces are 5 mm off, inner faces 2.5 mm, and the rims at the border of the array less.
     assert agreement(a, b, spacing, tolerance_mm=5.0).nsd == 1.0
     assert result.nsd == pytest.approx(0.5, abs=0.05)
-    assert agreement(a, b, spacing, tolerance_mm=2.4).nsd < 0.07
+    assert agreement(a, b, spacing, tolerance_mm=2.4).nsd < 0.25
 
 
 @pytest.mark.parametrize("axis", [0, 1, 2])

@@ -95,10 +95,10 @@ def slices_that_differ_most(
 
 def differs(a: Segmentation, b: Segmentation) -> np.ndarray:
     """Where two segmentations of one scan name different structures: boolean (k, j, i)."""
-    return a.labels != _with_labels_of(a, b)
+    return a.labels != labels_as_in(a, b)
 
 
-def _with_labels_of(a: Segmentation, b: Segmentation) -> np.ndarray:
+def labels_as_in(a: Segmentation, b: Segmentation) -> np.ndarray:
     """The labels of `b` in the numbering of `a`; what `a` does not know becomes negative."""
     counterparts = {structure.label: find_structure(structure, a) for structure in b.structures}
     renamed = {old: -old if new is None else new.label for old, new in counterparts.items()}

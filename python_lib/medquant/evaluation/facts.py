@@ -1,0 +1,36 @@
+"""What is known of a model beside its masks."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from medquant.evaluation.comparison import ModelFacts
+from medquant.quantized_model import QuantizedModel
+
+if TYPE_CHECKING:
+    from medquant.models.base import Model
+
+
+def facts_of(model: Model | QuantizedModel, *, device: str = "CPU") -> ModelFacts:
+    """The facts of a model as it stands in memory, for `compare`.
+
+    The size of an FP32 model is that of its tensors; the size of a quantized one is known once it was saved.
+    """
+    if isinstance(model, QuantizedModel):
+        return ModelFacts(
+            name=model.name,
+            weight_bits=model.recipe.weights.bits,
+            effective_bits=model.report.effective_bits,
+            bytes_on_disk=model.report.bytes_on_disk,
+            simulated=model.report.simulated,
+            device=device,
+            recipe=model.recipe.describe(),
+        )
+    tensors = model.network.state_dict().values()
+    return ModelFacts(
+        name=f"{model.name} FP32",
+        weight_bits=32,
+        effective_bits=32.0,
+        bytes_on_disk=sum(tensor.numel() * tensor.element_size() for tensor in tensors),
+        device=device,
+    )

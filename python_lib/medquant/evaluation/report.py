@@ -1,0 +1,226 @@
+"""The report: one self-contained page that shows what was done, what it cost, and where to look."""
+
+from __future__ import annotations
+
+import platform
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import date
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jinja2 import Environment, PackageLoader, StrictUndefined
+
+import medquant
+from medquant.errors import UserError
+from medquant.evaluation import vector, wording
+from medquant.evaluation.compare import differs, slices_that_differ_most
+from medquant.evaluation.comparison import Comparison, ModelSummary
+from medquant.evaluation.scene import FP32_COLOR, QUANTIZED_COLOR, Scene, scene_of
+from medquant.files import atomic_path
+from medquant.quantized_model import QuantizationReport
+from medquant.segmentation import Segmentation
+
+_APART_MM = 6.0
+_WORST_LAYERS = 5
+
+
+@dataclass(frozen=True)
+class ReportDetails:
+    """What the report says in the caller's words. Nothing of it may identify a patient.
+
+    The report itself takes no name, path or date from the scan: only its grid, its modality and a hash.
+    """
+
+    model: str = ""
+    """Title: the model's name, "MedSAM ViT-B"."""
+    scan: str = ""
+    """What the scan is, where it can be told: "Abdominal CT phantom, procedural"."""
+    reference: str = ""
+    """Where the reference comes from: "manual", "output of another model"."""
+    calibration: str = ""
+    """"8 slices of this scan"."""
+    demonstration: str = ""
+    """What a demonstration model was trained on; empty for every other model."""
+    weights_hash: str = ""
+    licence: str = ""
+
+
+def write_report(
+    path: str | Path,
+    comparison: Comparison,
+    segmentations: Sequence[Segmentation],
+    *,
+    details: ReportDetails | None = None,
+    layers: Mapping[str, QuantizationReport] | None = None,
+    slices: int = 3,
+    axis: int | None = None,
+) -> Path:
+    """Write a self-contained HTML page: no other file, no network, no script needed.
+
+    `segmentations` are those of the comparison, in its order; `layers` gives the quantization report of a model by
+    its name in the comparison. Slices run along an array axis (None: head-feet). Raises `UserError` where the
+    segmentations do not fit the comparison and where `path` cannot be written.
+    """
+    if len(segmentations) != len(comparison.summary):
+        raise UserError(
+            f"The comparison has {len(comparison.summary)} models, but {len(segmentations)} segmentations were given. "
+            "Give the segmentations that were compared."
+        )
+    path = Path(path)
+    page = (
+        _environment()
+        .get_template("report.html")
+        .render(
+            details=details or ReportDetails(),
+            comparison=comparison,
+            models=comparison.summary,
+            names=wording.short_names(comparison.summary),
+            title=wording.title((details and details.model) or comparison.summary[0].name, comparison.summary[1:]),
+            scan=_scan(segmentations[0]),
+            slower=_slower(comparison.summary),
+            advice=_advice(comparison.summary[1:]),
+            best=_best(comparison.summary[1:]),
+            structures=[
+                (name, [row for row in comparison.rows if row.structure == name]) for name in comparison.structures
+            ],
+            pictures=_pictures(comparison, segmentations, slices, axis),
+            layers=_layer_table(comparison, layers or {}),
+            recipes=[(model.name, model.recipe) for model in comparison.summary if model.recipe],
+            colors={"fp32": FP32_COLOR, "quantized": QUANTIZED_COLOR},
+            versions=_versions(),
+            today=date.today().isoformat(),
+            apart_mm=_APART_MM,
+        )
+    )
+    with atomic_path(path) as temporary:
+        temporary.write_text(page, encoding="utf-8")
+    return path
+
+
+def _environment() -> Environment:
+    environment = Environment(
+        loader=PackageLoader("medquant.evaluation"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.globals["wording"] = wording
+    return environment
+
+
+def _scan(segmentation: Segmentation) -> dict[str, str]:
+    volume = segmentation.volume
+    k, j, i = volume.shape
+    dk, dj, di = volume.spacing
+    times = f" {wording.TIMES} "
+    return {
+        "modality": volume.modality or "scan",
+        "voxels": times.join(str(n) for n in (i, j, k)),
+        "spacing": times.join(f"{d:.2f}" for d in (di, dj, dk)),
+        "hash": volume.content_hash()[:12],
+    }
+
+
+def _advice(quantized: Sequence[ModelSummary]) -> ModelSummary | None:
+    """The smallest model whose masks are as FP32."""
+    safe = [model for model in quantized if wording.verdict(model) == wording.AS_FP32]
+    return min(safe, key=lambda model: (model.effective_bits or np.inf, model.bytes_on_disk or np.inf), default=None)
+
+
+def _slower(models: Sequence[ModelSummary]) -> list[str]:
+    """The quantized models that took longer than FP32 on this machine."""
+    fp32 = models[0].seconds
+    return [model.name for model in models[1:] if fp32 and model.seconds and model.seconds > fp32]
+
+
+def _best(quantized: Sequence[ModelSummary]) -> dict[str, Any]:
+    """The best figure of each column among the quantized models, set in a heavier weight."""
+    better = {
+        "bytes_on_disk": min,
+        "effective_bits": min,
+        "dsc_vs_fp32": max,
+        "dsc_vs_reference": max,
+        "nsd_vs_reference": max,
+        "hd95_mm_vs_reference": min,
+        "seconds": min,
+        "peak_memory_mb": min,
+    }
+    best = {}
+    for column, choose in better.items():
+        values = [value for model in quantized if (value := getattr(model, column)) is not None]
+        best[column] = choose(values) if len(values) > 1 else None
+    return best
+
+
+def _pictures(
+    comparison: Comparison, segmentations: Sequence[Segmentation], count: int, axis: int | None
+) -> dict[str, Any]:
+    """One row for each slice, one panel for each model, as data for inline SVG."""
+    fp32 = segmentations[0]
+    worst = int(np.argmin([model.dsc_vs_fp32 for model in comparison.summary]))
+    indices = sorted(slices_that_differ_most(fp32, segmentations[worst], count, axis, apart_mm=_APART_MM))
+    scenes = [scene_of(segmentations, index, axis) for index in indices]
+    area_ml = fp32.volume.voxel_volume_ml
+    axis = scenes[0].view.axis if scenes else 0
+    different = [
+        [int(np.count_nonzero(np.take(mask, index, axis=axis))) * area_ml for index in indices]
+        for mask in (differs(fp32, other) for other in segmentations)
+    ]
+    return {
+        "chosen_by": comparison.summary[worst].name,
+        "slices_in_scan": fp32.volume.shape[axis],
+        "rows": [
+            {
+                "number": scene.index + 1,
+                "plane": scene.view.plane,
+                "edges": scene.view.edges,
+                "box": vector.view_box(scene),
+                "width": scene.width_mm,
+                "height": scene.height_mm,
+                "grey": vector.grey_image(scene),
+                "panels": [_panel(scene, model, different[model][row]) for model in range(len(segmentations))],
+            }
+            for row, scene in enumerate(scenes)
+        ],
+    }
+
+
+def _panel(scene: Scene, model: int, different_ml: float) -> dict[str, Any]:
+    return {
+        "outline": vector.outline_path(scene, model),
+        "only_fp32": vector.area_path(scene, scene.only_fp32(model)),
+        "only_other": vector.area_path(scene, scene.only_other(model)),
+        "different_ml": different_ml,
+    }
+
+
+def _layer_table(comparison: Comparison, reports: Mapping[str, QuantizationReport]) -> dict[str, Any]:
+    """Layers in network order, one column of errors for each quantized model, the worst marked."""
+    models = [model.name for model in comparison.summary if model.name in reports]
+    found: dict[str, dict[str, Any]] = {}
+    for model in models:
+        for layer in reports[model].layers:
+            row = found.setdefault(layer.name, {"name": layer.name, "kind": layer.kind, "cells": {}})
+            row["shape"] = f" {wording.TIMES} ".join(str(n) for n in layer.shape)
+            row["cells"][model] = {"bits": layer.bits, "error": float(layer.relative_error), "worst": False}
+    for model in models:
+        cells = [row["cells"][model] for row in found.values() if model in row["cells"]]
+        for cell in sorted(cells, key=lambda cell: -cell["error"])[:_WORST_LAYERS]:
+            cell["worst"] = True
+    kept = {name: reason for model in models for name, reason in reports[model].kept.items()}
+    errors = [cell["error"] for row in found.values() for cell in row["cells"].values()]
+    return {"models": models, "rows": list(found.values()), "largest": max(errors, default=0.0), "kept": kept}
+
+
+def _versions() -> str:
+    parts = [f"medquant {medquant.__version__}", f"Python {platform.python_version()}"]
+    for package in ("torch", "monai", "nnunetv2", "transformers"):
+        try:
+            parts.append(f"{package} {version(package)}")
+        except PackageNotFoundError:
+            continue
+    return ", ".join([*parts, f"{platform.system()} {platform.machine()}"])

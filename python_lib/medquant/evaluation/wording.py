@@ -1,0 +1,111 @@
+"""How numbers are written for people: units, sensible digits, one way everywhere."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+from medquant.evaluation.comparison import ModelSummary
+
+NOTHING = "\N{EN DASH}"
+MINUS = "\N{MINUS SIGN}"
+TIMES = "\N{MULTIPLICATION SIGN}"
+
+AS_FP32 = "masks as FP32"
+SMALL_LOSS = "small loss"
+VISIBLE_LOSS = "visible loss: look"
+# Dice of the worst structure against FP32.
+AS_FP32_FROM = 0.98
+SMALL_LOSS_FROM = 0.95
+
+
+def score(value: float | None) -> str:
+    """Dice or NSD in three digits: .994; 1.000 only where it is exactly one."""
+    if value is None:
+        return NOTHING
+    if value == 1.0:
+        return "1.000"
+    text = f"{value:.3f}"
+    return ">.999" if text == "1.000" else text.removeprefix("0")
+
+
+def distance(value: float | None) -> str:
+    """Millimetres: 2.3; a dash where a mask is missing."""
+    return NOTHING if value is None or not math.isfinite(value) else f"{value:.1f}"
+
+
+def volume(value: float | None) -> str:
+    """Millilitres: 148.2."""
+    return NOTHING if value is None else f"{value:.1f}"
+
+
+def change(value: float | None) -> str:
+    """A signed difference: +0.4, \N{MINUS SIGN}1.2, 0.0."""
+    if value is None:
+        return NOTHING
+    text = f"{value:+.1f}"
+    return "0.0" if float(text) == 0.0 else text.replace("-", MINUS)
+
+
+def bits(value: float | None) -> str:
+    """Effective bits per weight: 4.3; 32."""
+    if value is None:
+        return NOTHING
+    return f"{value:.0f}" if float(value).is_integer() else f"{value:.1f}"
+
+
+def size(count: int | None) -> str:
+    """Bytes: 52 MB, 7.7 MB, 640 kB (powers of 1000)."""
+    if count is None:
+        return NOTHING
+    for unit, factor in (("GB", 1e9), ("MB", 1e6)):
+        if count >= 0.9995 * factor:
+            return f"{_three_digits(count / factor)} {unit}"
+    return f"{max(1, round(count / 1e3))} kB"
+
+
+def memory(megabytes: float | None) -> str:
+    """Megabytes: 900 MB, 1.4 GB."""
+    return NOTHING if megabytes is None else size(round(megabytes * 1e6))
+
+
+def seconds(value: float | None) -> str:
+    """A duration: 1.02 s, 12.3 s, 2:05 min."""
+    if value is None:
+        return NOTHING
+    if value < 99.95:
+        return f"{value:.2f} s" if value < 9.995 else f"{value:.1f} s"
+    minutes, rest = divmod(round(value), 60)
+    return f"{minutes}:{rest:02d} min"
+
+
+def kernels(simulated: bool | None) -> str:
+    """What did the arithmetic: `int8 kernels`, `simulated`, or `float32` for a model that is not quantized."""
+    return {None: "float32", True: "simulated", False: "int8 kernels"}[simulated]
+
+
+def verdict(model: ModelSummary) -> str:
+    """In words what the masks of a quantized model lost, judged by its worst structure."""
+    if model.worst_dsc_vs_fp32 >= AS_FP32_FROM:
+        return AS_FP32
+    return SMALL_LOSS if model.worst_dsc_vs_fp32 >= SMALL_LOSS_FROM else VISIBLE_LOSS
+
+
+def short_names(models: Sequence[ModelSummary]) -> dict[str, str]:
+    """By name: FP32, 8-bit, 4-bit ... where the bits tell the models apart, else the models' own names."""
+    nominal = [model.weight_bits for model in models]
+    if None in nominal or len(set(nominal)) < len(nominal):
+        return {model.name: model.name for model in models}
+    return {model.name: "FP32" if model.weight_bits >= 32 else f"{model.weight_bits}-bit" for model in models}
+
+
+def title(model: str, quantized: Sequence[ModelSummary]) -> str:
+    """What a comparison is about: "MedSAM ViT-B at 8, 4 and 2 bits"."""
+    nominal = list(dict.fromkeys(str(m.weight_bits) for m in quantized if m.weight_bits is not None))
+    if not nominal:
+        return model
+    return f"{model} at {' and '.join(filter(None, [', '.join(nominal[:-1]), nominal[-1]]))} bits"
+
+
+def _three_digits(value: float) -> str:
+    return f"{value:.1f}" if value < 9.95 else f"{value:.0f}"
