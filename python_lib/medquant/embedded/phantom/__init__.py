@@ -7,13 +7,12 @@ patient is in it; one seed is one anatomy.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import numpy as np
 
 from medquant.embedded.phantom import scanner
 from medquant.embedded.phantom.anatomy import grow
 from medquant.embedded.phantom.labels import LABEL_NAMES
+from medquant.progress import Progress, ProgressCallback
 
 __all__ = ["LABEL_NAMES", "make_phantom"]
 
@@ -25,7 +24,7 @@ def make_phantom(
     *,
     centre: tuple[float, float, float] = (0.0, 0.0, 0.0),
     noise: float = 11.0,
-    progress: Callable[[float, str], None] | None = None,
+    progress: ProgressCallback | None = None,
 ) -> tuple[np.ndarray, np.ndarray, dict[int, str], np.ndarray]:
     """An abdominal CT in the portal-venous phase.
 
@@ -35,7 +34,7 @@ def make_phantom(
     shape, spacing: voxels and mm, both (k, j, i): superior, posterior, left.
     centre: patient position (z, y, x) in mm of the grid's middle; (0, 0, 0) is in front of the first lumbar vertebra.
     noise: standard deviation in HU in the middle of the body; 0 for none.
-    progress: called with the share done (0 to 1) and what is being done.
+    progress: told what is being done and how far it is.
 
     Returns
     -------
@@ -44,7 +43,7 @@ def make_phantom(
     """
     if len(shape) != 3 or min(shape) < 2 or len(spacing) != 3 or not min(spacing) > 0:
         raise ValueError("shape and spacing need three numbers each, at least 2 voxels and more than 0 mm.")
-    report = progress or (lambda share, text: None)
+    report = Progress(progress).report
     rng = np.random.default_rng([seed, 20240])
     origin = [c - (n - 1) * s / 2 for c, n, s in zip(centre, shape, spacing)]
     world = [o + s * np.arange(n) for o, n, s in zip(origin, shape, spacing)]

@@ -1,0 +1,50 @@
+"""Cuts a training checkpoint down to what inference needs, in types that load without running code."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import torch
+
+from medquant.embedded.nnunet_demo.layout import MODEL
+
+COMPANIONS = ("plans.json", "dataset.json", "dataset_fingerprint.json")
+
+
+def strip_checkpoint(source: Path, target: Path) -> None:
+    """Keeps weights (float32, as trained) and the plain facts that nnunetv2's predictor reads; the optimizer goes.
+
+    `source` is a checkpoint that this machine's own training just wrote; `target` loads with `weights_only=True`.
+    """
+    # Written moments ago by our own worker, with numpy scalars and a torch.device inside.
+    kept = torch.load(source, map_location="cpu", weights_only=False)
+    # nnunetv2 names shared tensors several times; kept as they are, they are stored once.
+    weights = {name: value.detach() for name, value in kept["network_weights"].items()}
+    init_args = {name: kept["init_args"][name] for name in ("plans", "configuration", "fold", "dataset_json")}
+    torch.save(
+        {
+            "network_weights": weights,
+            "init_args": json.loads(json.dumps(init_args)),
+            "trainer_name": "nnUNetTrainer",
+            "inference_allowed_mirroring_axes": kept["inference_allowed_mirroring_axes"],
+            "current_epoch": int(kept["current_epoch"]),
+        },
+        target,
+    )
+
+
+def collect_results(trained: Path, output: Path) -> Path:
+    """Copies a finished training folder into `output` in nnunetv2's layout; returns the model folder."""
+    model = output / MODEL
+    staging = output / f".{MODEL}.part"
+    shutil.rmtree(staging, ignore_errors=True)
+    (staging / "fold_0").mkdir(parents=True)
+    for name in COMPANIONS:
+        content = json.loads((trained / name).read_text(encoding="utf-8"))
+        (staging / name).write_text(json.dumps(content, indent=1), encoding="utf-8")
+    strip_checkpoint(trained / "fold_0" / "checkpoint_final.pth", staging / "fold_0" / "checkpoint_final.pth")
+    shutil.rmtree(model, ignore_errors=True)
+    staging.replace(model)
+    return model
