@@ -292,4 +292,5 @@ def _regular(path: Path, read: Callable[[], Any]) -> Any:
         found = None
     if found is None:
         raise UserError(f"The frames of {path.name} form no regular stack. Export them as single slices.")
-    return found
+    # Left-handed along (k, j, i) is right-handed along (i, j, k), as `arrange` has it.
+    return found.ensure_handedness("LEFT_HANDED", flip_axis=0)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import math
 import shutil
 import struct
 import tempfile
@@ -116,28 +117,21 @@ def _staged(path: Path) -> Iterator[Path]:
 
 
 def _check_nifti_length(path: Path, shown_name: str) -> None:
-    """Raise `UserError` unless the file holds all voxels that its header promises (NIfTI-1 and NIfTI-2)."""
+    """Raise `UserError` unless the file is NIfTI-1 and holds all voxels that its header promises."""
     with path.open("rb") as stream:
-        header = stream.read(540)
-    for order in "<>":
-        if len(header) >= 348 and struct.unpack_from(order + "i", header)[0] == 348:
-            dimensions = struct.unpack_from(order + "8h", header, 40)
-            bits = struct.unpack_from(order + "h", header, 72)[0]
-            offset = struct.unpack_from(order + "f", header, 108)[0]
-            break
-        if len(header) >= 540 and struct.unpack_from(order + "i", header)[0] == 540:
-            bits = struct.unpack_from(order + "h", header, 14)[0]
-            dimensions = struct.unpack_from(order + "8q", header, 16)
-            offset = struct.unpack_from(order + "q", header, 168)[0]
-            break
-    else:
+        header = stream.read(348)
+    sizes = {header[:4]: order for order in "<>" if header[:4] in (struct.pack(order + "i", n) for n in (348, 540))}
+    if len(header) < 348 or not sizes:
         raise UserError(f"{shown_name} is not a NIfTI file or is damaged. Copy or export it again.")
-    if not 1 <= dimensions[0] <= 7 or min(dimensions[1 : dimensions[0] + 1]) < 1:
+    order = sizes[header[:4]]
+    if struct.unpack_from(order + "i", header)[0] == 540:
+        raise UserError(f"{shown_name} is NIfTI-2, which SimpleITK does not read. Save it as NIfTI-1 or NRRD.")
+    count, *lengths = struct.unpack_from(order + "8h", header, 40)
+    bits = struct.unpack_from(order + "h", header, 72)[0]
+    offset = struct.unpack_from(order + "f", header, 108)[0]
+    if not 1 <= count <= 7 or min(lengths[:count]) < 1 or bits < 1 or not 0 <= offset < 1e9:
         raise UserError(f"The header of {shown_name} is damaged. Copy or export it again.")
-    voxels = 1
-    for size in dimensions[1 : dimensions[0] + 1]:
-        voxels *= size
-    if path.stat().st_size < int(offset) + voxels * bits // 8:
+    if path.stat().st_size < int(offset) + math.prod(lengths[:count]) * bits // 8:
         raise _cut_short(shown_name)
 
 

@@ -53,7 +53,7 @@ def onto_grid(
     outside = np.maximum(-0.5 - at, at - (np.array(labels.shape[::-1])[:, None] - 0.5)).max()
     if outside > (0.0 if same_lattice else 0.5):
         raise UserError(
-            f"{name} does not cover the scan {volume.name}: it ends {max(1, round(outside))} of its voxels short of it. "
+            f"{name} does not cover the scan {volume.name}: it ends {max(1, round(outside))} of its voxels short. "
             f"Give labels that were drawn on this scan."
         )
     return _resample(labels, affine, volume), "resampled to the scan's grid, nearest neighbour"
