@@ -35,7 +35,7 @@ ROOT = Path(__file__).resolve().parent
 LIBRARY = ROOT / "python_lib"
 ENVIRONMENT = ROOT / ".venv"
 SETUP_FAILED, CANCELLED = 3, 130
-DOWNLOAD_MB, DISK_GB = 550, 2.2
+DOWNLOAD_MB, DISK_GB = 500, 2.2
 SIGNS_OF_NO_NETWORK = (
     "Failed to establish a new connection",
     "NewConnectionError",
@@ -241,7 +241,7 @@ def install(python: Path, requirements: list[Path], request: Request) -> None:
     constraints = ["-c", str(LIBRARY / "constraints.txt")]
     steps = [
         (f"{torch.replace('==', ' ')} (about 200 MB)", [torch, *constraints]),
-        ("transformers, nnunetv2, monai and what they need (about 350 MB)", [*pins, *constraints]),
+        ("transformers, nnunetv2, monai and what they need (about 300 MB)", [*pins, *constraints]),
         ("medquant from python_lib", ["--no-deps", "--no-build-isolation", "--editable", str(LIBRARY)]),
     ]
     for number, (name, arguments) in enumerate(steps, start=1):

@@ -1,0 +1,123 @@
+"""The engine as a command: `medquant COMMAND`, with exit codes that mean something.
+
+0: done. 1: unexpected error, with a log. 2: wrong usage, or something that the user can put right. 130: stopped.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import platform
+import sys
+import tempfile
+import traceback
+import warnings
+from datetime import datetime
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from typer.core import TyperGroup
+
+from medquant import __version__
+from medquant.commands import bench, compare, demo, export_mask, models, quantize, segment, series, train_demo
+from medquant.errors import Cancelled, UserError
+
+UNEXPECTED, USER_ERROR, CANCELLED = 1, 2, 130
+
+
+class _Commands(TyperGroup):
+    """Turns every error into one line on standard error and an exit code."""
+
+    def invoke(self, ctx: Any) -> Any:
+        try:
+            return super().invoke(ctx)
+        except UserError as error:
+            _complain(str(error))
+            raise typer.Exit(USER_ERROR) from error
+        except (Cancelled, KeyboardInterrupt) as error:
+            _note(str(error) or "Stopped.")
+            raise typer.Exit(CANCELLED) from error
+        except BrokenPipeError:  # `medquant models | head`
+            sys.stdout = Path(os.devnull).open("w")  # noqa: SIM115 - stays open until the process ends
+            raise typer.Exit(0) from None
+        except MemoryError as error:
+            _complain("There is not enough memory. Close other programs, or give a smaller --max-memory.")
+            raise typer.Exit(USER_ERROR) from error
+        except Exception as error:
+            if type(error).__module__.partition(".")[0] in ("typer", "click"):
+                raise
+            log = write_log(error)
+            _complain(f"Unexpected error: {type(error).__name__}: {error}")
+            _note(f"This is a fault of medquant. Please report it with {log} (it names your files, no image data).")
+            raise typer.Exit(UNEXPECTED) from error
+
+
+app = typer.Typer(
+    name="medquant",
+    cls=_Commands,
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="markdown",
+    context_settings={"help_option_names": ["-h", "--help"]},
+    help="Make segmentation models smaller and see what it costs: quantize MedSAM or nnU-Net with a scan of your own, "
+    "segment with both, compare the masks. Not for clinical use.",
+    epilog="Start with `medquant demo`. Exit codes: 0 done, 1 unexpected error, "
+    "2 wrong usage or wrong input, 130 stopped.",
+)
+app.command("demo", epilog=demo.EXAMPLES)(demo.demo)
+app.command("models", epilog=models.EXAMPLES)(models.models)
+app.command("series", epilog=series.EXAMPLES)(series.series)
+app.command("quantize", epilog=quantize.EXAMPLES)(quantize.quantize)
+app.command("segment", epilog=segment.EXAMPLES)(segment.segment)
+app.command("compare", epilog=compare.EXAMPLES)(compare.compare)
+app.command("export-mask", epilog=export_mask.EXAMPLES)(export_mask.export_mask)
+app.add_typer(bench.app, name="bench")
+app.command("train-demo", epilog=train_demo.EXAMPLES)(train_demo.train_demo)
+
+
+def _version(asked: bool) -> None:
+    if asked:
+        typer.echo(f"medquant {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="The version.")] = False,
+) -> None:
+    if not os.environ.get("PYTHONWARNINGS"):
+        warnings.simplefilter("ignore")  # libraries warn developers; what a user must know is said by this package
+    logging.getLogger().setLevel(logging.ERROR)
+
+
+def write_log(error: BaseException) -> Path:
+    """Write what a developer needs to know of an unexpected error; returns where."""
+    from platformdirs import user_log_path
+
+    name = f"error-{datetime.now():%Y%m%d-%H%M%S}.log"
+    text = "".join(traceback.format_exception(error))
+    about = f"medquant {__version__}, Python {platform.python_version()}, {platform.platform()}\n{sys.argv}\n\n"
+    for folder in (user_log_path("medquant", appauthor=False), Path(tempfile.gettempdir())):
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            (folder / name).write_text(about + text, encoding="utf-8")
+            return folder / name
+        except OSError:
+            continue
+    return Path("(no log could be written)")
+
+
+def _complain(text: str) -> None:
+    Console(stderr=True).print(text, style="bold red", markup=False, highlight=False, soft_wrap=True)
+
+
+def _note(text: str) -> None:
+    Console(stderr=True).print(text, markup=False, highlight=False, soft_wrap=True)
+
+
+def main() -> None:
+    """The console script."""
+    app()

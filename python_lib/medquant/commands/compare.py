@@ -1,0 +1,86 @@
+"""`medquant compare`: masks against FP32 masks and against a reference."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from medquant.commands import options as o
+from medquant.commands.session import output_file, session
+from medquant.errors import UserError
+
+EXAMPLES = o.examples(
+    "medquant compare fp32.seg.nrrd w4.seg.nrrd w2.seg.nrrd --volume ct.nii.gz --report report.html",
+    "medquant compare fp32.nii.gz w4.nii.gz --reference manual.nii.gz --names 1=spleen,5=liver",
+)
+
+
+def compare(
+    masks: Annotated[
+        list[str], typer.Argument(metavar="MASKS...", help="Label files of one scan, the FP32 one first.")
+    ],
+    reference: Annotated[
+        str | None, typer.Option(metavar="LABELS", help="A reference segmentation of the same scan.")
+    ] = None,
+    volume: Annotated[
+        str | None, typer.Option(metavar="SCAN", help="The scan; needed for --report and --figure.")
+    ] = None,
+    tolerance: Annotated[float, typer.Option(min=0.0, metavar="MM", help="Tolerance of NSD in mm.")] = 2.0,
+    names: o.Names = None,
+    report: Annotated[str | None, typer.Option(metavar="FILE.html", help="Write a self-contained report.")] = None,
+    figure: Annotated[
+        str | None, typer.Option(metavar="FILE.png", help="Write a picture of where they differ.")
+    ] = None,
+    csv: Annotated[str | None, typer.Option(metavar="FILE.csv", help="Write the table as CSV.")] = None,
+    series: o.Series = None,
+    component: o.Component = None,
+    frame: o.Frame = None,
+    json_target: o.Json = None,
+) -> None:
+    """Compare masks of one scan, structure by structure: Dice, NSD, HD95, volume and its change.
+
+    The first file is taken as FP32, and the others are measured against it; with --reference all are measured
+    against that as well. Two empty masks agree (Dice 1); an empty one against another has Dice 0.
+    """
+    from medquant.commands.inputs import open_volume, parse_names
+    from medquant.commands.tables import models_table, structures_table
+    from medquant.evaluation.compare import compare as run_compare
+    from medquant.imaging.reading import read_labels
+
+    with session(json_target) as run:
+        if volume is None and (report or figure):
+            raise UserError("A report shows the scan. Give it with --volume.")
+        written = {name: output_file(path, name) for name, path in _given(report, figure, csv)}
+        labels = parse_names(names)
+        scan = open_volume(volume or masks[0], series=series, component=component, frame=frame)
+        found = [read_labels(path, scan, names=labels) for path in masks]
+        truth = None if reference is None else read_labels(reference, scan, names=labels)
+        with run.track("Comparing") as (progress, cancelled):
+            comparison = run_compare(
+                found, reference=truth, tolerance_mm=tolerance, progress=progress, cancelled=cancelled
+            )
+        run.console.print(structures_table(comparison))
+        run.say("\nMeans:")
+        run.console.print(models_table(comparison.summary, has_reference=comparison.has_reference))
+        if comparison.not_in_reference:
+            run.say(f"Not in the reference: {', '.join(comparison.not_in_reference)}.")
+        if "--csv" in written:
+            comparison.write_csv(written["--csv"])
+        if "--report" in written:
+            from medquant.evaluation.report import write_report
+
+            write_report(written["--report"], comparison, found)
+        if "--figure" in written:
+            from medquant.evaluation.figures import contact_sheet
+
+            contact_sheet(written["--figure"], found, comparison=comparison)
+        for path in written.values():
+            run.say(f"Written: [bold]{path}[/bold]")
+        run.finish(comparison.to_dict())
+
+
+def _given(report: str | None, figure: str | None, csv: str | None) -> list[tuple[str, str | Path]]:
+    options = {"--report": report, "--figure": figure, "--csv": csv}
+    return [(name, path) for name, path in options.items() if path is not None]

@@ -1,0 +1,203 @@
+"""`medquant demo`: the main job in one command."""
+
+from __future__ import annotations
+
+import os
+import sys
+import webbrowser
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from medquant.commands import options as o
+from medquant.commands.session import Session, session
+from medquant.errors import UserError
+
+if TYPE_CHECKING:
+    from medquant.demo import DemoCase, DemoResult
+    from medquant.models.base import Model
+
+EXAMPLES = o.examples(
+    "medquant demo",
+    "medquant demo --volume ct.nii.gz --reference organs.nii.gz --names 1=spleen,5=liver",
+    "medquant demo --model medsam --volume /data/series --box liver=60,110,2,300,340,17",
+)
+DEMONSTRATES = {
+    "embedded": "A small model for demonstration, trained on procedural images only. It diagnoses nothing.",
+    "embedded-nnunet": "A small nnU-Net for demonstration, trained on procedural phantoms only. It diagnoses nothing.",
+}
+
+
+def demo(
+    volume: Annotated[
+        str | None,
+        typer.Option(
+            metavar="PATH", help="Your own scan: file or DICOM folder. (default: a CT phantom)", rich_help_panel=o.SCAN
+        ),
+    ] = None,
+    reference: Annotated[
+        str | None,
+        typer.Option(
+            metavar="LABELS", help="Its reference segmentation; the boxes are drawn from it.", rich_help_panel=o.SCAN
+        ),
+    ] = None,
+    names: o.Names = None,
+    series: o.Series = None,
+    component: o.Component = None,
+    frame: o.Frame = None,
+    box: o.Boxes = None,
+    box_world: o.WorldBoxes = None,
+    plane: o.Plane = None,
+    model: o.ModelName = "embedded",
+    weights: o.Weights = None,
+    device: o.Device = "auto",
+    option: o.ModelOptions = None,
+    bits: Annotated[str, typer.Option(metavar="8,4,2", help="Bits of the quantized versions.")] = "8,4,2",
+    method: Annotated[
+        str | None,
+        typer.Option(metavar="NAME", help="permutation-comq (default), comq, gptq or rtn."),
+    ] = None,
+    slices: Annotated[int, typer.Option(min=1, metavar="N", help="Slices (or 3-D patches) that calibrate.")] = 8,
+    output: Annotated[
+        str, typer.Option("--output", "-o", metavar="FOLDER", help="Folder for everything it writes.")
+    ] = "medquant-output",
+    open_report: Annotated[
+        bool, typer.Option("--open/--no-open", help="Open the report where there is a display.")
+    ] = True,
+    json_target: o.Json = None,
+) -> None:
+    """Quantize a model with a scan and see what it costs: FP32 and 8-, 4- and 2-bit masks side by side.
+
+    Without options: the embedded model on a CT phantom, in under three minutes. The folder of --output then holds
+    the report, the masks, the quantized models and, for the phantom, the scan itself.
+    """
+    from medquant.commands.inputs import open_model
+    from medquant.demo import phantom_case, run_demo
+    from medquant.evaluation.report import ReportDetails
+    from medquant.models.base import CalibrationSelection
+    from medquant.progress import Progress
+    from medquant.recipe import Recipe
+
+    with session(json_target) as run:
+        chosen_bits = parse_bits(bits)
+        recipe = Recipe() if method is None else Recipe(method=method)
+        if volume is None and (reference or box or box_world):
+            raise UserError("--reference and --box belong to a scan of your own. Give it with --volume.")
+        with run.track("Loading the model") as (progress, cancelled):
+            loaded = open_model(model, weights, device, option, progress, cancelled)
+            if hasattr(loaded, "recipe"):
+                raise UserError(f"{model} is quantized already. Give the FP32 model that it was made from.")
+            if volume is None:
+                case = phantom_case(Progress(progress, cancelled))
+            else:
+                case = own_case(volume, reference, names, series, component, frame, box, box_world, plane)
+        explain(run, loaded, case, slices)
+        details = ReportDetails(
+            model=loaded.name,
+            scan=case.scan,
+            reference=case.reference_from,
+            calibration=f"{slices} slices of this scan, unlabelled",
+            demonstration=DEMONSTRATES.get(model, ""),
+            weights_hash=loaded.weights_hash,
+            licence=loaded.licence,
+        )
+        with run.track("FP32") as (progress, cancelled):
+            result = run_demo(
+                loaded,
+                case,
+                output,
+                bits=chosen_bits,
+                recipe=recipe,
+                selection=CalibrationSelection(count=slices),
+                details=details,
+                device=device,
+                progress=progress,
+                cancelled=cancelled,
+            )
+        show(run, result, DEMONSTRATES.get(model, ""))
+        run.finish(result.rows())
+    if open_report and json_target != "-" and has_display():
+        webbrowser.open(result.files["report"].resolve().as_uri())
+
+
+def parse_bits(text: str) -> tuple[int, ...]:
+    """`8,4,2` as numbers. Raises `UserError`."""
+    words = [word.strip() for word in text.split(",") if word.strip()]
+    if not words or not all(word.isdigit() and 2 <= int(word) <= 8 for word in words):
+        raise UserError(f"{text!r} are not numbers of bits. Give some of 2 to 8, e.g. 8,4,2.")
+    return tuple(dict.fromkeys(int(word) for word in words))
+
+
+def own_case(
+    volume: str,
+    reference: str | None,
+    names: str | None,
+    series: str | None,
+    component: int | None,
+    frame: int | None,
+    box: list[str] | None,
+    box_world: list[str] | None,
+    plane: str | None,
+) -> DemoCase:
+    """A scan of the user's, with boxes as typed or, on each slice, around the reference. Raises `UserError`."""
+    from medquant.commands.inputs import check_plane, open_volume, parse_boxes, parse_names
+    from medquant.demo import DemoCase
+    from medquant.imaging.boxes import boxes_from_labels
+    from medquant.imaging.reading import read_labels
+
+    prompt = parse_boxes(box, box_world, plane)
+    scan = open_volume(volume, series=series, component=component, frame=frame)
+    labels = None if reference is None else read_labels(reference, scan, names=parse_names(names))
+    if prompt is None and labels is not None:
+        prompt = boxes_from_labels(labels.labels, scan, labels.structures, per_slice=True, plane=check_plane(plane))
+    return DemoCase(
+        scan,
+        scan=f"{scan.modality or 'Scan'} of the user's",
+        reference=labels,
+        reference_from="given by the user" if labels is not None else "",
+        prompt=prompt,
+    )
+
+
+def explain(run: Session, model: Model, case: DemoCase, slices: int) -> None:
+    """Say what will be done, before it is done."""
+    from medquant.demo import takes_boxes
+
+    k, j, i = case.volume.shape
+    run.say(f"{case.scan}, {i} \N{MULTIPLICATION SIGN} {j} \N{MULTIPLICATION SIGN} {k} voxels. Model: {model.name}.")
+    if takes_boxes(model):
+        if case.prompt is None:
+            raise UserError(
+                f"{model.name} needs a box around each structure. Give --box or --reference, "
+                "or use --model embedded-nnunet."
+            )
+        count = len({box.label for box in case.prompt.boxes})
+        drawn = f"around {case.reference_from} on each slice, as the papers do" if case.reference else "as given"
+        run.say(f"Boxes for {count} structure{'s' if count > 1 else ''}, drawn {drawn}.")
+    run.say(f"Each version is calibrated on {slices} unlabelled slices of this scan.\n")
+
+
+def show(run: Session, result: DemoResult, demonstrates: str) -> None:
+    """The table, what it means, and where everything is."""
+    from medquant.commands.tables import best_model, models_table
+
+    models = result.comparison.summary
+    run.console.print(models_table(models, has_reference=result.comparison.has_reference))
+    best = best_model(models[1:])
+    if best is not None:
+        times = models[0].bytes_on_disk / best.bytes_on_disk
+        run.say(f"\nSmallest with masks as FP32: [bold]{best.name}[/bold], {times:.1f} times smaller.")
+    run.say(
+        f"\nMeans over the structures; Dice and NSD ({result.comparison.tolerance_mm:g} mm) are 1 for equal masks. "
+        "Simulated: weights are decoded to float32 to run, so the files are smaller and running is not faster."
+    )
+    run.say(f"{demonstrates} Not for clinical use.".strip())
+    run.say(f"\nReport: [bold]{result.files['report'].resolve()}[/bold]")
+    run.say(f"Masks, quantized models, numbers: {result.folder.resolve()}")
+
+
+def has_display() -> bool:
+    """Whether a browser can show itself to the person who typed the command."""
+    if not sys.stdout.isatty() or os.environ.get("SSH_CONNECTION"):
+        return False
+    return sys.platform in ("win32", "darwin") or bool(os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY"))

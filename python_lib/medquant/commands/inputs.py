@@ -1,0 +1,156 @@
+"""What a person types, read into what the engine takes."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+from medquant.errors import UserError
+from medquant.prompts import Box, BoxPrompt, Plane
+
+if TYPE_CHECKING:
+    from medquant.imaging.volume import Volume
+    from medquant.progress import CancelCheck, ProgressCallback
+    from medquant.segmentation import Segmentation
+
+PLANES: tuple[Plane, ...] = ("axial", "coronal", "sagittal")
+_UNITS_IN_MB = {"": 1.0, "KB": 1e-3, "MB": 1.0, "GB": 1e3}
+
+
+def open_volume(
+    path: str, *, series: str | None = None, component: int | None = None, frame: int | None = None
+) -> Volume:
+    """Read a scan. Raises `UserError`."""
+    from medquant.imaging.reading import read_volume
+
+    return read_volume(path, series=series_choice(series), component=component, frame=frame)
+
+
+def series_choice(text: str | None) -> int | str | None:
+    """A series number, or a UID."""
+    return int(text) if text is not None and text.isdigit() else text
+
+
+def file_word(name: str) -> str:
+    """A name as a part of a file name: letters, digits, dots and hyphens."""
+    return re.sub(r"[^\w.]+", "-", name).strip("-.").lower() or "scan"
+
+
+def open_model(
+    spec: str,
+    weights: str | None,
+    device: str,
+    options: Sequence[str] | None = None,
+    progress: ProgressCallback | None = None,
+    cancelled: CancelCheck | None = None,
+) -> Any:
+    """Load a model with `NAME=VALUE` options of its own. Raises `UserError` for options it does not have."""
+    from medquant.models.registry import load_model
+
+    chosen = parse_model_options(options or ())
+    try:
+        return load_model(spec, weights=weights, device=device, progress=progress, cancelled=cancelled, **chosen)
+    except TypeError as error:
+        unknown = re.search(r"unexpected keyword argument '(\w+)'", str(error))
+        if unknown is None or unknown[1] not in chosen:
+            raise
+        raise UserError(f"The model {spec} has no option {unknown[1]!r}. Leave it out or correct its name.") from error
+
+
+def parse_model_options(pairs: Sequence[str]) -> dict[str, Any]:
+    """`NAME=VALUE` words; values are read as JSON where they are JSON (numbers, lists, true), else as text."""
+    options = {}
+    for pair in pairs:
+        name, equals, value = pair.partition("=")
+        if not equals or not name.isidentifier():
+            raise UserError(f"{pair!r} is not an option of a model. Write it as NAME=VALUE, e.g. window_level=40.")
+        try:
+            options[name] = json.loads(value)
+        except json.JSONDecodeError:
+            options[name] = value
+    return options
+
+
+def check_plane(plane: str | None) -> Plane | None:
+    """A plane's name, or None. Raises `UserError` for another word."""
+    if plane is not None and plane not in PLANES:
+        raise UserError(f"There is no plane {plane!r}. Choose axial, coronal or sagittal.")
+    return plane
+
+
+def parse_boxes(
+    index_boxes: Sequence[str] | None, world_boxes: Sequence[str] | None = None, plane: str | None = None
+) -> BoxPrompt | None:
+    """Boxes as typed, labelled 1, 2, 3 ... in order; boxes of one name share a label. None where there are none."""
+    typed = [(text, "ijk") for text in index_boxes or ()] + [(text, "world") for text in world_boxes or ()]
+    chosen_plane = check_plane(plane)
+    boxes: list[Box] = []
+    labels: dict[str, int] = {}
+    for number, (text, space) in enumerate(typed, start=1):
+        name, numbers = _split_box(text)
+        name = name or ("structure" if len(typed) == 1 else f"structure {number}")
+        label = labels.setdefault(name, len(labels) + 1)
+        box = Box(numbers[:3], numbers[3:], space=space, label=label, name=name, plane=chosen_plane)
+        boxes.append(_ordered(box) if space == "ijk" else box)
+    return BoxPrompt(tuple(boxes)) if boxes else None
+
+
+def _split_box(text: str) -> tuple[str, tuple[float, ...]]:
+    name, equals, numbers = text.rpartition("=")
+    try:
+        values = tuple(float(word) for word in re.split(r"[,\s]+", numbers.strip()))
+    except ValueError:
+        values = ()
+    if len(values) != 6 or (equals and not name.strip()):
+        raise UserError(f"{text!r} is not a box. Give six numbers: i0,j0,k0,i1,j1,k1, or name=i0,j0,k0,i1,j1,k1.")
+    return name.strip(), values
+
+
+def _ordered(box: Box) -> Box:
+    """Any two opposite corners make the same box."""
+    lower = tuple(min(pair) for pair in zip(box.lower, box.upper, strict=True))
+    upper = tuple(max(pair) for pair in zip(box.lower, box.upper, strict=True))
+    return replace(box, lower=lower, upper=upper)
+
+
+def parse_names(text: str | None) -> dict[int, str]:
+    """`1=spleen,5=liver` as {1: "spleen", 5: "liver"}. Raises `UserError`."""
+    names = {}
+    for part in filter(None, (word.strip() for word in (text or "").split(","))):
+        label, equals, name = part.partition("=")
+        if not equals or not label.strip().isdigit() or not name.strip():
+            raise UserError(f"{part!r} does not name a label. Write label=name, e.g. 1=spleen,5=liver.")
+        names[int(label)] = name.strip()
+    return names
+
+
+def select_structures(labels: Segmentation, wanted: str | None) -> Segmentation:
+    """Only the structures named in `wanted` ("liver,spleen"; label numbers will do too); None: all of them."""
+    if wanted is None:
+        return labels
+    words = [word.strip().lower() for word in wanted.split(",") if word.strip()]
+    chosen = tuple(s for s in labels.structures if s.name.lower() in words or str(s.label) in words)
+    known = {word for s in labels.structures for word in (s.name.lower(), str(s.label))}
+    unknown = [word for word in words if word not in known]
+    if unknown or not chosen:
+        there = ", ".join(s.name for s in labels.structures) or "none"
+        raise UserError(f"There is no structure {', '.join(unknown) or wanted!r}. The labels have: {there}.")
+    return replace(labels, structures=chosen)
+
+
+def parse_memory(text: str | None) -> float | None:
+    """`2GB`, `500MB` or `500` as megabytes (10^6 bytes). Raises `UserError`."""
+    if text is None:
+        return None
+    match = re.fullmatch(r"([\d.]+)\s*([KMG]?B?)", text.strip().upper())
+    unit = match and (match[2] if match[2].endswith("B") or not match[2] else match[2] + "B")
+    try:
+        megabytes = float(match[1]) * _UNITS_IN_MB[unit]
+    except (TypeError, ValueError, KeyError):
+        megabytes = 0.0
+    if megabytes <= 0:
+        raise UserError(f"{text!r} is not an amount of memory. Write it as 500MB or 2GB.")
+    return megabytes

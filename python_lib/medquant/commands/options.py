@@ -1,0 +1,96 @@
+"""Options that several commands share, spelled and explained once."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+SCAN = "Scan"
+MODEL = "Model"
+BOXES = "Boxes (models that need one)"
+
+Json = Annotated[
+    str | None,
+    typer.Option(
+        "--json",
+        metavar="FILE|-",
+        help="Write the numbers as JSON to a file, or with - to standard output.",
+    ),
+]
+Series = Annotated[
+    str | None,
+    typer.Option(metavar="N|UID", help="Which series of a DICOM folder (see medquant series).", rich_help_panel=SCAN),
+]
+Component = Annotated[
+    int | None,
+    typer.Option(
+        metavar="N",
+        help="Which value of colour or vector voxels, from 0.",
+        rich_help_panel=SCAN,
+    ),
+]
+Frame = Annotated[
+    int | None, typer.Option(metavar="N", help="Which time point of a 4-D scan, from 0.", rich_help_panel=SCAN)
+]
+ModelName = Annotated[
+    str,
+    typer.Option(
+        "--model",
+        "-m",
+        metavar="NAME|PATH",
+        help="A name from medquant models, a weight file, an nnU-Net results folder, or a quantized model.",
+        rich_help_panel=MODEL,
+    ),
+]
+Weights = Annotated[
+    str | None,
+    typer.Option(
+        metavar="PATH",
+        help="Trained weights, for models that need a file or folder.",
+        rich_help_panel=MODEL,
+    ),
+]
+Device = Annotated[str, typer.Option(metavar="NAME", help="auto, cpu or cuda.", rich_help_panel=MODEL)]
+ModelOptions = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--option",
+        metavar="NAME=VALUE",
+        help="An option of the model's own, e.g. window_level=40 (MedSAM), folds=0 (nnU-Net). Repeatable.",
+        rich_help_panel=MODEL,
+    ),
+]
+Boxes = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--box",
+        metavar="I,J,K,I,J,K",
+        help="Two opposite corners in voxels, both inclusive. Name it by liver=I,J,K,I,J,K. Repeatable.",
+        rich_help_panel=BOXES,
+    ),
+]
+WorldBoxes = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--box-world",
+        metavar="X,Y,Z,X,Y,Z",
+        help="The corners in mm, LPS as in DICOM (3D Slicer shows RAS: turn the signs of x and y). Repeatable.",
+        rich_help_panel=BOXES,
+    ),
+]
+Plane = Annotated[
+    str | None,
+    typer.Option(metavar="NAME", help="Slices to walk through: axial, coronal or sagittal.", rich_help_panel=BOXES),
+]
+Names = Annotated[
+    str | None,
+    typer.Option(
+        metavar="1=spleen,5=liver", help="Names of label values, where the file has none.", rich_help_panel=SCAN
+    ),
+]
+
+
+def examples(*lines: str) -> str:
+    """Commands to copy, for the end of a help page."""
+    return "Examples\n\n" + "\n\n".join(f"    {line}" for line in lines)

@@ -1,0 +1,209 @@
+"""`medquant quantize`: a smaller model, calibrated on scans of one's own."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from medquant.commands import options as o
+from medquant.commands.session import Session, output_file, session
+from medquant.errors import UserError
+
+if TYPE_CHECKING:
+    from medquant.models.base import CalibrationSelection
+    from medquant.quantized_model import QuantizedModel
+    from medquant.recipe import Recipe
+
+EXAMPLES = o.examples(
+    "medquant quantize ct.nii.gz --bits 4",
+    "medquant quantize /data/series --model nnunet --weights results/ --bits 2 --output small.mq.safetensors",
+)
+_CALIBRATION = "Calibration"
+_RECIPE = "Recipe (the defaults are the best that is known)"
+
+
+def quantize(
+    volumes: Annotated[
+        list[str], typer.Argument(metavar="VOLUME...", help="Scans to calibrate with: files or DICOM folders.")
+    ],
+    model: o.ModelName = "embedded",
+    weights: o.Weights = None,
+    bits: Annotated[
+        int | None, typer.Option("--bits", "-b", metavar="N", help="Bits of a weight: 2 to 8. (default: 4)")
+    ] = None,
+    output: Annotated[
+        str | None,
+        typer.Option(
+            "--output", "-o", metavar="FILE", help="The quantized model's file. (default: MODEL-wBITS.mq.safetensors)"
+        ),
+    ] = None,
+    slices: Annotated[
+        int,
+        typer.Option(min=1, metavar="N", help="Slices (or 3-D patches) of each scan.", rich_help_panel=_CALIBRATION),
+    ] = 8,
+    where: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME",
+            help="body: where the body is; even: over the whole scan; range: from --first to --last. (default: body)",
+            rich_help_panel=_CALIBRATION,
+        ),
+    ] = None,
+    first: Annotated[
+        int | None, typer.Option(metavar="N", help="First slice, from 0.", rich_help_panel=_CALIBRATION)
+    ] = None,
+    last: Annotated[
+        int | None, typer.Option(metavar="N", help="Last slice, inclusive.", rich_help_panel=_CALIBRATION)
+    ] = None,
+    seed: Annotated[int, typer.Option(metavar="N", help="Seed of what is drawn.", rich_help_panel=_CALIBRATION)] = 0,
+    max_memory: Annotated[
+        str | None,
+        typer.Option(metavar="2GB", help="Memory above the model's own.", rich_help_panel=_CALIBRATION),
+    ] = None,
+    method: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME",
+            help="permutation-comq (default), comq, gptq or rtn.",
+            rich_help_panel=_RECIPE,
+        ),
+    ] = None,
+    granularity: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME",
+            help="per-channel (default), per-tensor or per-group-64.",
+            rich_help_panel=_RECIPE,
+        ),
+    ] = None,
+    symmetric: Annotated[
+        bool | None, typer.Option("--symmetric/--asymmetric", help="Grid around zero or not.", rich_help_panel=_RECIPE)
+    ] = None,
+    ignore: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="PATTERN",
+            help="Layers left in floating point, e.g. 'mask_decoder.*'. Repeatable.",
+            rich_help_panel=_RECIPE,
+        ),
+    ] = None,
+    recipe_file: Annotated[
+        str | None,
+        typer.Option(
+            "--recipe", metavar="FILE", help="A recipe in JSON; the options above change it.", rich_help_panel=_RECIPE
+        ),
+    ] = None,
+    series: o.Series = None,
+    component: o.Component = None,
+    frame: o.Frame = None,
+    device: o.Device = "auto",
+    option: o.ModelOptions = None,
+    json_target: o.Json = None,
+) -> None:
+    """Make a model smaller: its weights become integers of 2 to 8 bits, fitted on slices of your own scans.
+
+    The scans are not labelled and not stored: the file holds the codes, the recipe and a hash. Weights are decoded
+    when the model runs, so the file is smaller but segmenting is not faster (shown as "simulated").
+    """
+    from medquant.commands.inputs import file_word, open_model, open_volume, parse_memory
+    from medquant.quantize import quantize as run_quantize
+
+    with session(json_target) as run:
+        recipe = build_recipe(recipe_file, bits, method, granularity, symmetric)
+        selection = build_selection(slices, where, first, last, seed)
+        memory = parse_memory(max_memory)
+        target = None if output is None else output_file(output)
+        scans = [open_volume(path, series=series, component=component, frame=frame) for path in volumes]
+        with run.track("Loading the model") as (progress, cancelled):
+            loaded = open_model(model, weights, device, option, progress, cancelled)
+            if hasattr(loaded, "recipe"):
+                raise UserError(f"{model} is quantized already. Give the model that it was made from.")
+            name = f"{file_word(loaded.name)}-w{recipe.weights.bits}.mq.safetensors"
+            target = target or output_file(name)
+            made = run_quantize(
+                loaded,
+                scans,
+                recipe=recipe,
+                selection=selection,
+                ignore=ignore or (),
+                max_memory_mb=memory,
+                progress=progress,
+                cancelled=cancelled,
+            )
+        size = made.save(target)
+        _show(run, made, target, size)
+
+
+def build_recipe(
+    file: str | None, bits: int | None, method: str | None, granularity: str | None, symmetric: bool | None
+) -> Recipe:
+    """The recipe of a file or the default one, with the options that were given. Raises `UserError`."""
+    from medquant.recipe import Recipe, granularity_from_name
+
+    recipe = Recipe() if file is None else Recipe.from_json(_read_text(file))
+    grid = {
+        "bits": bits,
+        "granularity": None if granularity is None else granularity_from_name(granularity),
+        "symmetric": symmetric,
+    }
+    weights = replace(recipe.weights, **{name: value for name, value in grid.items() if value is not None})
+    return replace(recipe, weights=weights, **({} if method is None else {"method": method}))
+
+
+def build_selection(
+    count: int, where: str | None, first: int | None, last: int | None, seed: int = 0
+) -> CalibrationSelection:
+    """Which slices calibrate. Raises `UserError`."""
+    from medquant.models.base import CalibrationSelection
+
+    ranged = first is not None or last is not None
+    where = where or ("range" if ranged else "body")
+    if where not in ("body", "even", "range"):
+        raise UserError(f"Calibration slices cannot be chosen by {where!r}. Choose body, even or range.")
+    if ranged != (where == "range"):
+        raise UserError("--first and --last belong to --where range. Give them together.")
+    if first is not None and last is not None and first > last:
+        raise UserError(f"The range {first} to {last} is empty. Give --first before --last.")
+    return CalibrationSelection(count=count, where=where, first=first, last=last, seed=seed)
+
+
+def _read_text(file: str) -> str:
+    path = Path(file).expanduser()
+    try:
+        return path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        reason = getattr(error, "strerror", None) or "it is not text"
+        raise UserError(f"The recipe {path} cannot be read: {reason}. Give a JSON file.") from error
+
+
+def _show(run: Session, made: QuantizedModel, target: Path, size: int) -> None:
+    from medquant.evaluation import wording
+
+    report = made.report
+    run.say(f"[bold]{made.name}[/bold]: {made.recipe.describe()}")
+    before = wording.size(4 * report.parameters)
+    run.say(
+        f"{before} in FP32, {wording.size(size)} now; {report.effective_bits:.2f} bits for each weight, "
+        f"{len(report.layers)} layers quantized, {len(report.kept)} kept in floating point"
+    )
+    for name, reason in report.kept.items():
+        run.console.print(f"  kept: {name} ({reason})", markup=False, highlight=False)
+    worst = sorted(report.layers, key=lambda layer: -layer.relative_error)[:3]
+    if worst:
+        listing = ", ".join(f"{layer.name} {layer.relative_error:.3f}" for layer in worst)
+        run.console.print(f"Largest relative output errors: {listing}", markup=False, highlight=False)
+    stages = ", ".join(f"{name} {wording.seconds(value)}" for name, value in report.seconds.items())
+    run.console.print(f"Time: {stages}. Peak memory {wording.memory(report.peak_memory_mb)}.", highlight=False)
+    run.say(f"Quantized model: [bold]{target}[/bold]")
+    run.finish(
+        {
+            "model": made.name,
+            "output": str(target),
+            "recipe": made.recipe.to_dict(),
+            **report.to_dict(),
+            "bytes_on_disk": size,
+        }
+    )

@@ -1,0 +1,72 @@
+"""Tables in the terminal: the same words and digits as in the report."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from rich.table import Table
+
+from medquant.evaluation import wording
+from medquant.evaluation.comparison import Comparison, ModelSummary
+
+
+def _table(*titles: str) -> Table:
+    table = Table(box=None, padding=(0, 2, 0, 0), header_style="bold", pad_edge=False)
+    table.add_column(titles[0], overflow="fold", ratio=None)
+    for title in titles[1:]:
+        table.add_column(title, justify="right", overflow="fold")
+    return table
+
+
+def models_table(models: Sequence[ModelSummary], *, has_reference: bool) -> Table:
+    """One line for each model, FP32 first; the smallest model whose masks are as FP32 in bold."""
+    reference = ("Dice\nreference", "NSD\nreference") if has_reference else ()
+    table = _table("model", "size", "bits/\nweight", "Dice\nFP32", *reference, "time", "memory", "masks")
+    best = best_model(models[1:])
+    for model in models:
+        against = (wording.score(model.dsc_vs_reference), wording.score(model.nsd_vs_reference))
+        table.add_row(
+            model.name,
+            wording.size(model.bytes_on_disk),
+            wording.bits(model.effective_bits),
+            wording.score(model.dsc_vs_fp32),
+            *(against if has_reference else ()),
+            wording.seconds(model.seconds),
+            wording.memory(model.peak_memory_mb),
+            wording.verdict(model) if model is not models[0] else "the standard",
+            style="bold" if model is best else None,
+        )
+    return table
+
+
+def best_model(quantized: Sequence[ModelSummary]) -> ModelSummary | None:
+    """The smallest model whose masks are as FP32."""
+    safe = [m for m in quantized if wording.verdict(m) == wording.AS_FP32 and m.bytes_on_disk is not None]
+    return min(safe, key=lambda m: m.bytes_on_disk, default=None)
+
+
+def structures_table(comparison: Comparison) -> Table:
+    """One line for each structure and model."""
+    reference = ("Dice\nreference", "NSD\nreference") if comparison.has_reference else ()
+    titles = ("Dice\nFP32", "NSD\nFP32", "HD95\nmm", *reference, "volume\nmL", "change\nmL")
+    table = _table("structure", "model", *titles)
+    table.columns[1].justify = "left"
+    for structure in comparison.structures:
+        shown = structure
+        for row in comparison.rows:
+            if row.structure != structure:
+                continue
+            against = (wording.score(row.dsc_vs_reference), wording.score(row.nsd_vs_reference))
+            first = row.model == comparison.summary[0].name
+            table.add_row(
+                shown,
+                row.model,
+                wording.score(row.dsc_vs_fp32),
+                wording.score(row.nsd_vs_fp32),
+                wording.distance(row.hd95_mm_vs_fp32),
+                *(against if comparison.has_reference else ()),
+                wording.volume(row.volume_ml),
+                wording.NOTHING if first else wording.change(row.volume_change_ml),
+            )
+            shown = ""
+    return table
