@@ -182,22 +182,28 @@ def _grid(scenes: Sequence[Scene], columns: int, *, caption: bool = False) -> tu
 
 
 def _mark(axes: Axes, scene: Scene) -> None:
-    """Patient sides, slice number and a scale bar of 5 cm."""
-    style = {"transform": axes.transAxes, "color": "white", "fontsize": 8.5, "alpha": 0.85}
+    """Slice number, patient sides and a scale bar of 5 cm."""
+    _note(axes, (0, 1), (5, -5), f"{scene.view.plane}, slice {scene.index + 1}", ha="left", va="top")
     left, _, top, _ = scene.view.edges
-    axes.text(0.02, 0.5, left, va="center", **style)
-    axes.text(0.5, 0.97, top, va="top", ha="center", **style)
-    axes.text(0.02, 0.97, f"{scene.view.plane}, slice {scene.index + 1}", va="top", **style)
+    if scene.height_mm > 0.3 * scene.width_mm:  # a thin strip has no room for letters
+        _note(axes, (0, 0.5), (5, 0), left, ha="left", va="center")
+        _note(axes, (0.5, 1), (0, -5), top, ha="center", va="top")
     if scene.width_mm > 80:
         x, y = 0.98 * scene.width_mm, 0.96 * scene.height_mm
         axes.plot([x - 50, x], [y, y], color="white", linewidth=1.2, alpha=0.85, solid_capstyle="butt")
-        axes.text(x - 25, y - 0.015 * scene.height_mm, "5 cm", ha="center", va="bottom", color="white", fontsize=7.5)
+        _note(axes, ((x - 25) / scene.width_mm, 0.04), (0, 2), "5 cm", ha="center", va="bottom")
+
+
+def _note(axes: Axes, where: tuple[float, float], points: tuple[float, float], text: str, **style: object) -> None:
+    """White text at a fraction of the axes, moved by so many points."""
+    place = {"xycoords": "axes fraction", "textcoords": "offset points", "xytext": points}
+    axes.annotate(text, where, **place, **{"color": "white", "alpha": 0.85, "fontsize": 8.5, **style})
 
 
 def _legend(axes: Axes) -> None:
-    style = {"transform": axes.transAxes, "fontsize": 9, "va": "bottom"}
-    axes.text(0.66, 1.025, f"{_SQUARE} FP32 only", color=FP32_COLOR, ha="right", **style)
-    axes.text(1.0, 1.025, f"{_SQUARE} quantized only", color=QUANTIZED_COLOR, ha="right", **style)
+    style = {"fontsize": 9, "va": "bottom", "ha": "right", "alpha": 1}
+    _note(axes, (0.62, 1), (0, 6), f"{_SQUARE} FP32 only", color=FP32_COLOR, **style)
+    _note(axes, (1.0, 1), (0, 6), f"{_SQUARE} quantized only", color=QUANTIZED_COLOR, **style)
 
 
 def _explain(axes: Axes) -> None:

@@ -161,17 +161,18 @@ def _pictures(
 ) -> dict[str, Any]:
     """One row for each slice, one panel for each model, as data for inline SVG."""
     fp32 = segmentations[0]
-    worst = int(np.argmin([model.dsc_vs_fp32 for model in comparison.summary]))
-    indices = sorted(slices_that_differ_most(fp32, segmentations[worst], count, axis, apart_mm=_APART_MM))
+    masks = [differs(fp32, other) for other in segmentations]
+    voxels = [np.count_nonzero(mask) for mask in masks]
+    most = int(np.argmax(voxels))
+    indices = sorted(slices_that_differ_most(fp32, segmentations[most], count, axis, apart_mm=_APART_MM))
     scenes = [scene_of(segmentations, index, axis) for index in indices]
     area_ml = fp32.volume.voxel_volume_ml
     axis = scenes[0].view.axis if scenes else 0
     different = [
-        [int(np.count_nonzero(np.take(mask, index, axis=axis))) * area_ml for index in indices]
-        for mask in (differs(fp32, other) for other in segmentations)
+        [int(np.count_nonzero(np.take(mask, index, axis=axis))) * area_ml for index in indices] for mask in masks
     ]
     return {
-        "chosen_by": comparison.summary[worst].name,
+        "chosen_by": comparison.summary[most].name if voxels[most] else "",
         "slices_in_scan": fp32.volume.shape[axis],
         "rows": [
             {

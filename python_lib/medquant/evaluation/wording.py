@@ -79,9 +79,11 @@ def seconds(value: float | None) -> str:
     return f"{minutes}:{rest:02d} min"
 
 
-def kernels(simulated: bool | None) -> str:
-    """What did the arithmetic: `int8 kernels`, `simulated`, or `float32` for a model that is not quantized."""
-    return {None: "float32", True: "simulated", False: "int8 kernels"}[simulated]
+def kernels(model: ModelSummary) -> str:
+    """What did the arithmetic: `int8 kernels`, `simulated`, `float32`; a dash where nobody said."""
+    if model.simulated is not None:
+        return "simulated" if model.simulated else "int8 kernels"
+    return "float32" if (model.weight_bits or 0) >= 32 else NOTHING
 
 
 def verdict(model: ModelSummary) -> str:

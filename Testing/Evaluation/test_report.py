@@ -1,0 +1,207 @@
+"""The report: the numbers of the comparison, nothing of the patient, nothing from outside."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import replace
+from html.parser import HTMLParser
+
+import numpy as np
+import pytest
+
+from medquant.errors import UserError
+from medquant.evaluation import wording
+from medquant.evaluation.compare import ModelFacts, compare
+from medquant.evaluation.report import ReportDetails, write_report
+from medquant.quantized_model import LayerReport, QuantizationReport
+
+ORGANS = {1: "liver", 2: "spleen"}
+VOID = {"meta", "br", "image", "path", "use", "link", "img", "hr", "input"}
+
+
+class Page(HTMLParser):
+    """Tables as lists of rows of texts, every address, and whether all elements are closed."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.tables: list[list[list[str]]] = []
+        self.addresses: list[str] = []
+        self.open: list[str] = []
+        self.words: list[str] = []
+        self.feed(text)
+        self.close()
+
+    def handle_starttag(self, tag, attributes):
+        self.addresses += [value for name, value in attributes if name in ("href", "src", "xlink:href", "action")]
+        if tag not in VOID:
+            self.open.append(tag)
+        if tag == "table":
+            self.tables.append([])
+        elif tag == "tr":
+            self.tables[-1].append([])
+        elif tag in ("td", "th"):
+            self.tables[-1][-1].append("")
+
+    def handle_startendtag(self, tag, attributes):
+        self.handle_starttag(tag, attributes)
+        if tag not in VOID:
+            self.open.pop()
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+    def handle_data(self, data):
+        self.words.append(data)
+        if "td" in self.open or "th" in self.open:
+            self.tables[-1][-1][-1] = (self.tables[-1][-1][-1] + data).strip()
+
+
+@pytest.fixture
+def segmentations(make_segmentation, two_organs):
+    fp32 = make_segmentation(two_organs, ORGANS, name="FP32 of /home/jane/doe", seconds=7.71, peak_memory_mb=1840.0)
+    fp32 = replace(fp32, volume=replace(fp32.volume, name="DOE^JANE 1961-03-04"))
+    changed, broken = two_organs.copy(), np.where(two_organs == 2, 0, two_organs)
+    changed[2, 8:14], broken[4:7, 8:20] = 0, 0
+    return [
+        fp32,
+        replace(fp32, labels=changed, model_name="W4", seconds=1.02, peak_memory_mb=905.0),
+        replace(fp32, labels=broken, model_name="W2", seconds=9.5),
+    ]
+
+
+@pytest.fixture
+def comparison(segmentations):
+    facts = [
+        ModelFacts("Small SAM", 32, 32.0, 15_000_000, None, "CPU"),
+        ModelFacts("Small SAM W4", 4, 4.28, 2_100_000, False, "CPU", "W4, per-channel, comq"),
+        ModelFacts("Small SAM W2", 2, 2.31, 1_300_000, True, "CPU", "W2, per-group of 64, comq"),
+    ]
+    return compare(segmentations, reference=segmentations[1], facts=facts)
+
+
+@pytest.fixture
+def layers():
+    def report(bits: int) -> QuantizationReport:
+        found = tuple(
+            LayerReport(f"encoder.{n}.lin", "Linear", (64, 32), bits, bits + 0.3, 0.01 * (n + 1) / bits, 0.1)
+            for n in range(8)
+        )
+        return QuantizationReport(found, {"encoder.embed": "raw intensities"}, bits + 0.3, bits + 0.5, 999)
+
+    return {"Small SAM W4": report(4), "Small SAM W2": report(2)}
+
+
+@pytest.fixture
+def text(comparison, segmentations, layers, tmp_path):
+    details = ReportDetails(
+        model="Small SAM", scan="phantom <1>", demonstration="Trained on procedural images.", weights_hash="ab" * 32
+    )
+    path = write_report(tmp_path / "report.html", comparison, segmentations, details=details, layers=layers)
+    assert [p.name for p in tmp_path.iterdir()] == ["report.html"]
+    return path.read_text(encoding="utf-8")
+
+
+def test_every_element_is_closed(text):
+    page = Page(text)
+    assert page.open == [] and len(page.tables) == 3
+
+
+def test_structure_table_holds_the_numbers_of_the_json(text, comparison):
+    lines = Page(text).tables[1][2:]
+    data = comparison.to_dict()["structures"]
+    in_order = [row for name in ORGANS.values() for row in data if row["structure"] == name]
+    assert len(lines) == len(in_order) == 6
+    for line, row in zip(lines, in_order, strict=True):
+        if row["model"] != "Small SAM":
+            assert line[2:5] == [
+                wording.score(row["dsc_vs_fp32"]),
+                wording.score(row["nsd_vs_fp32"]),
+                wording.distance(row["hd95_mm_vs_fp32"]),
+            ]
+            assert line[9:] == [wording.change(row["volume_change_ml"]), wording.change(row["volume_change_percent"])]
+        assert line[5:9] == [
+            wording.score(row["dsc_vs_reference"]),
+            wording.score(row["nsd_vs_reference"]),
+            wording.distance(row["hd95_mm_vs_reference"]),
+            wording.volume(row["volume_ml"]),
+        ]
+
+
+def test_model_table_holds_the_numbers_of_the_json(text, comparison):
+    lines = Page(text).tables[0][2:]
+    for line, model in zip(lines, comparison.to_dict()["models"], strict=True):
+        assert line[5:12] == [
+            wording.score(model["dsc_vs_reference"]),
+            wording.score(model["nsd_vs_reference"]),
+            wording.distance(model["hd95_mm_vs_reference"]),
+            wording.bits(model["effective_bits"]),
+            wording.size(model["bytes_on_disk"]),
+            wording.seconds(model["seconds"]),
+            wording.memory(model["peak_memory_mb"]),
+        ]
+    assert [line[0] for line in lines] == ["FP32", "4-bit", "2-bit"]
+    assert [line[12].removesuffix("CPU") for line in lines] == ["float32", "int8 kernels", "simulated"]
+
+
+def test_what_a_reader_must_know_is_said(text):
+    words = " ".join(" ".join(Page(text).words).split())
+    assert "Not for clinical use" in words and "Demonstration model." in words
+    assert "W4, per-channel, comq" in words and "phantom <1>" in words
+    assert "2-bit: 1 structure found by only one of it and FP32" in words
+    assert "Slower than FP32 on this machine: 2-bit" in words
+    assert "raw intensities" in words
+
+
+def test_nothing_comes_from_outside(text):
+    assert all(address.startswith(("#", "data:")) for address in Page(text).addresses)
+    assert not re.search(r"https?:|url\(|@import|srcset", text)
+
+
+def test_nothing_names_the_patient(text):
+    for secret in ("DOE", "JANE", "jane", "1961", "/home"):
+        assert secret not in re.sub(r"base64,[^\"]+", "", text)
+
+
+def test_layers_stand_in_network_order_with_the_worst_in_bold(text):
+    lines = Page(text).tables[2][1:]
+    assert [line[0] for line in lines] == [f"encoder.{n}.lin" for n in range(8)]
+    assert lines[7][3:] == ["4 bits", ".020", "2 bits", ".040"]
+    assert text.count("<b>.020</b>") == 2  # fifth largest at 2 bits and the largest at 4 bits
+    assert "<b>.003</b>" not in text
+
+
+def test_each_picture_is_embedded_once(text):
+    pictures = re.findall(r'id="(slice-\d+)"[^>]*href="data:image/png;base64,', text)
+    assert len(pictures) == len(set(pictures)) == 3
+    assert all(text.count(f'<use href="#{picture}"/>') == 2 for picture in pictures)
+
+
+def test_without_facts_reference_or_layers(segmentations, tmp_path):
+    path = write_report(tmp_path / "plain.html", compare(segmentations[1:]), segmentations[1:])
+    page = Page(path.read_text(encoding="utf-8"))
+    assert page.open == [] and len(page.tables) == 2
+    assert "No quantized model keeps the masks of FP32" in " ".join(" ".join(page.words).split())
+
+
+def test_models_that_agree_are_said_to(segmentations, tmp_path):
+    twins = [segmentations[1], replace(segmentations[1], model_name="W8")]
+    words = " ".join(write_report(tmp_path / "same.html", compare(twins), twins).read_text(encoding="utf-8").split())
+    assert "No model differs from FP32" in words and "Smallest model with masks as FP32: <b>W8</b>" in words
+
+
+def test_empty_masks_make_a_report_too(make_segmentation, tmp_path):
+    empty = make_segmentation(np.zeros((3, 16, 16), np.uint8), ORGANS, name="FP32")
+    pair = [empty, replace(empty, model_name="W4")]
+    page = Page(write_report(tmp_path / "empty.html", compare(pair), pair).read_text(encoding="utf-8"))
+    assert page.open == []
+
+
+def test_segmentations_that_were_not_compared_are_refused(comparison, segmentations, tmp_path):
+    with pytest.raises(UserError, match="that were compared"):
+        write_report(tmp_path / "report.html", comparison, segmentations[:2])
+
+
+def test_a_folder_that_cannot_be_written_is_named(comparison, segmentations, tmp_path):
+    (tmp_path / "file").write_text("in the way")
+    with pytest.raises(UserError, match="Cannot write"):
+        write_report(tmp_path / "file" / "report.html", comparison, segmentations)
