@@ -6,7 +6,9 @@ so `import medquant` costs nothing.
 
 from __future__ import annotations
 
+import sys
 from importlib import import_module
+from types import ModuleType
 from typing import Any
 
 __version__ = "0.1.0"
@@ -41,3 +43,15 @@ def __getattr__(name: str) -> Any:
 
 def __dir__() -> list[str]:
     return [*globals(), *__all__]
+
+
+class _FrontDoor(ModuleType):
+    """Keeps `medquant.segment` the function: importing the submodule of that name would put the module there."""
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if name in _FRONT_DOOR and isinstance(value, ModuleType):
+            value = getattr(value, name, value)
+        super().__setattr__(name, value)
+
+
+sys.modules[__name__].__class__ = _FrontDoor

@@ -68,7 +68,9 @@ class CalibrationSettings:
     """Part of the positions drawn where the FP32 network sees a structure; 0 draws evenly."""
     centred: bool = True
     """Fit the output's variation; the mean is absorbed exactly in the bias."""
-    positions_per_input: int = 16
+    ridge: float = 0.1
+    """How strongly the target of a layer that sees quantized inputs is held to the FP32 weight."""
+    positions_per_input: int = 4
     """Positions drawn for each unknown of a layer, a cap that keeps large inputs affordable."""
     seed: int = 0
 

@@ -1,0 +1,162 @@
+"""A quantized model as one safetensors file: no pickle, checked on loading, written whole or not at all."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import struct
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load as load_tensors
+from safetensors.torch import save as save_tensors
+from torch import nn
+
+from medquant.errors import UserError
+from medquant.files import atomic_path
+from medquant.layers import LayerGeometry, QuantizedLayer
+from medquant.models.registry import adapter_class
+from medquant.quantize import set_module, stored_bits_of
+from medquant.quantized_model import Provenance, QuantizationReport, QuantizedModel
+from medquant.recipe import Recipe
+
+FORMAT = "medquant"
+VERSION = 1
+SUFFIX = ".mq.safetensors"
+
+
+def save(quantized: QuantizedModel, path: str | Path) -> int:
+    """Write a quantized model; returns the size of the file in bytes. Raises `UserError` if it cannot be written."""
+    network = quantized.model.network
+    tensors = {name: _as_stored(tensor) for name, tensor in network.state_dict().items()}
+    layers = {
+        name: {"geometry": module.geometry.to_dict(), "bits": module.bits, "zero": module.zero}
+        for name, module in network.named_modules()
+        if isinstance(module, QuantizedLayer)
+    }
+    description = {
+        "version": VERSION,
+        "name": quantized.model.name,
+        "spec": quantized.model.spec,
+        "layers": layers,
+        "removed": [name for name, module in network.named_modules() if type(module) is nn.Identity],
+        "recipe": quantized.recipe.to_dict(),
+        "provenance": asdict(quantized.provenance),
+        "report": quantized.report.to_dict(),
+    }
+    text = json.dumps(description)
+    metadata = {"format": FORMAT, "description": text, "sha256": _digest(text, tensors)}
+    data = save_tensors(tensors, metadata)
+    with atomic_path(Path(path)) as temporary:
+        temporary.write_bytes(data)
+    return len(data)
+
+
+def load(path: str | Path, *, network: nn.Module | None = None) -> QuantizedModel:
+    """Load a quantized model, to bit-identical outputs.
+
+    `network` is needed only where the model was made from a network of the caller's own, which no file describes:
+    an instance of the same class with any weights. Raises `UserError` for a file that is missing, truncated,
+    changed since it was written, or of another kind or version.
+    """
+    path = Path(path)
+    description, tensors = _read(path)
+    if description["version"] > VERSION:
+        raise UserError(f"{path.name} was written by a newer version of medquant. Update medquant to open it.")
+    try:
+        spec = description["spec"]
+        kind = adapter_class(spec["family"])
+        model = kind.from_spec(spec) if network is None else kind.from_spec(spec, network=network)
+        model.name = description["name"]
+        _fill(model.network, description, tensors)
+        provenance = description["provenance"]
+        provenance["calibration_sha256"] = tuple(provenance["calibration_sha256"])
+        model.weights_hash, model.licence = provenance["weights_sha256"], provenance["licence"]
+        report = replace(QuantizationReport.from_dict(description["report"]), bytes_on_disk=path.stat().st_size)
+        recipe = Recipe.from_dict(description["recipe"])
+        return QuantizedModel(model, recipe, report, Provenance(**provenance))
+    except (KeyError, TypeError, AttributeError, RuntimeError, ValueError) as error:
+        raise UserError(f"{path.name} does not describe a model that this version can build ({error}).") from error
+
+
+def describe(path: str | Path) -> dict[str, Any]:
+    """Recipe, provenance and report of a file, without its tensors."""
+    path = Path(path)
+    try:
+        with path.open("rb") as stream:
+            (length,) = struct.unpack("<Q", stream.read(8))
+            if length > path.stat().st_size:
+                raise ValueError("the header is longer than the file")
+            header = json.loads(stream.read(length))
+        metadata = header["__metadata__"]
+        if metadata["format"] != FORMAT:
+            raise ValueError("another format")
+        return json.loads(metadata["description"])
+    except (OSError, ValueError, KeyError, TypeError, struct.error) as error:
+        raise UserError(f"{path.name} is not a quantized model. Choose a file that medquant wrote.") from error
+
+
+def is_artifact(path: str | Path) -> bool:
+    """True for a file that `save` wrote."""
+    try:
+        describe(path)
+    except UserError:
+        return False
+    return True
+
+
+def _read(path: Path) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:
+    if not path.is_file():
+        raise UserError(f"There is no file {path}. Check the path.")
+    description = describe(path)
+    try:
+        data = path.read_bytes()
+        tensors = load_tensors(data)
+    except (SafetensorError, OSError, MemoryError) as error:
+        raise UserError(f"{path.name} is truncated or damaged ({error}). Copy or quantize it again.") from error
+    (length,) = struct.unpack("<Q", data[:8])
+    metadata = json.loads(data[8 : 8 + length])["__metadata__"]
+    if _digest(metadata["description"], tensors) != metadata.get("sha256"):
+        raise UserError(f"{path.name} was changed after it was written and is not trusted. Copy or quantize it again.")
+    return description, tensors
+
+
+def _fill(network: nn.Module, description: dict[str, Any], tensors: dict[str, torch.Tensor]) -> None:
+    """Exchange the quantized layers and load every remaining tensor; names must match exactly."""
+    for name in description["removed"]:
+        set_module(network, name, nn.Identity())
+    for name, layer in description["layers"].items():
+        part = {key: tensors.get(f"{name}.{key}") for key in ("packed", "scale", "offset", "row_group", "bias")}
+        geometry = LayerGeometry.from_dict(layer["geometry"])
+        set_module(network, name, QuantizedLayer(geometry, layer["bits"], zero=layer["zero"], **part))
+    inside = tuple(f"{name}." for name in description["layers"])
+    rest = {
+        name: tensor.float() if tensor.dtype == torch.float16 else tensor
+        for name, tensor in tensors.items()
+        if not name.startswith(inside)
+    }
+    wanted = {name for name in network.state_dict() if not name.startswith(inside)}
+    if wanted != set(rest):
+        odd = sorted(wanted ^ set(rest))
+        raise ValueError(f"its tensors are not those of the model: {', '.join(odd[:3])}")
+    network.load_state_dict(rest, strict=False)
+    network.requires_grad_(False)
+
+
+def _as_stored(tensor: torch.Tensor) -> torch.Tensor:
+    tensor = tensor.detach().cpu()
+    if tensor.dtype == torch.float32 and stored_bits_of(tensor) == 16:
+        tensor = tensor.half()
+    return tensor.clone(memory_format=torch.contiguous_format)
+
+
+def _digest(description: str, tensors: dict[str, torch.Tensor]) -> str:
+    digest = hashlib.sha256(description.encode())
+    for name in sorted(tensors):
+        tensor = tensors[name]
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+        digest.update(tensor.contiguous().reshape(-1).view(torch.uint8).numpy().data)
+    return digest.hexdigest()

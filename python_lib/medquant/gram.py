@@ -1,0 +1,139 @@
+"""Second moments of a layer's inputs: all that the solvers need to know of the calibration set.
+
+With X_q the inputs that the quantized network sees and X_f those of the FP32 network at the same positions, the
+output error of a layer is ||X_q Q - X_f W||^2. It depends on the data through H = X_q^T X_q and the cross moment
+C = X_q^T X_f alone. Centred moments leave the mean to the bias, which can absorb it exactly.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import torch
+from torch import nn
+from torch.nn import functional
+
+RIDGES = (0.02, 0.1, 0.5)
+"""Candidate ridges, as parts of the mean of diag(H), for the corrected target."""
+
+
+@dataclass
+class Moments:
+    """Running first and second moments of rows X_q (N, m) and, where they differ, X_f (N, m)."""
+
+    size: int
+    paired: bool
+    dtype: torch.dtype = torch.float32
+    count: int = 0
+    shift: torch.Tensor | None = None
+    """Subtracted before squaring, so that a large common mean costs no precision."""
+    shift_full: torch.Tensor | None = None
+    second: torch.Tensor = field(init=False)
+    cross: torch.Tensor | None = field(init=False, default=None)
+    first: torch.Tensor = field(init=False)
+    first_full: torch.Tensor = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.second = torch.zeros(self.size, self.size, dtype=self.dtype)
+        self.cross = torch.zeros(self.size, self.size, dtype=self.dtype) if self.paired else None
+        self.first = torch.zeros(self.size, dtype=self.dtype)
+        self.first_full = torch.zeros(self.size, dtype=self.dtype)
+
+    def add(self, rows: torch.Tensor, full: torch.Tensor | None = None) -> None:
+        """Add rows (N, m) of the quantized network and, if paired, those of the FP32 network."""
+        if not len(rows):
+            return
+        rows = rows.to(self.dtype)
+        full = rows if full is None else full.to(self.dtype)
+        if self.shift is None:
+            self.shift, self.shift_full = rows.mean(0), full.mean(0)
+        rows = rows - self.shift
+        self.second.addmm_(rows.T, rows)
+        self.first += rows.sum(0)
+        if self.cross is not None:
+            full = full - self.shift_full
+            self.cross.addmm_(rows.T, full)
+            self.first_full += full.sum(0)
+        self.count += len(rows)
+
+    def means(self) -> tuple[torch.Tensor, torch.Tensor]:
+        """Mean rows (m,) seen by the quantized and by the FP32 network."""
+        mean = self.shift + self.first / self.count
+        return mean, (self.shift_full + self.first_full / self.count if self.paired else mean)
+
+    def gram(self, *, centred: bool) -> tuple[torch.Tensor, torch.Tensor]:
+        """H = E[x_q x_q^T] and C = E[x_q x_f^T], each (m, m), about the means if `centred`, else about zero."""
+        d, d_full = self.first / self.count, self.first_full / self.count
+        h = self.second / self.count - torch.outer(d, d)
+        c = h if self.cross is None else self.cross / self.count - torch.outer(d, d_full)
+        if not centred:
+            mean, mean_full = self.means()
+            raw = h + torch.outer(mean, mean)
+            return raw, raw if self.cross is None else c + torch.outer(mean, mean_full)
+        return h, c
+
+
+def corrected_target(weight: torch.Tensor, gram: torch.Tensor, cross: torch.Tensor, ridge: float) -> torch.Tensor:
+    """The weight (m, n) that on the quantized network's inputs best gives the FP32 output.
+
+    argmin_V ||X_q V - X_f W||^2 + ridge mean(diag H) ||V - W||^2 = W + (H + ridge I)^-1 (C - H) W.
+    """
+    if cross is gram:
+        return weight
+    strength = ridge * gram.diagonal().mean().clamp_min(torch.finfo(gram.dtype).tiny)
+    regular = gram + strength * torch.eye(len(gram), dtype=gram.dtype)
+    factor = torch.linalg.cholesky(regular)
+    return weight + torch.cholesky_solve((cross - gram) @ weight, factor)
+
+
+def draw_positions(
+    focus: torch.Tensor | None, total: int, count: int, foreground_share: float, generator: torch.Generator
+) -> torch.Tensor:
+    """Draw up to `count` of `total` flat positions, `foreground_share` of them where `focus` is above one half.
+
+    `focus` (total,): above .5 foreground, 0 to .5 background, negative never drawn (padding). Sorted, no repeats.
+    """
+    if focus is None:
+        return torch.randperm(total, generator=generator)[:count].sort().values
+    inside = torch.nonzero(focus > 0.5)[:, 0]
+    outside = torch.nonzero((focus >= 0) & (focus <= 0.5))[:, 0]
+    wanted = min(len(inside), round(count * foreground_share))
+    wanted = max(wanted, count - len(outside)) if len(inside) else 0
+    chosen = [
+        part[torch.randperm(len(part), generator=generator)[:n]]
+        for part, n in ((inside, wanted), (outside, count - min(wanted, len(inside))))
+    ]
+    return torch.cat(chosen).sort().values
+
+
+def resize_focus(focus: torch.Tensor, spatial: tuple[int, ...]) -> torch.Tensor:
+    """A focus map (batch, *size) on a coarser or finer grid; a cell is foreground when any part of it is."""
+    if tuple(focus.shape[1:]) == tuple(spatial):
+        return focus
+    pool = {1: functional.adaptive_max_pool1d, 2: functional.adaptive_max_pool2d, 3: functional.adaptive_max_pool3d}
+    return pool[len(spatial)](focus[:, None].float(), tuple(spatial))[:, 0]
+
+
+def focus_on_grid(module: nn.Module, grid: tuple[int, ...], focus: torch.Tensor | None) -> torch.Tensor | None:
+    """The focus map over the rows of a layer, where the layer's grid tells how they lie in the image.
+
+    Convolutions and channels-last linear layers keep the axes of the image; a sequence of tokens is taken for an
+    image where its length is that of the image cut into equal patches.
+    """
+    if focus is None or grid[0] != focus.shape[0]:
+        return None
+    size = tuple(focus.shape[1:])
+    if len(grid) - 1 == len(size):
+        return resize_focus(focus, grid[1:]).reshape(-1)
+    if isinstance(module, nn.Linear) and len(grid) == 2:
+        for patch in range(1, min(size) + 1):
+            cells = tuple(s // patch for s in size)
+            if all(s % patch == 0 for s in size) and torch.Size(cells).numel() == grid[1]:
+                return resize_focus(focus, cells).reshape(-1)
+    return None
+
+
+def dilate(mask: torch.Tensor, radius: int) -> torch.Tensor:
+    """Grow a bool mask (batch, *spatial) by `radius` voxels along every axis."""
+    pool = {1: functional.max_pool1d, 2: functional.max_pool2d, 3: functional.max_pool3d}[mask.ndim - 1]
+    return pool(mask[:, None].float(), 2 * radius + 1, stride=1, padding=radius)[:, 0] > 0.5

@@ -1,0 +1,190 @@
+"""A layer whose weight is stored as packed integer codes and decoded on the way through."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+from torch import nn
+from torch.nn import functional
+
+from medquant.grid import Grid
+from medquant.matrices import CONVOLUTIONS, TRANSPOSED, Layout
+from medquant.packing import pack, unpack
+
+
+@dataclass(frozen=True)
+class LayerGeometry:
+    """What a layer computes apart from its numbers: plain data, stored with the codes."""
+
+    kind: str
+    """Class name in torch.nn: "Linear", "Conv3d", "ConvTranspose2d" ..."""
+    weight_shape: tuple[int, ...]
+    stride: tuple[int, ...] = ()
+    padding: tuple[int, ...] | str = ()
+    dilation: tuple[int, ...] = ()
+    groups: int = 1
+    output_padding: tuple[int, ...] = ()
+    padding_mode: str = "zeros"
+
+    @classmethod
+    def of(cls, module: nn.Module) -> LayerGeometry:
+        """Read the geometry of a torch layer."""
+        kind = next(k.__name__ for k in (nn.Linear, *CONVOLUTIONS, *TRANSPOSED) if isinstance(module, k))
+        shape = tuple(module.weight.shape)
+        if kind == "Linear":
+            return cls(kind, shape)
+        return cls(
+            kind,
+            shape,
+            module.stride,
+            module.padding,
+            module.dilation,
+            module.groups,
+            module.output_padding,
+            module.padding_mode,
+        )
+
+    @property
+    def layout(self) -> Layout:
+        """How the weight stands as matrices."""
+        return Layout(self.weight_shape, self.groups, self.kind.startswith("ConvTranspose"))
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain data for JSON."""
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, data: dict[str, Any]) -> LayerGeometry:
+        """The inverse of `to_dict`."""
+        return cls(**{k: tuple(v) if isinstance(v, list) else v for k, v in data.items()})
+
+    def apply(
+        self, inputs: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None, output_size: Any = None
+    ) -> torch.Tensor:
+        """The layer's forward pass with the given numbers."""
+        if self.kind == "Linear":
+            return functional.linear(inputs, weight, bias)
+        dims = int(self.kind[-2])
+        if self.kind.startswith("ConvTranspose"):
+            operation = getattr(functional, f"conv_transpose{dims}d")
+            return operation(
+                inputs, weight, bias, self.stride, self.padding, self.output_padding, self.groups, self.dilation
+            )
+        operation = getattr(functional, f"conv{dims}d")
+        padding = self.padding
+        if self.padding_mode != "zeros":
+            sides = [p for p in reversed(padding) for _ in (0, 1)]
+            inputs, padding = functional.pad(inputs, sides, mode=self.padding_mode), 0
+        return operation(inputs, weight, bias, self.stride, padding, self.dilation, self.groups)
+
+
+class QuantizedLayer(nn.Module):
+    """Linear, convolution or transposed convolution with 2- to 8-bit weights.
+
+    Buffers: `packed` codes (uint8, flat, in the order (groups, m, n)), `scale` and, unless it follows from the scale,
+    `offset` of shape (groups, g, n / share), `row_group` (groups, m) where there are several groups of rows (uint8
+    or int16), `bias` (n) or None. The weight is decoded for each forward pass, so the memory held is that of the codes.
+    """
+
+    def __init__(
+        self,
+        geometry: LayerGeometry,
+        bits: int,
+        packed: torch.Tensor,
+        scale: torch.Tensor,
+        offset: torch.Tensor | None,
+        zero: float | None,
+        row_group: torch.Tensor | None,
+        bias: torch.Tensor | None,
+    ) -> None:
+        super().__init__()
+        self.geometry = geometry
+        self.bits = bits
+        self.zero = zero
+        """Zero point in units of the scale where no offset is stored."""
+        self.register_buffer("packed", packed)
+        self.register_buffer("scale", scale)
+        self.register_buffer("offset", offset)
+        self.register_buffer("row_group", row_group)
+        self.register_buffer("bias", bias)
+
+    @classmethod
+    def from_solutions(
+        cls,
+        geometry: LayerGeometry,
+        bits: int,
+        codes: torch.Tensor,
+        grids: list[Grid],
+        zero: float | None,
+        bias: torch.Tensor | None,
+    ) -> QuantizedLayer:
+        """Store what the solver found: codes (groups, m, n) and one grid for each group of the convolution."""
+        share = geometry.layout.share
+        scale = torch.stack([grid.scale[:, ::share] for grid in grids])
+        offset = torch.stack([grid.offset[:, ::share] for grid in grids]) if zero is None else None
+        row_group = None
+        if scale.shape[1] > 1:
+            row_group = torch.stack([grid.row_group for grid in grids])
+            row_group = row_group.to(torch.uint8 if scale.shape[1] <= 256 else torch.int16)
+        dtype = storage_dtype(scale, offset)
+        return cls(
+            geometry,
+            bits,
+            pack(codes, bits),
+            scale.to(dtype),
+            None if offset is None else offset.to(dtype),
+            zero,
+            row_group,
+            bias,
+        )
+
+    def codes(self) -> torch.Tensor:
+        """Unpacked codes (groups, m, n), uint8."""
+        shape = self._matrix_shape()
+        return unpack(self.packed, self.bits, shape.numel()).reshape(shape)
+
+    @property
+    def weight(self) -> torch.Tensor:
+        """The decoded weight in float32, in the layer's own shape."""
+        layout = self.geometry.layout
+        scale = self.scale.float().repeat_interleave(layout.share, -1)
+        offset = scale * self.zero if self.offset is None else self.offset.float().repeat_interleave(layout.share, -1)
+        if self.row_group is not None:
+            index = self.row_group.long()[..., None].expand(-1, -1, scale.shape[-1])
+            scale, offset = scale.gather(1, index), offset.gather(1, index)
+        return layout.to_weight(torch.addcmul(offset, scale, self.codes().float()))
+
+    def forward(self, inputs: torch.Tensor, output_size: Any = None) -> torch.Tensor:
+        """Same as the layer it replaces, with the decoded weight."""
+        return self.geometry.apply(inputs, self.weight.to(inputs.dtype), self.bias)
+
+    def stored_bits(self) -> int:
+        """Bits of everything that stands for the weight: codes, scales, offsets, row groups; the bias apart."""
+        parts = (self.packed, self.scale, self.offset, self.row_group)
+        return sum(8 * t.numel() * t.element_size() for t in parts if t is not None)
+
+    def extra_repr(self) -> str:
+        return f"{self.geometry.kind}, weight={self.geometry.weight_shape}, bits={self.bits}"
+
+    def _matrix_shape(self) -> torch.Size:
+        layout = self.geometry.layout
+        rows = layout.weight_shape[0] // layout.groups if layout.transposed else None
+        total = torch.Size(layout.weight_shape).numel()
+        if rows is None:
+            columns = layout.weight_shape[0] // layout.groups
+            return torch.Size((layout.groups, total // layout.weight_shape[0], columns))
+        return torch.Size((layout.groups, rows, total // layout.weight_shape[0]))
+
+
+def storage_dtype(*tensors: torch.Tensor | None) -> torch.dtype:
+    """float16 where every number is a normal one there (a relative error of 2^-11 at most), else float32."""
+    limits = torch.finfo(torch.float16)
+    for tensor in tensors:
+        if tensor is None:
+            continue
+        size = tensor.abs()
+        if bool(((size > limits.max) | ((size < limits.tiny) & (size > 0))).any()):
+            return torch.float32
+    return torch.float16

@@ -1,0 +1,85 @@
+"""What a network does with its layers, seen in one pass: order, calls, shapes, batch norms that follow."""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import nn
+
+from medquant.matrices import CONVOLUTIONS, TRANSPOSED, is_quantizable
+
+BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
+
+
+@dataclass
+class Observation:
+    """The layers of a network in the order of their first call."""
+
+    order: list[str] = field(default_factory=list)
+    calls: dict[str, int] = field(default_factory=dict)
+    batch_norms: dict[str, str] = field(default_factory=dict)
+    """Convolution -> the batch norm that is applied to its output, where that is the only one."""
+    output: torch.Tensor | None = None
+
+
+def observe(network: nn.Module, run: Callable[[], Any]) -> Observation:
+    """Run `run()`, which calls `network` once, and note what happened. The network is left as it was."""
+    seen = Observation()
+    maker: dict[int, tuple[str, weakref.ref]] = {}
+    hooks = []
+
+    def layer_hook(name: str, is_convolution: bool) -> Callable[..., None]:
+        def hook(_module: nn.Module, _args: Any, output: torch.Tensor) -> None:
+            if name not in seen.calls:
+                seen.order.append(name)
+            seen.calls[name] = seen.calls.get(name, 0) + 1
+            if is_convolution:
+                maker[id(output)] = name, weakref.ref(output)
+
+        return hook
+
+    def norm_hook(name: str) -> Callable[..., None]:
+        def hook(_module: nn.Module, args: Any, _output: torch.Tensor) -> None:
+            source, made = maker.get(id(args[0]), ("", lambda: None))
+            if made() is args[0]:
+                seen.batch_norms[source] = name
+
+        return hook
+
+    for name, module in network.named_modules():
+        if is_quantizable(module):
+            hooks.append(module.register_forward_hook(layer_hook(name, isinstance(module, CONVOLUTIONS + TRANSPOSED))))
+        elif isinstance(module, BATCH_NORMS) and module.running_mean is not None:
+            hooks.append(module.register_forward_hook(norm_hook(name)))
+    try:
+        with torch.inference_mode():
+            seen.output = run()
+    finally:
+        for hook in hooks:
+            hook.remove()
+    seen.batch_norms = {c: b for c, b in seen.batch_norms.items() if seen.calls[c] == 1}
+    return seen
+
+
+def fold_batch_norm(convolution: nn.Module, norm: nn.Module) -> tuple[torch.Tensor, torch.Tensor]:
+    """Weight and bias of a convolution that does what `convolution` and then `norm` (in evaluation) do."""
+    factor = (norm.running_var + norm.eps).rsqrt()
+    if norm.weight is not None:
+        factor = factor * norm.weight
+    shift = -norm.running_mean * factor
+    if norm.bias is not None:
+        shift = shift + norm.bias
+    if convolution.bias is not None:
+        shift = shift + convolution.bias * factor
+    shape = [1] * convolution.weight.ndim
+    if isinstance(convolution, TRANSPOSED):
+        per_group = factor.reshape(convolution.groups, -1).repeat_interleave(
+            convolution.in_channels // convolution.groups, 0
+        )
+        return (convolution.weight * per_group.reshape(*per_group.shape, *shape[2:])).detach(), shift.detach()
+    shape[0] = -1
+    return (convolution.weight * factor.reshape(shape)).detach(), shift.detach()

@@ -1,0 +1,322 @@
+"""The front door: a model, a calibration volume and a recipe in, a quantized model out."""
+
+from __future__ import annotations
+
+import copy
+import time
+from collections.abc import Callable, Container, Sequence
+from dataclasses import replace
+from datetime import datetime, timezone
+from fnmatch import fnmatchcase
+from typing import Any
+
+import torch
+from torch import nn
+
+import medquant
+from medquant.calibrate import LayerJob, collect_moments, quantize_layer
+from medquant.errors import UserError
+from medquant.gram import dilate
+from medquant.imaging.volume import Volume
+from medquant.layers import LayerGeometry, QuantizedLayer
+from medquant.lockstep import run_in_lockstep
+from medquant.matrices import QUANTIZABLE, is_quantizable
+from medquant.memory import PeakMemory
+from medquant.models.base import CalibrationBatch, CalibrationSelection, Model
+from medquant.observe import Observation, fold_batch_norm, observe
+from medquant.progress import CancelCheck, Progress, ProgressCallback
+from medquant.quantized_model import LayerReport, Provenance, QuantizationReport, QuantizedModel
+from medquant.recipe import Recipe
+
+HALF_PRECISION_FROM = 1024
+"""Tensors outside the quantized layers are stored in half precision from so many numbers on."""
+
+
+def quantize(
+    model: Model,
+    calibration: Volume | Sequence[Volume] | Sequence[CalibrationBatch],
+    *,
+    recipe: Recipe | None = None,
+    selection: CalibrationSelection | None = None,
+    ignore: Sequence[str] = (),
+    max_memory_mb: float | None = None,
+    progress: ProgressCallback | None = None,
+    cancelled: CancelCheck | None = None,
+) -> QuantizedModel:
+    """Quantize the weights of `model`, which stays as it is.
+
+    `calibration` is the open volume (unlabelled), several, or inputs of the network. `ignore` are name patterns of
+    layers to leave in floating point. `max_memory_mb` bounds the memory above the model; fewer inputs are used
+    where they would not fit. Every linear, convolution and transposed convolution layer is quantized or stands in
+    `report.kept` with the reason. Raises `UserError` for inputs that cannot calibrate, `Cancelled` when stopped.
+    """
+    recipe = recipe or Recipe()
+    tracker = Progress(progress, cancelled)
+    began = time.perf_counter()
+    with PeakMemory() as memory:
+        batches, hashes = _calibration_batches(model, calibration, selection or CalibrationSelection(), tracker)
+        prepared = time.perf_counter()
+        work = _Work(model, batches, recipe, ignore, tracker.span(0.05, 1.0))
+        work.run()
+    seconds = {"calibration inputs": prepared - began, **work.seconds, "total": time.perf_counter() - began}
+    report = _report(work.network, work.reports, work.kept, seconds, len(batches))
+    report = replace(report, peak_memory_mb=memory.peak_mb)
+    provenance = Provenance(
+        model=model.name,
+        family=model.family,
+        weights_sha256=model.weights_hash,
+        calibration_sha256=hashes,
+        medquant_version=medquant.__version__,
+        torch_version=torch.__version__,
+        created=datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        licence=model.licence,
+    )
+    return QuantizedModel(model.with_network(work.network), recipe, report, provenance)
+
+
+class _Work:
+    """One quantization under way: the twin network, its layers, and what was found so far."""
+
+    def __init__(
+        self, model: Model, batches: list[CalibrationBatch], recipe: Recipe, ignore: Sequence[str], tracker: Progress
+    ) -> None:
+        self.model, self.batches, self.recipe, self.tracker = model, batches, recipe, tracker
+        self.ignore = (*model.default_ignore(), *ignore)
+        self.network = structural_twin(model.network)
+        self.kept: dict[str, str] = {}
+        self.reports: dict[str, LayerReport] = {}
+        self.quantized: dict[str, QuantizedLayer] = {}
+        self.seconds: dict[str, float] = {}
+        self.focus: list[torch.Tensor | None] = [batch.focus for batch in batches]
+
+    def run(self) -> None:
+        seen = self._timed("first pass", self._observe)
+        self._fold(seen)
+        jobs = self._jobs(seen)
+        round_to_half(self.network, except_for=jobs)
+        self._timed("foreground", self._find_focus, seen)
+        if not jobs:
+            raise UserError("No layer is left to quantize. Give fewer patterns to ignore.")
+        began = time.perf_counter()
+        if self.recipe.calibration.sequential:
+            self._sequential(jobs)
+        else:
+            self._independent(jobs)
+        solved = sum(report.seconds for report in self.reports.values())
+        self.seconds["solving"] = solved
+        self.seconds["network and moments"] = time.perf_counter() - began - solved
+        for name, layer in self.quantized.items():
+            set_module(self.network, name, layer)
+
+    def _observe(self) -> Observation:
+        self.tracker.report(0.0, "Looking at the network")
+        return observe(self.network, lambda: self._forward(self.batches[0]))
+
+    def _fold(self, seen: Observation) -> None:
+        if not self.recipe.fold_batch_norm or not seen.batch_norms:
+            return
+        modules = dict(self.network.named_modules())
+        for convolution, norm in seen.batch_norms.items():
+            weight, bias = fold_batch_norm(modules[convolution], modules[norm])
+            modules[convolution].weight = nn.Parameter(weight, requires_grad=False)
+            modules[convolution].bias = nn.Parameter(bias, requires_grad=False)
+            set_module(self.network, norm, nn.Identity())
+        with torch.inference_mode():
+            output = self._forward(self.batches[0])
+        size = seen.output.abs().max().clamp_min(1e-6)
+        if float((output - seen.output).abs().max() / size) > 1e-3:
+            raise UserError(
+                "Folding the batch norms changed the output of this network. Quantize it with fold_batch_norm=False."
+            )
+
+    def _find_focus(self, seen: Observation) -> None:
+        if self.recipe.calibration.foreground_share <= 0:
+            return
+        for number, batch in enumerate(self.batches):
+            if self.focus[number] is not None:
+                continue
+            self.tracker.report(0.05, f"Finding what matters in input {number + 1} of {len(self.batches)}")
+            with torch.inference_mode():
+                logits = seen.output if number == 0 else self._forward(batch)
+                found = self.model.foreground(logits)
+                self.focus[number] = dilate(found, max(2, max(found.shape[1:]) // 32)).float()
+
+    def _jobs(self, seen: Observation) -> dict[str, LayerJob]:
+        modules = dict(self.network.named_modules())
+        names = []
+        for name, module in modules.items():
+            if not isinstance(module, QUANTIZABLE):
+                continue
+            reason = self._reason_to_keep(name, module, seen)
+            if reason:
+                self.kept[name] = reason
+            else:
+                names.append(name)
+        names.sort(key=seen.order.index)
+        ends = {names[0], names[-1]} if names else set()
+        jobs = {}
+        for index, name in enumerate(names):
+            bits = self.recipe.weights_for(name, is_end=name in ends)
+            if bits is None:
+                self.kept[name] = "kept by the recipe"
+                continue
+            module = modules[name]
+            weight = module.weight.detach().float()
+            if not torch.isfinite(weight).all():
+                raise UserError(
+                    f"The weights of layer {name} are not finite. The weight file is damaged: load another."
+                )
+            bias = None if module.bias is None else module.bias.detach().float()
+            jobs[name] = LayerJob(name, index, module, weight, bias, bits, LayerGeometry.of(module))
+        return jobs
+
+    def _reason_to_keep(self, name: str, module: nn.Module, seen: Observation) -> str:
+        if any(fnmatchcase(name, pattern) for pattern in self.ignore):
+            return "ignored as asked"
+        if not is_quantizable(module):
+            return "its forward pass is not that of a plain layer"
+        if hasattr(module, "parametrizations"):
+            return "its weight is computed from other parameters"
+        if name not in seen.calls:
+            return "not called as a layer on the calibration inputs"
+        return ""
+
+    def _sequential(self, jobs: dict[str, LayerJob]) -> None:
+        count = len(self.batches)
+        total = sum(job.weight.numel() for job in jobs.values())
+        done = 0
+
+        def at_layer(name: str, inputs: list[torch.Tensor]) -> list[Callable[[torch.Tensor], torch.Tensor]]:
+            nonlocal done
+            job = jobs[name]
+            self._announce(len(self.reports), len(jobs), done / total)
+            full, quantized = inputs[:count], inputs[count:]
+            # Before the first quantized layer both networks see the same: no correction, half the work.
+            same = all(a is b or torch.equal(a, b) for a, b in zip(full, quantized))
+            self._solve(job, quantized, None if same else full)
+            done += job.weight.numel()
+
+            def original(x: torch.Tensor) -> torch.Tensor:
+                return job.geometry.apply(x, job.weight, job.bias)
+
+            return [original] * count + [self.quantized[name]] * count
+
+        runs = [lambda batch=batch: self._forward(batch) for batch in self.batches] * 2
+        modules = dict(self.network.named_modules())
+        run_in_lockstep({name: modules[name] for name in jobs}, runs, at_layer)
+
+    def _independent(self, jobs: dict[str, LayerJob]) -> None:
+        def at_layer(name: str, inputs: list[torch.Tensor]) -> list[Callable[[torch.Tensor], torch.Tensor]]:
+            job = jobs[name]
+            self._announce(len(self.reports), len(jobs), len(self.reports) / len(jobs))
+            self._solve(job, inputs, None)
+            return [lambda x: job.geometry.apply(x, job.weight, job.bias)] * len(inputs)
+
+        runs = [lambda batch=batch: self._forward(batch) for batch in self.batches]
+        modules = dict(self.network.named_modules())
+        run_in_lockstep({name: modules[name] for name in jobs}, runs, at_layer)
+
+    def _solve(self, job: LayerJob, inputs: list[torch.Tensor], full: list[torch.Tensor] | None) -> None:
+        def focus_of(job: LayerJob, number: int, grid: tuple[int, ...]) -> torch.Tensor | None:
+            return self.model.row_focus(job.name, job.module, grid, self.focus[number])
+
+        check = self.tracker.check
+        moments = collect_moments(job, inputs, full, focus_of, self.recipe, check)
+        self.quantized[job.name], self.reports[job.name] = quantize_layer(job, moments, self.recipe, check)
+
+    def _announce(self, done: int, count: int, fraction: float) -> None:
+        self.tracker.report(0.1 + 0.9 * fraction, f"Quantizing layer {done + 1} of {count}")
+
+    def _forward(self, batch: CalibrationBatch) -> torch.Tensor:
+        self.tracker.check()
+        return self.model.forward_for_calibration(self.network, *batch.inputs)
+
+    def _timed(self, stage: str, work: Callable[..., Any], *args: Any) -> Any:
+        began = time.perf_counter()
+        result = work(*args)
+        self.seconds[stage] = time.perf_counter() - began
+        return result
+
+
+def structural_twin(network: nn.Module) -> nn.Module:
+    """A copy of the modules that shares the tensors, so that layers can be exchanged without touching the original."""
+    memo = {id(t): t for t in (*network.parameters(), *network.buffers())}
+    return copy.deepcopy(network, memo).eval()
+
+
+def set_module(network: nn.Module, name: str, module: nn.Module) -> None:
+    """Put `module` in the place called `name`."""
+    parent, _, leaf = name.rpartition(".")
+    setattr(network.get_submodule(parent), leaf, module)
+
+
+def round_to_half(network: nn.Module, *, except_for: Container[str]) -> None:
+    """Round the large tensors of all but the named layers to what half precision stores, so saving changes nothing."""
+    for path, module in network.named_modules():
+        if path in except_for:
+            continue
+        for name, tensor in module.named_parameters(recurse=False):
+            if tensor.numel() >= HALF_PRECISION_FROM and tensor.dtype == torch.float32:
+                rounded = tensor.detach().half().float()
+                if torch.isfinite(rounded).all():
+                    setattr(module, name, nn.Parameter(rounded, requires_grad=False))
+
+
+def _calibration_batches(
+    model: Model, calibration: Any, selection: CalibrationSelection, tracker: Progress
+) -> tuple[list[CalibrationBatch], tuple[str, ...]]:
+    if isinstance(calibration, Volume):
+        calibration = [calibration]
+    if not len(calibration):
+        raise UserError("There is nothing to calibrate with. Give a volume, or choose more slices.")
+    if isinstance(calibration[0], CalibrationBatch):
+        return list(calibration), ()
+    batches: list[CalibrationBatch] = []
+    for volume in calibration:
+        tracker.report(0.0, "Preparing the calibration inputs")
+        batches.extend(model.calibration_batches(volume, selection, tracker.span(0.0, 0.05)))
+    if not batches:
+        raise UserError("No part of the volume can be used to calibrate. Choose other slices.")
+    return batches, tuple(volume.content_hash() for volume in calibration)
+
+
+def _report(
+    network: nn.Module,
+    reports: dict[str, LayerReport],
+    kept: dict[str, str],
+    seconds: dict[str, float],
+    inputs: int,
+) -> QuantizationReport:
+    weight_bits = weights = other_bits = parameters = 0
+    for name, module in network.named_modules():
+        if isinstance(module, QuantizedLayer):
+            count = torch.Size(module.geometry.weight_shape).numel()
+            weight_bits += module.stored_bits()
+            weights += count
+            biases = 0 if module.bias is None else module.bias.numel()
+            other_bits += 32 * biases
+            parameters += count + biases
+        else:
+            for key, tensor in module.named_parameters(recurse=False):
+                bits = stored_bits_of(tensor) * tensor.numel()
+                parameters += tensor.numel()
+                if name in kept and key == "weight":
+                    weight_bits += bits
+                    weights += tensor.numel()
+                else:
+                    other_bits += bits
+    return QuantizationReport(
+        layers=tuple(reports.values()),
+        kept=kept,
+        effective_bits=weight_bits / weights,
+        bits_per_parameter=(weight_bits + other_bits) / parameters,
+        parameters=parameters,
+        seconds=seconds,
+        calibration_inputs=inputs,
+    )
+
+
+def stored_bits_of(tensor: torch.Tensor) -> int:
+    """Bits that each number of a floating-point tensor takes on disk: 16 where that loses nothing."""
+    exact = tensor.dtype == torch.float32 and torch.equal(tensor.half().float(), tensor)
+    return 16 if exact else 8 * tensor.element_size()

@@ -1,0 +1,140 @@
+"""One matrix, one Gram matrix, one recipe: codes and scales."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+import torch
+
+from medquant.grid import Grid, initial_grid, symmetric_zero
+from medquant.recipe import IntWeights, Method, PerChannel, PerGroup, PerTensor
+from medquant.solvers.coordinate import objective, refit, sweep
+from medquant.solvers.gptq import gptq, inverse_factor
+
+DAMPING = 0.01
+"""Added to the diagonal of H, as a part of its mean: decides inputs that are dead on the calibration set."""
+
+
+@dataclass(frozen=True)
+class Solution:
+    """Integer codes (m, n) in uint8, in the original row order, with the grid that decodes them."""
+
+    codes: torch.Tensor
+    grid: Grid
+    relative_error: float
+    """sqrt(||X (W - Q)||^2 / ||X W||^2) on the calibration positions."""
+
+    def values(self) -> torch.Tensor:
+        """The quantized matrix (m, n)."""
+        return self.grid.decode(self.codes)
+
+
+def damped(gram: torch.Tensor, share: float = DAMPING) -> torch.Tensor:
+    """`gram` with `share` of its mean diagonal added, so that it is positive definite whatever it was."""
+    mean = gram.diagonal().mean()
+    floor = share * mean if mean > 0 else gram.new_tensor(1.0)
+    return gram + floor * torch.eye(gram.shape[0], dtype=gram.dtype, device=gram.device)
+
+
+def solve(
+    target: torch.Tensor,
+    gram: torch.Tensor,
+    weights: IntWeights,
+    *,
+    method: Method = "permutation-comq",
+    sweeps: int = 3,
+    share: int = 1,
+    grid: Grid | None = None,
+    check: Callable[[], None] | None = None,
+) -> Solution:
+    """Quantize `target` (m, n) given H = X^T X (m, m), undamped. Nothing passed in is modified.
+
+    - `rtn`: nearest level of the plain range; H is not used.
+    - `comq`: coordinate descent in the order of the rows from the plain range, scales refitted after each sweep.
+    - `permutation-comq`: rows in descending order of diag(H), groups gathered by the magnitude of their weights, the
+      clipping factor searched, scales and offsets fitted after each sweep; starts from the codes of one pass with
+      error feedback.
+    - `gptq`: one pass with error feedback, rows in descending order of diag(H), clipping factor searched.
+
+    A `grid` that is passed in is used as it stands.
+    """
+    gram = damped(gram)
+    row_group = rows_to_groups(target, weights, gather=method == "permutation-comq")
+    spread = target.shape[1] if isinstance(weights.granularity, PerTensor) else share
+    importance = gram.diagonal()
+    plain = method in ("rtn", "comq")
+    factors = {"factors": (1.0,)} if plain else {}
+    fixed = grid is not None
+    if grid is None:
+        grid = initial_grid(target, importance, weights, row_group, share=spread, **factors)
+    if method == "rtn":
+        codes = grid.encode(target)
+    else:
+        order = torch.arange(len(target)) if method == "comq" else importance.argsort(descending=True, stable=True)
+        ordered = gram[order][:, order]
+        grid = grid.reorder(order)
+        fit = None if fixed else lambda codes, grid: refit(ordered, target[order], codes, grid, zero, spread)
+        zero = _zero_in_steps(grid, weights)
+        codes, grid = _solve_ordered(ordered, target[order], grid, method, sweeps, fit, check)
+        back = torch.empty_like(order)
+        back[order] = torch.arange(len(order))
+        codes, grid = codes[back], grid.reorder(back)
+    error = target - grid.decode(codes)
+    scale = objective(gram, target).sum().clamp_min(torch.finfo(gram.dtype).tiny)
+    relative = float((objective(gram, error).sum() / scale).sqrt())
+    return Solution(codes.to(torch.uint8), grid, relative)
+
+
+def _solve_ordered(
+    gram: torch.Tensor,
+    target: torch.Tensor,
+    grid: Grid,
+    method: Method,
+    sweeps: int,
+    fit: Callable[[torch.Tensor, Grid], Grid] | None,
+    check: Callable[[], None] | None,
+) -> tuple[torch.Tensor, Grid]:
+    """Codes and grid of rows that already stand in solving order; `fit` refits the grid to codes."""
+    if method == "gptq":
+        return gptq(inverse_factor(gram), target, grid, check), grid
+    error = torch.zeros_like(target)
+    if method == "permutation-comq":
+        codes = gptq(inverse_factor(gram), target, grid, check)
+        grid = fit(codes, grid) if fit else grid
+        error = target - grid.decode(codes)
+    for _ in range(sweeps):
+        codes = sweep(gram, target, error, grid, check)
+        grid = fit(codes, grid) if fit else grid
+        error = target - grid.decode(codes)
+    return codes, grid
+
+
+def _zero_in_steps(grid: Grid, weights: IntWeights) -> float | torch.Tensor | None:
+    """The zero point in units of the scale, where refitting must keep it; None where the offset is free."""
+    fixed = symmetric_zero(weights)
+    if fixed is not None:
+        return fixed
+    return (grid.offset / grid.scale).round() if weights.zero_point == "integer" else None
+
+
+def rows_to_groups(target: torch.Tensor, weights: IntWeights, *, gather: bool) -> torch.Tensor:
+    """Group (m,) of each row: one group, or runs of rows, gathered by the magnitude of their weights if asked."""
+    m = target.shape[0]
+    if isinstance(weights.granularity, PerTensor | PerChannel):
+        return torch.zeros(m, dtype=torch.long)
+    assert isinstance(weights.granularity, PerGroup)
+    runs = torch.arange(m) // weights.granularity.size
+    if not gather:
+        return runs
+    order = target.square().mean(1).argsort(stable=True)
+    groups = torch.empty_like(runs)
+    groups[order] = runs
+    return groups
+
+
+def round_grid(solution: Solution, dtype: torch.dtype) -> Solution:
+    """The same codes with scales and offsets rounded to the type they are stored in."""
+    grid = solution.grid
+    scale, offset = (t.to(dtype).to(t.dtype) for t in (grid.scale, grid.offset))
+    return replace(solution, grid=replace(grid, scale=scale, offset=offset))
