@@ -15,6 +15,7 @@ from pydicom.uid import (
     JPEG2000Lossless,
     JPEGLSLossless,
     RLELossless,
+    RTDoseStorage,
     SecondaryCaptureImageStorage,
     generate_uid,
 )
@@ -132,6 +133,19 @@ def test_secondary_captures(tmp_path: Path, write_series: Callable, written_voxe
     write_series(tmp_path / "scan")
     assert np.array_equal(read_volume(tmp_path).array, written_voxels())
     assert "secondary captures" in _message(tmp_path, series=99)
+
+
+def test_objects_that_are_no_images_are_left_out(
+    tmp_path: Path, write_series: Callable, written_voxels: Callable
+) -> None:
+    def dose(number: int, data: pydicom.Dataset) -> None:
+        data.SOPClassUID = data.file_meta.MediaStorageSOPClassUID = RTDoseStorage
+
+    write_series(tmp_path / "dose", count=1, change=dose, SeriesNumber=50)
+    assert "no DICOM series" in _message(tmp_path)
+    write_series(tmp_path / "scan")
+    assert len(list_series(tmp_path)) == 1
+    assert np.array_equal(read_volume(tmp_path).array, written_voxels())
 
 
 def test_missing_slices_are_named(tmp_path: Path, write_series: Callable) -> None:

@@ -207,6 +207,7 @@ def test_a_file_that_the_system_refuses(tmp_path: Path, monkeypatch: pytest.Monk
 
     monkeypatch.setattr(Path, "open", refuse)
     assert "Permission denied" in _message(path)
+    assert "Permission denied" in _message(path.rename(tmp_path / "IM0001"))
 
 
 def test_modality_is_guessed_only_where_it_is_safe(rng: np.random.Generator) -> None:

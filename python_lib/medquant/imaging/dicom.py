@@ -24,8 +24,7 @@ _TAGS = [
     "Columns", "NumberOfFrames", "ImagePositionPatient", "ImageOrientationPatient", "PixelSpacing",
     "SliceThickness", "SpacingBetweenSlices", "AcquisitionNumber", "InstanceNumber",
 ]  # fmt: skip
-_SECONDARY_CAPTURE = "1.2.840.10008.5.1.4.1.1.7"
-_SEGMENTATIONS = ("1.2.840.10008.5.1.4.1.1.66.4", "1.2.840.10008.5.1.4.1.1.66.7")
+_SECONDARY_CAPTURE = "1.2.840.10008.5.1.4.1.1.7."
 
 
 @dataclass(frozen=True)
@@ -205,11 +204,9 @@ def _read_slice(path: Path) -> Slice | None:
         sop_class = str(data.get("SOPClassUID") or meta.get("MediaStorageSOPClassUID", ""))
         if not sop_class:
             raise ValueError("no SOP class")
-        if "Image Storage" not in pydicom.uid.UID(sop_class).name and "Rows" not in data:
+        storage = pydicom.uid.UID(sop_class).name  # the UID itself where it is a vendor's own
+        if "Image Storage" not in storage and storage != sop_class:
             return None
-        if sop_class in _SEGMENTATIONS:
-            return None
-        numbers = {key: tuple(float(v) for v in data.get(key) or ()) or None for key in _TAGS[9:12]}
         return Slice(
             path=path,
             instance_uid=str(data.get("SOPInstanceUID") or meta.get("MediaStorageSOPInstanceUID", path)),
@@ -220,18 +217,24 @@ def _read_slice(path: Path) -> Slice | None:
             rows=int(data.Rows),
             columns=int(data.Columns),
             frames=int(data.get("NumberOfFrames") or 1),
-            secondary_capture=sop_class.startswith(_SECONDARY_CAPTURE),
-            position=numbers["ImagePositionPatient"],
-            orientation=numbers["ImageOrientationPatient"],
-            spacing=numbers["PixelSpacing"],
-            thickness=float(data.get("SpacingBetweenSlices") or data.get("SliceThickness") or 1.0),
+            secondary_capture=f"{sop_class}.".startswith(_SECONDARY_CAPTURE),
+            position=_numbers(data, "ImagePositionPatient"),
+            orientation=_numbers(data, "ImageOrientationPatient"),
+            spacing=_numbers(data, "PixelSpacing"),
+            thickness=abs(float(data.get("SpacingBetweenSlices") or data.get("SliceThickness") or 1.0)),
             order=(int(data.get("AcquisitionNumber") or 0), int(data.get("InstanceNumber") or 0)),
         )
     except PermissionError:
         raise
     except Exception as error:  # a damaged file can fail anywhere in the parser
         logging.getLogger(__name__).debug("%s: %s", path, error)
-        raise UserError(f"{path.name} is broken: its header cannot be read. Export it again.") from error
+        raise UserError(
+            f"{path.name} is broken or not DICOM: its header cannot be read. Give the original or export it again."
+        ) from error
+
+
+def _numbers(data: pydicom.Dataset, keyword: str) -> tuple[float, ...] | None:
+    return tuple(float(value) for value in data.get(keyword) or ()) or None
 
 
 def _pixels(header: Slice, component: int | None) -> np.ndarray:

@@ -46,7 +46,8 @@ class Slice:
     @property
     def has_geometry(self) -> bool:
         """Whether the image says where it lies in the patient."""
-        return bool(self.position and self.orientation and self.spacing)
+        lengths = [len(each or ()) for each in (self.position, self.orientation, self.spacing)]
+        return lengths == [3, 6, 2]
 
 
 def arrange(slices: Sequence[Slice], frame: int | None = None) -> tuple[list[Slice], np.ndarray]:

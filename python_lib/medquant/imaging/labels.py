@@ -27,6 +27,8 @@ def read_labels(path: str | Path, volume: Volume, *, names: Mapping[int, str] | 
     not cover the scan.
     """
     path = Path(path).expanduser()
+    if path.is_dir():
+        raise UserError(f"{path.name} is a folder. Give the segmentation file itself.")
     check_readable(path)
     structures: tuple[Structure, ...] = ()
     if path.name.lower().endswith(".seg.nrrd"):

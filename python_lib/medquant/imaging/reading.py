@@ -9,7 +9,7 @@ import SimpleITK as sitk
 
 from medquant.errors import UserError
 from medquant.imaging.dicom import SeriesInfo, is_dicom_file, list_series, read_series
-from medquant.imaging.itk_file import affine_of, known_suffix, read_image
+from medquant.imaging.itk_file import affine_of, check_readable, known_suffix, read_image
 from medquant.imaging.labels import read_labels
 from medquant.imaging.volume import Volume
 
@@ -28,7 +28,9 @@ def read_volume(
     Raises `UserError` for whatever cannot be read as one regular scan, saying what was found and what to do.
     """
     path = Path(path).expanduser()
-    if path.is_dir() or (path.is_file() and not known_suffix(path) and is_dicom_file(path)):
+    if not path.is_dir():
+        check_readable(path)
+    if path.is_dir() or (not known_suffix(path) and is_dicom_file(path)):
         volume = read_series(path, series=series, component=component, frame=frame)
     else:
         image = read_image(path, component=component, frame=frame)
