@@ -16,7 +16,7 @@ from scipy.spatial.transform import Rotation
 
 from medquant.errors import UserError
 from medquant.imaging.itk_file import affine_of, image_of
-from medquant.imaging.reading import guess_modality, read_volume
+from medquant.imaging.reading import read_volume
 
 SUFFIXES = (".nii", ".nii.gz", ".nrrd", ".mha")
 
@@ -210,12 +210,15 @@ def test_a_file_that_the_system_refuses(tmp_path: Path, monkeypatch: pytest.Monk
     assert "Permission denied" in _message(path.rename(tmp_path / "IM0001"))
 
 
-def test_modality_is_guessed_only_where_it_is_safe(rng: np.random.Generator) -> None:
-    body = rng.normal(40, 60, 20_000)
-    assert guess_modality(np.concatenate([body, np.full(20_000, -1000.0)])) == "CT"
-    assert guess_modality(np.abs(body) * 10) == "", "MR: no negative values"
-    assert guess_modality(rng.normal(0, 1, 1000)) == "", "standardised"
-    assert guess_modality(rng.integers(-4096, 4096, 10_000)) == "", "phase image"
+def test_nrrd_in_ras_is_turned_to_lps(tmp_path: Path) -> None:
+    header = (
+        "NRRD0004\ntype: uint8\ndimension: 3\nspace: right-anterior-superior\nsizes: 4 3 2\n"
+        "space directions: (2,0,0) (0,0,3) (0,5,0)\nspace origin: (10,20,30)\nencoding: raw\n\n"
+    )
+    (tmp_path / "ras.nrrd").write_bytes(header.encode() + bytes(range(24)))
+    volume = read_volume(tmp_path / "ras.nrrd")
+    assert np.array_equal(volume.array.ravel(), np.arange(24))
+    assert np.allclose(volume.ras_affine, [[2, 0, 0, 10], [0, 0, 5, 20], [0, 3, 0, 30], [0, 0, 0, 1]])
 
 
 REAL = {

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from medquant.errors import UserError
 from medquant.imaging.reading import read_volume
 from medquant.imaging.volume import Volume
-from medquant.imaging.windows import IntensityWindow, ct_window, percentile_window, window_of
+from medquant.imaging.windows import IntensityWindow, ct_window, guess_modality, percentile_window, window_of
 
 
 def _as_published(array: np.ndarray, lower: float, upper: float) -> np.ndarray:
@@ -65,6 +65,9 @@ def test_choice_of_window() -> None:
     assert window_of(Volume(array, np.eye(4), modality="CT")) == ct_window(40, 400)
     assert window_of(Volume(array, np.eye(4), modality="MR")) == percentile_window(array)
     assert window_of(Volume(array, np.eye(4)), 50, 350) == ct_window(50, 350)
+    hounsfield = np.where(array < 30, -1000, 3 * array)
+    assert window_of(Volume(hounsfield, np.eye(4))) == ct_window(40, 400)
+    assert window_of(Volume(hounsfield, np.eye(4), modality="MR")).keep_zero
 
 
 def test_windows_that_show_nothing_are_refused() -> None:
@@ -73,6 +76,14 @@ def test_windows_that_show_nothing_are_refused() -> None:
             ct_window(level, width)
     with pytest.raises(UserError, match="both or neither"):
         window_of(Volume(np.zeros((1, 2, 2)), np.eye(4)), level=40)
+
+
+def test_modality_is_guessed_only_where_it_is_safe(rng: np.random.Generator) -> None:
+    body = rng.normal(40, 60, 20_000)
+    assert guess_modality(np.concatenate([body, np.full(20_000, -1000.0)])) == "CT"
+    assert guess_modality(np.abs(body) * 10) == "", "MR: no negative values"
+    assert guess_modality(rng.normal(0, 1, 1000)) == "", "standardised"
+    assert guess_modality(rng.integers(-4096, 4096, 10_000)) == "", "phase image"
 
 
 @pytest.mark.data

@@ -12,8 +12,9 @@ from medquant.imaging.dicom import SeriesInfo, is_dicom_file, list_series, read_
 from medquant.imaging.itk_file import affine_of, check_readable, known_suffix, read_image
 from medquant.imaging.labels import read_labels
 from medquant.imaging.volume import Volume
+from medquant.imaging.windows import guess_modality
 
-__all__ = ["SeriesInfo", "guess_modality", "list_series", "read_labels", "read_volume"]
+__all__ = ["SeriesInfo", "list_series", "read_labels", "read_volume"]
 
 
 def read_volume(
@@ -50,17 +51,3 @@ def _check_finite(volume: Volume, path: Path) -> None:
             f"{path.name} has {bad} of {volume.array.size} voxels that are not finite numbers (NaN or infinite). "
             f"Replace them, for example by the value of air, and save the scan again."
         )
-
-
-def guess_modality(array: np.ndarray) -> str:
-    """`"CT"` where the values can only be Hounsfield units, else `""`.
-
-    Files other than DICOM do not tell. A CT has air near -1000 HU, and most of what is not air lies within fat,
-    water and soft tissue (-200 to 200 HU); phase images reach as low but spread evenly, MR images do not reach so low.
-    """
-    sample = array.ravel()[:: max(1, array.size // 1_000_000)]
-    lowest = float(sample.min())
-    if not -4096 <= lowest <= -500 or float(sample.max()) < 100:
-        return ""
-    body = sample[sample > -500]
-    return "CT" if body.size and float((np.abs(body) <= 200).mean()) >= 0.5 else ""

@@ -68,11 +68,27 @@ def percentile_window(array: np.ndarray, lower: float = 0.5, upper: float = 99.5
 def window_of(volume: Volume, level: float | None = None, width: float | None = None) -> IntensityWindow:
     """The window a scan is shown and segmented in.
 
-    Given `level` and `width` win; else CT gets the soft-tissue window (40, 400) and everything else its percentiles.
+    Given `level` and `width` win; else CT (by the file's word or, where it has none, by its values) gets the
+    soft-tissue window (40, 400) and everything else its percentiles.
     Raises `UserError` where only one of the two is given.
     """
     if (level is None) != (width is None):
         raise UserError("A window needs a level and a width. Give both or neither.")
     if level is not None and width is not None:
         return ct_window(level, width)
-    return ct_window() if volume.modality == "CT" else percentile_window(volume.array)
+    modality = volume.modality or guess_modality(volume.array)
+    return ct_window() if modality == "CT" else percentile_window(volume.array)
+
+
+def guess_modality(array: np.ndarray) -> str:
+    """`"CT"` where the values can only be Hounsfield units, else `""`.
+
+    Files other than DICOM do not tell. A CT has air near -1000 HU, and most of what is not air lies within fat,
+    water and soft tissue (-200 to 200 HU); phase images reach as low but spread evenly, MR images do not reach so low.
+    """
+    sample = array.ravel()[:: max(1, array.size // 1_000_000)]
+    lowest = float(sample.min())
+    if not -4096 <= lowest <= -500 or float(sample.max()) < 100:
+        return ""
+    body = sample[sample > -500]
+    return "CT" if body.size and float((np.abs(body) <= 200).mean()) >= 0.5 else ""
