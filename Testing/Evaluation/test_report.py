@@ -183,6 +183,13 @@ def test_without_facts_reference_or_layers(segmentations, tmp_path):
     assert "No quantized model keeps the masks of FP32" in " ".join(" ".join(page.words).split())
 
 
+def test_masks_from_files_have_no_columns_of_cost(segmentations, tmp_path):
+    files = [replace(s, seconds=None, peak_memory_mb=None) for s in segmentations]
+    page = Page(write_report(tmp_path / "files.html", compare(files), files).read_text(encoding="utf-8"))
+    assert page.tables[0][1] == ["Model", "Masks", "Dice", "worst structure", "volumemL"]
+    assert all(len(line) == 5 for line in page.tables[0][2:])
+
+
 def test_models_that_agree_are_said_to(segmentations, tmp_path):
     twins = [segmentations[1], replace(segmentations[1], model_name="W8")]
     words = " ".join(write_report(tmp_path / "same.html", compare(twins), twins).read_text(encoding="utf-8").split())

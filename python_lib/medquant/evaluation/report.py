@@ -25,6 +25,7 @@ from medquant.segmentation import Segmentation
 
 _APART_MM = 6.0
 _WORST_LAYERS = 5
+_COST = ("effective_bits", "bytes_on_disk", "seconds", "peak_memory_mb")
 
 
 @dataclass(frozen=True)
@@ -43,7 +44,7 @@ class ReportDetails:
     calibration: str = ""
     """"8 slices of this scan"."""
     demonstration: str = ""
-    """What a demonstration model was trained on; empty for every other model."""
+    """What a demonstration model was trained on, and that it diagnoses nothing; empty for every other model."""
     weights_hash: str = ""
     licence: str = ""
 
@@ -80,6 +81,7 @@ def write_report(
             names=wording.short_names(comparison.summary),
             title=wording.title((details and details.model) or comparison.summary[0].name, comparison.summary[1:]),
             scan=_scan(segmentations[0]),
+            has_cost=any(getattr(model, column) is not None for model in comparison.summary for column in _COST),
             slower=_slower(comparison.summary),
             advice=_advice(comparison.summary[1:]),
             best=_best(comparison.summary[1:]),
