@@ -343,6 +343,19 @@ def test_dicom_seg_carries_patient_terms_and_references(tmp_path: Path, write_se
     assert referenced == sources
 
 
+@pytest.mark.parametrize("name", ["mask.dcm", "mask.seg.nrrd"])
+def test_any_name_survives(tmp_path: Path, write_series: Callable, name: str) -> None:
+    write_series(tmp_path / "ct", SpecificCharacterSet="ISO_IR 100", PatientName="Größe^Jürgen")
+    volume = read_volume(tmp_path / "ct")
+    written = (Structure(1, "left\\right\nlobe: a|b"), Structure(3, ""), Structure(7, "Milz, größer 肝"))
+    before = Segmentation(_segmentation(volume).labels, volume, written, model_name="größer")
+    path = save_segmentation(before, tmp_path / name, source=tmp_path / "ct")
+    names = [each.name for each in read_labels(path, volume).structures]
+    assert names == ["left/right lobe: a|b", "label 3", "Milz, größer 肝"]
+    if path.suffix == ".dcm":
+        assert str(pydicom.dcmread(path).PatientName) == "Größe^Jürgen"
+
+
 @pytest.mark.parametrize("where", [(2,), (0, 4), ()])
 def test_dicom_seg_with_few_slices_or_none(tmp_path: Path, write_series: Callable, where: tuple[int, ...]) -> None:
     write_series(tmp_path / "ct")

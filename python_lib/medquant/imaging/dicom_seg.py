@@ -55,7 +55,7 @@ def make_dicom_seg(
     numbers = np.zeros(int(max(labels.max(), *(s.label for s in structures))) + 1, np.uint16)
     numbers[[structure.label for structure in structures]] = np.arange(1, len(structures) + 1)
     model = segmentation.model_name or "medquant"
-    return highdicom.seg.Segmentation(
+    dataset = highdicom.seg.Segmentation(
         source_images=headers,
         pixel_array=highdicom.Volume(
             numbers[labels],
@@ -73,9 +73,11 @@ def make_dicom_seg(
         manufacturer_model_name="medquant",
         software_versions=medquant.__version__,
         device_serial_number="0",
-        content_description="Automatic segmentation, not for clinical use"[:64],
+        content_description="Automatic segmentation, not for clinical use",
         series_description=f"Segmentation by {model}"[:64],
     )
+    dataset.SpecificCharacterSet = "ISO_IR 192"  # UTF-8: structures are named in any language
+    return dataset
 
 
 def _complete(header: pydicom.Dataset, first_instance: str) -> pydicom.Dataset:

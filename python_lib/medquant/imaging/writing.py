@@ -74,11 +74,16 @@ def _checked(segmentation: Segmentation) -> Segmentation:
     if any(not 0 < label <= np.iinfo(np.uint16).max for label in named):
         raise UserError("Structures are numbered from 1 to 65535, 0 is the background. Renumber them.")
     extra = tuple(Structure(int(v), f"label {v}") for v in np.unique(labels) if v and int(v) not in named)
-    structures = segmentation.structures + extra
+    structures = tuple(replace(each, name=_one_line(each)) for each in segmentation.structures + extra)
     if not structures:
         raise UserError("The segmentation is empty and names no structure. There is nothing to write.")
     small = np.uint8 if max(structure.label for structure in structures) < 256 else np.uint16
     return replace(segmentation, labels=labels.astype(small, copy=False), structures=structures)
+
+
+def _one_line(structure: Structure) -> str:
+    """A name that every format can hold: DICOM splits at a backslash, NRRD at a line break, and neither takes none."""
+    return " ".join(structure.name.replace("\\", "/").split()) or f"label {structure.label}"
 
 
 def _check_right_angles(volume: Volume) -> None:
