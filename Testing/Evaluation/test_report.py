@@ -186,7 +186,7 @@ def test_without_facts_reference_or_layers(segmentations, tmp_path):
 def test_masks_from_files_have_no_columns_of_cost(segmentations, tmp_path):
     files = [replace(s, seconds=None, peak_memory_mb=None) for s in segmentations]
     page = Page(write_report(tmp_path / "files.html", compare(files), files).read_text(encoding="utf-8"))
-    assert page.tables[0][1] == ["Model", "Masks", "Dice", "worst structure", "volumemL"]
+    assert page.tables[0][1] == ["Model", "Masks", "meanDice", "worst structure", "volumemL"]
     assert all(len(line) == 5 for line in page.tables[0][2:])
 
 

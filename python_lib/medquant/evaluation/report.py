@@ -25,6 +25,17 @@ from medquant.segmentation import Segmentation
 
 _APART_MM = 6.0
 _WORST_LAYERS = 5
+_COLUMNS = {
+    "dsc_vs_fp32": (max, wording.score),
+    "dsc_vs_reference": (max, wording.score),
+    "nsd_vs_reference": (max, wording.score),
+    "hd95_mm_vs_reference": (min, wording.distance),
+    "effective_bits": (min, wording.bits),
+    "bytes_on_disk": (min, wording.size),
+    "seconds": (min, wording.seconds),
+    "peak_memory_mb": (min, wording.memory),
+}
+"""What is better in a column, and how it is written."""
 _COST = ("effective_bits", "bytes_on_disk", "seconds", "peak_memory_mb")
 
 
@@ -139,22 +150,15 @@ def _slower(models: Sequence[ModelSummary]) -> list[str]:
     return [model.name for model in models[1:] if fp32 and model.seconds and model.seconds > fp32]
 
 
-def _best(quantized: Sequence[ModelSummary]) -> dict[str, Any]:
-    """The best figure of each column among the quantized models, set in a heavier weight."""
-    better = {
-        "bytes_on_disk": min,
-        "effective_bits": min,
-        "dsc_vs_fp32": max,
-        "dsc_vs_reference": max,
-        "nsd_vs_reference": max,
-        "hd95_mm_vs_reference": min,
-        "seconds": min,
-        "peak_memory_mb": min,
-    }
-    best = {}
-    for column, choose in better.items():
+def _best(quantized: Sequence[ModelSummary]) -> set[tuple[str, str]]:
+    """Model and column of the best figures among the quantized models, as they are shown; they are set heavier."""
+    best = set()
+    for column, (choose, show) in _COLUMNS.items():
         values = [value for model in quantized if (value := getattr(model, column)) is not None]
-        best[column] = choose(values) if len(values) > 1 else None
+        shown = {show(value) for value in values}
+        if len(shown) > 1:
+            winner = show(choose(values))
+            best |= {(model.name, column) for model in quantized if show(getattr(model, column)) == winner}
     return best
 
 
