@@ -1,4 +1,4 @@
-"""DICOM series made to order."""
+"""DICOM series and masks made to order."""
 
 from __future__ import annotations
 
@@ -10,6 +10,12 @@ import numpy as np
 import pydicom
 import pytest
 from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian, generate_uid
+from scipy.spatial.transform import Rotation
+
+from medquant.errors import UserError
+from medquant.imaging.volume import Volume
+from medquant.imaging.writing import save_segmentation
+from medquant.segmentation import Segmentation, Structure
 
 SeriesWriter = Callable[..., list[Path]]
 
@@ -82,3 +88,37 @@ def write_series() -> SeriesWriter:
 def written_voxels() -> Callable[..., np.ndarray]:
     """The voxels that `write_series` stores."""
     return expected_voxels
+
+
+@pytest.fixture
+def scan() -> Volume:
+    """An oblique, left-handed scan of 4 x 6 x 8 voxels."""
+    affine = np.eye(4)
+    turn = Rotation.from_euler("xyz", (10, -20, 35), degrees=True).as_matrix()
+    affine[:3, :3] = turn @ np.diag((1.0, -1.0, 1.0)) * (0.7, 0.8, 3.0)
+    affine[:3, 3] = (-50, 30, 200)
+    return Volume(np.zeros((4, 6, 8), np.int16), affine, name="scan")
+
+
+def _draw_mask(volume: Volume, seed: int = 0) -> Segmentation:
+    labels = np.random.default_rng(seed).choice([0, 1, 3, 7], volume.shape).astype(np.uint8)
+    organs = (Structure(1, "spleen"), Structure(3, "Left kidney"), Structure(7, "strange thing", (0.25, 0.5, 1.0)))
+    return Segmentation(labels, volume, organs, model_name="test model")
+
+
+@pytest.fixture(scope="session")
+def draw_mask() -> Callable[..., Segmentation]:
+    """Draws a random mask of the structures 1, 3 and 7 on a scan."""
+    return _draw_mask
+
+
+@pytest.fixture(scope="session")
+def refused() -> Callable[..., str]:
+    """Tries to save a segmentation, and gives the message by which it is refused."""
+
+    def try_to_save(path: Path, segmentation: Segmentation, **options: Any) -> str:
+        with pytest.raises(UserError) as caught:
+            save_segmentation(segmentation, path, **options)
+        return str(caught.value)
+
+    return try_to_save

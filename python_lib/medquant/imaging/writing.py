@@ -48,6 +48,8 @@ def save_segmentation(
     if suffix == ".dcm":
         if source is None:
             raise UserError("A DICOM SEG belongs to the series it was drawn on. Give its folder as source.")
+        if not segmentation.structures:
+            raise UserError("A DICOM SEG needs a structure, and the mask is empty. Name one or write NIfTI instead.")
         dataset = make_dicom_seg(segmentation, Path(source).expanduser(), series=series, frame=frame)
         with atomic_path(path) as temporary:
             dataset.save_as(temporary)
@@ -75,9 +77,7 @@ def _checked(segmentation: Segmentation) -> Segmentation:
         raise UserError("Structures are numbered from 1 to 65535, 0 is the background. Renumber them.")
     extra = tuple(Structure(int(v), f"label {v}") for v in np.unique(labels) if v and int(v) not in named)
     structures = tuple(replace(each, name=_one_line(each)) for each in segmentation.structures + extra)
-    if not structures:
-        raise UserError("The segmentation is empty and names no structure. There is nothing to write.")
-    small = np.uint8 if max(structure.label for structure in structures) < 256 else np.uint16
+    small = np.uint8 if max((structure.label for structure in structures), default=0) < 256 else np.uint16
     return replace(segmentation, labels=labels.astype(small, copy=False), structures=structures)
 
 
