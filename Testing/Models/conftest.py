@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import numpy as np
 import pytest
@@ -79,3 +79,12 @@ def small_adapter() -> Callable[..., SamModelAdapter]:
 def blob_ct() -> Callable[..., Volume]:
     """Makes a small CT, (shape, affine) -> volume."""
     return _blob_ct
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _one_thread() -> Iterator[None]:
+    """Networks of a few thousand weights are slower on several threads, much slower on a busy machine."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)

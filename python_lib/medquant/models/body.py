@@ -73,30 +73,44 @@ def choose_slices(volume: Volume, axis: int, selection: CalibrationSelection, bo
     return evenly(candidates, selection.count)
 
 
-def choose_patches(
-    body: np.ndarray, patch: tuple[int, ...], selection: CalibrationSelection, axis: int
-) -> list[tuple[int, ...]]:
-    """Corners (in array order) of `selection.count` patches of shape `patch` inside an array of `body`'s shape.
+def calibration_region(volume: Volume, selection: CalibrationSelection) -> np.ndarray:
+    """Bool (k, j, i): where the patches that calibrate a 3-D network may lie.
 
-    "body": centred on body voxels spread evenly over the slices across `axis`; "even": on a regular walk through the
-    whole; "range": as "body" within the range. Where the array is smaller than the patch, its corner is 0.
+    "body": the body; "even": everywhere; "range": the body within the slices `first` to `last`. Raises `UserError`
+    for a range that cannot be, or that shows one grey value only.
     """
-    shape = body.shape
-    first, last = allowed_range(selection, shape[axis])
-    generator = np.random.default_rng(selection.seed)
-    window = [slice(None)] * body.ndim
-    window[axis] = slice(first, last + 1)
-    inside = np.zeros_like(body)
-    inside[tuple(window)] = body[tuple(window)] if selection.where != "even" and body.any() else True
-    if not inside.any():
-        inside[tuple(window)] = True
-    positions = np.argwhere(inside)
+    axis = volume.slice_axis
+    first, last = allowed_range(selection, volume.shape[axis])
+    window = tuple(slice(first, last + 1) if a == axis else slice(None) for a in range(3))
+    if volume.array[window].min() == volume.array[window].max():
+        raise UserError(
+            f"The slices {first} to {last} show one grey value only. Choose other slices, or another scan, "
+            "to calibrate with."
+        )
+    region = np.zeros(volume.shape, dtype=bool)
+    region[window] = True
+    if selection.where != "even":
+        inside = region & body_mask(volume)
+        region = inside if inside.any() else region
+    return region
+
+
+def choose_patches(
+    region: np.ndarray, patch: tuple[int, ...], *, count: int, seed: int, axis: int = 0
+) -> list[tuple[int, ...]]:
+    """Corners (in array order) of `count` patches of shape `patch`, centred on voxels of `region`.
+
+    The centres are spread evenly over the region's slices across `axis`. Every patch lies inside the array; where
+    the array is smaller than the patch the corner is 0.
+    """
+    generator = np.random.default_rng(seed)
+    positions = np.argwhere(region)
     positions = positions[np.argsort(positions[:, axis], kind="stable")]
     corners = []
-    for part in np.array_split(np.arange(len(positions)), min(selection.count, len(positions))):
+    for part in np.array_split(np.arange(len(positions)), min(count, len(positions))):
         centre = positions[generator.choice(part)]
-        corner = (int(min(max(c - p // 2, 0), max(s - p, 0))) for c, p, s in zip(centre, patch, shape, strict=True))
-        corners.append(tuple(corner))
+        sides = zip(centre, patch, region.shape, strict=True)
+        corners.append(tuple(int(min(max(c - p // 2, 0), max(s - p, 0))) for c, p, s in sides))
     return corners
 
 

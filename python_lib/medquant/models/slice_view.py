@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from medquant.imaging.volume import Volume
+from medquant.models.orientation import nearest_patient_axes
 
 # The patient axis (0, 1, 2 for x, y, z of LPS) and its sense that run along a view's rows (downwards) and columns
 # (to the right), for slices across x, y and z: the radiological convention, head up and patient's left to the right.
@@ -27,7 +28,7 @@ class SliceView:
     @classmethod
     def of(cls, volume: Volume, axis: int) -> SliceView:
         """The view of `volume` across array axis `axis`, by the nearest patient axes where it is oblique."""
-        nearest, senses = _nearest_patient_axes(volume)
+        nearest, senses = nearest_patient_axes(volume)
         rows, columns = _DISPLAY[nearest[axis]]
         row_axis, column_axis = nearest.index(rows[0]), nearest.index(columns[0])
         return cls(
@@ -59,14 +60,3 @@ class SliceView:
 def _flip(span: tuple[int, int, int]) -> tuple[int, int]:
     first, last, size = span
     return size - 1 - last, size - 1 - first
-
-
-def _nearest_patient_axes(volume: Volume) -> tuple[list[int], list[int]]:
-    """For each array axis (k, j, i) the patient axis that it runs most nearly along, each taken once, and its sense."""
-    cosines = volume.direction[:, ::-1].T  # rows k, j, i; columns x, y, z
-    nearest, free = [0, 0, 0], {0, 1, 2}
-    for axis in np.argsort(-np.abs(cosines).max(axis=1), kind="stable"):
-        nearest[axis] = max(free, key=lambda patient, axis=axis: abs(cosines[axis, patient]))
-        free.remove(nearest[axis])
-    senses = [1 if cosines[axis, nearest[axis]] > 0 else -1 for axis in range(3)]
-    return nearest, senses

@@ -13,7 +13,7 @@ from torch import nn
 from medquant.errors import UserError
 from medquant.imaging.volume import Volume
 from medquant.models.base import CalibrationBatch, CalibrationSelection, Model, device_of
-from medquant.models.body import body_mask, choose_patches, require_usable
+from medquant.models.body import calibration_region, choose_patches, require_usable
 from medquant.models.sliding_window import sliding_window_logits
 from medquant.progress import Progress
 from medquant.prompts import BoxPrompt
@@ -73,9 +73,10 @@ class TorchModel(Model):
             return
         # Where the preprocessing keeps the grid the body is known; on another grid patches are spread evenly.
         shape = tuple(data.shape[1:])
-        body = body_mask(volume) if shape == volume.shape else np.ones(shape, dtype=bool)
-        axis = volume.slice_axis if shape == volume.shape else 0
-        corners = choose_patches(body, self.roi_size, selection, axis)
+        same = shape == volume.shape
+        region = calibration_region(volume, selection) if same else np.ones(shape, dtype=bool)
+        axis = volume.slice_axis if same else 0
+        corners = choose_patches(region, self.roi_size, count=selection.count, seed=selection.seed, axis=axis)
         for done, corner in enumerate(corners):
             if progress:
                 progress.report(done / len(corners), f"Preparing patch {done + 1} of {len(corners)}")

@@ -1,0 +1,226 @@
+"""nnU-Net v2 on the real nnunetv2 package: its preprocessing, sliding window, mirroring and resampling.
+
+Source: Isensee et al., nnU-Net, Nature Methods 18 (2021). Everything that decides a voxel is called from nnunetv2
+itself; the loop over patches is here, so that it can report, be stopped, and run a quantized network.
+"""
+
+from __future__ import annotations
+
+import itertools
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from medquant.errors import UserError
+from medquant.imaging.volume import Volume
+from medquant.models.base import CalibrationBatch, CalibrationSelection, Model, device_of
+from medquant.models.body import calibration_region, choose_patches, require_usable
+from medquant.models.nnunet_folder import read_results_folder
+from medquant.models.nnunet_plans import FoldEnsemble, Plans, without_deep_supervision
+from medquant.models.orientation import Reorientation
+from medquant.models.torch_program import patch_of, refuse_prompt
+from medquant.models.weight_files import fill, strip_wrappers
+from medquant.progress import Progress
+from medquant.prompts import BoxPrompt
+from medquant.segmentation import Segmentation
+
+
+class NnUNetModel(Model):
+    """A trained nnU-Net; several folds are one network whose logits are averaged."""
+
+    family = "nnunet"
+
+    def __init__(self, network: nn.Module, *, plans: Plans, **options: Any) -> None:
+        super().__init__(network, structures=plans.structures, modality=plans.channels[0], **options)
+        self.plans = plans
+        spec = self.spec
+        self.mirroring_axes = tuple(spec["mirroring_axes"] or ()) if spec["mirroring"] else ()
+        self.step_size = float(spec["step_size"])
+        self.orientation: str | None = spec["orientation"]
+
+    @classmethod
+    def from_spec(cls, spec: dict[str, Any]) -> NnUNetModel:
+        """Build the adapter around an untrained network of the plans."""
+        try:
+            plans = Plans(spec["plans"], spec["dataset"], spec["configuration"])
+            networks = [plans.network(spec["trainer"]) for _ in spec["folds"]]
+        except KeyError as error:
+            raise UserError(f"The description of this nnU-Net lacks {error}. Get the file again.") from error
+        return cls(
+            _joined([without_deep_supervision(network) for network in networks]),
+            plans=plans,
+            name=spec.get("name", "nnU-Net"),
+            spec=spec,
+            weights_hash=spec.get("weights_hash", ""),
+            licence=spec.get("licence", ""),
+        )
+
+    @classmethod
+    def load(
+        cls,
+        source: str | Path,
+        *,
+        name: str | None = None,
+        configuration: str | None = None,
+        folds: str | tuple[int | str, ...] | None = None,
+        checkpoint: str | None = None,
+        mirroring: bool = True,
+        step_size: float = 0.5,
+        orientation: str | None = None,
+        licence: str = "",
+    ) -> NnUNetModel:
+        """Load a results folder.
+
+        `configuration`, `folds`, `checkpoint`: as in `read_results_folder`. `mirroring`: average over mirrored
+        patches, as the training allows (eight times the work in 3-D). `step_size`: distance of patches in patch
+        sizes. `orientation`: None hands the voxels over in the order of the file, as nnU-Net does; "LPS" and the
+        like turn the scan first.
+        """
+        found = read_results_folder(source, configuration=configuration, folds=folds, checkpoint=checkpoint)
+        if not 0 < step_size <= 1:
+            raise UserError(f"The step size must be above 0 and at most 1, not {step_size}. nnU-Net uses 0.5.")
+        plans = Plans(found.plans, found.dataset, found.configuration)
+        networks = []
+        for fold, state in zip(found.folds, found.states, strict=True):
+            network = plans.network(found.trainer)
+            what = f"the plans beside it ({found.configuration})"
+            fill(network, strip_wrappers(state), source=f"the checkpoint of fold {fold}", what=what)
+            networks.append(without_deep_supervision(network))
+        name = name or str(found.plans.get("dataset_name", "nnU-Net"))
+        spec = {
+            "family": cls.family,
+            "name": name,
+            "plans": found.plans,
+            "dataset": found.dataset,
+            "configuration": found.configuration,
+            "trainer": found.trainer,
+            "folds": list(found.folds),
+            "mirroring_axes": None if found.mirroring_axes is None else list(found.mirroring_axes),
+            "mirroring": mirroring,
+            "step_size": step_size,
+            "orientation": orientation,
+            "weights_hash": found.weights_hash,
+            "licence": licence,
+        }
+        return cls(
+            _joined(networks), plans=plans, name=name, spec=spec, weights_hash=found.weights_hash, licence=licence
+        )
+
+    # -- calibration ---------------------------------------------------------------------------------------------
+
+    def calibration_batches(
+        self, volume: Volume, selection: CalibrationSelection, progress: Progress | None = None
+    ) -> Iterator[CalibrationBatch]:
+        """Patches (1, 1, *patch) of the preprocessed volume."""
+        require_usable(volume)
+        progress = progress or Progress()
+        progress.report(0.0, "Preparing the scan")
+        turned = self._orienting(volume)
+        data, properties = self._preprocessed(turned.volume(volume))
+        region = self._on_network_grid(turned.apply(calibration_region(volume, selection)), properties, data)
+        patch = self.plans.patch_size
+        flat = len(patch) == 2
+        corners = choose_patches(
+            region, (1, *patch) if flat else patch, count=selection.count, seed=selection.seed, axis=0
+        )
+        for done, corner in enumerate(corners):
+            progress.report(done / len(corners), f"Preparing patch {done + 1} of {len(corners)}")
+            cut = patch_of(data[:, corner[0]], corner[1:], patch) if flat else patch_of(data, corner, patch)
+            yield CalibrationBatch((cut[None],))
+
+    def forward_for_calibration(self, network: nn.Module, *inputs: Any) -> torch.Tensor:
+        """Logits (1, classes, *patch), averaged over the folds."""
+        return network(inputs[0].to(device_of(network)))
+
+    def foreground(self, logits: torch.Tensor) -> torch.Tensor:
+        """Where any structure is: bool (batch, *spatial). Regions are independent, labels exclude each other."""
+        return (logits > 0).any(1) if self.plans.labels.has_regions else logits.argmax(1) > 0
+
+    # -- segmentation --------------------------------------------------------------------------------------------
+
+    @torch.inference_mode()
+    def segment(
+        self, volume: Volume, prompt: BoxPrompt | None = None, progress: Progress | None = None
+    ) -> Segmentation:
+        """Labels on the volume's own grid, as nnunetv2's own predictor gives them for the same voxels."""
+        refuse_prompt(self.name, prompt)
+        require_usable(volume)
+        progress = progress or Progress()
+        progress.report(0.0, "Preparing the scan")
+        began = time.perf_counter()
+        turned = self._orienting(volume)
+        data, properties = self._preprocessed(turned.volume(volume))
+        ready = time.perf_counter()
+        logits = self._logits(data, progress.span(0.05, 0.85))
+        seen = time.perf_counter()
+        progress.report(0.85, "Resampling to the scan's grid")
+        labels = turned.undo(self.plans.labels_on_grid(logits, properties))
+        stages = {"preprocess": ready - began, "network": seen - ready, "resample": time.perf_counter() - seen}
+        progress.report(1.0, "Segmented")
+        return Segmentation(np.ascontiguousarray(labels), volume, self.structures, self.name, stages=stages)
+
+    def _orienting(self, volume: Volume) -> Reorientation:
+        code = self.orientation or self.plans.reader_orientation
+        return Reorientation.to(volume, code) if code else Reorientation()
+
+    def _preprocessed(self, volume: Volume) -> tuple[torch.Tensor, dict[str, Any]]:
+        # Lengths of matrix columns carry rounding noise that the rounding of shapes must not see.
+        spacing = [float(f"{value:.12g}") for value in volume.spacing]
+        data, properties = self.plans.preprocess(volume.array[None], spacing)
+        return torch.from_numpy(data), properties
+
+    def _on_network_grid(self, mask: np.ndarray, properties: dict[str, Any], data: torch.Tensor) -> np.ndarray:
+        """A mask of the scan on the preprocessed grid: transposed, cropped and resampled as the data were."""
+        mask = mask.transpose(self.plans.transpose_forward)
+        cropped = mask[tuple(slice(*bounds) for bounds in properties["bbox_used_for_cropping"])]
+        small = torch.from_numpy(np.ascontiguousarray(cropped, dtype=np.float32))[None, None]
+        moved = nn.functional.interpolate(small, size=tuple(data.shape[1:]))[0, 0].numpy() > 0
+        return moved if moved.any() else np.ones_like(moved)
+
+    def _logits(self, data: torch.Tensor, progress: Progress) -> torch.Tensor:
+        """Logits (classes, *grid), float16 as nnU-Net keeps them: every fold over the whole scan, then the mean."""
+        members = list(self.network.members) if isinstance(self.network, FoldEnsemble) else [self.network]
+        total: torch.Tensor | None = None
+        for number, member in enumerate(members):
+            part = progress.span(number / len(members), (number + 1) / len(members))
+            logits = self._sliding_window(member, data, part)
+            total = logits if total is None else total.add_(logits)
+        return total.div_(len(members)) if len(members) > 1 else total
+
+    def _sliding_window(self, network: nn.Module, data: torch.Tensor, progress: Progress) -> torch.Tensor:
+        device = device_of(network)
+        padded, inside = self.plans.padded(data)
+        slicers = self.plans.patches(tuple(padded.shape[1:]), self.step_size)
+        weight = self.plans.gaussian(padded.device)
+        logits = torch.zeros((self.plans.labels.num_segmentation_heads, *padded.shape[1:]), dtype=torch.half)
+        weights = torch.zeros(padded.shape[1:], dtype=torch.half)
+        with torch.autocast(device.type, enabled=device.type == "cuda"):
+            for done, slicer in enumerate(slicers):
+                progress.report(done / len(slicers), f"Patch {done + 1} of {len(slicers)}")
+                patch = padded[slicer][None].contiguous().to(device)
+                prediction = self._mirrored(network, patch, progress)[0].to(logits.device)
+                logits[slicer] += prediction.mul_(weight)
+                weights[slicer[1:]] += weight
+        torch.div(logits, weights, out=logits)
+        if torch.isinf(logits).any():
+            raise UserError(f"{self.name} gave infinite values. Its weights or the scan's intensities are not usable.")
+        return logits[(slice(None), *inside[1:])]
+
+    def _mirrored(self, network: nn.Module, patch: torch.Tensor, progress: Progress) -> torch.Tensor:
+        """The mean over the patch and its mirror images."""
+        axes = [axis + 2 for axis in self.mirroring_axes if axis + 2 < patch.ndim]
+        mirrors = [c for size in range(1, len(axes) + 1) for c in itertools.combinations(axes, size)]
+        prediction = network(patch)
+        for mirror in mirrors:
+            progress.check()
+            prediction += torch.flip(network(torch.flip(patch, mirror)), mirror)
+        return prediction.div_(len(mirrors) + 1) if mirrors else prediction
+
+
+def _joined(networks: list[nn.Module]) -> nn.Module:
+    return networks[0] if len(networks) == 1 else FoldEnsemble(networks)
