@@ -60,6 +60,8 @@ def write_dataset(folder: Path, seeds: list[int], progress: Progress, processes:
         "labels": {"background": 0} | {name: value for value, name in LABEL_NAMES.items()},
         "numTraining": len(seeds),
         "file_ending": ".nii.gz",
+        # Whatever way round a scan is stored, the network sees it as RAS: it tells left from right.
+        "overwrite_image_reader_writer": "NibabelIOWithReorient",
         "name": "PhantomAbdomen",
         "description": "Procedural phantoms of the upper abdomen, portal-venous CT. No patient is in it.",
     }

@@ -43,7 +43,7 @@ def load_predictor(model: Path):
 
 def predict(predictor, image: np.ndarray, spacing: tuple[float, float, float]) -> np.ndarray:
     """Labels (k, j, i) of a CT whose axes run superior, posterior, left; `spacing` in mm, (k, j, i)."""
+    turned = np.ascontiguousarray(image[None, :, ::-1, ::-1], dtype=np.float32)  # the plans ask for RAS
     with contextlib.redirect_stdout(io.StringIO()):
-        return predictor.predict_single_npy_array(
-            image[None].astype(np.float32), {"spacing": list(spacing)}, None, None, False
-        )
+        labels = predictor.predict_single_npy_array(turned, {"spacing": list(spacing)}, None, None, False)
+    return np.ascontiguousarray(labels[:, ::-1, ::-1])
