@@ -148,6 +148,8 @@ def test_margin_grows_within_the_slice_and_stays_on_the_scan() -> None:
     (box,) = boxes_from_labels(labels, volume, structures, margin=3).boxes
     assert (box.lower, box.upper) == ((7, 0, 3), (22, 8, 4))
     assert (box.label, box.name, box.plane) == (2, "liver", "axial")
+    (box,) = boxes_from_labels(labels > 0, volume, [Structure(1, "liver")], margin=3).boxes
+    assert (box.lower, box.upper) == ((7, 0, 3), (22, 8, 4))
 
 
 def test_single_voxels_become_boxes_that_resolve() -> None:

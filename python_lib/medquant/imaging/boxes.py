@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 
 from medquant.errors import UserError
+from medquant.imaging.lattice import extents_of
 from medquant.imaging.volume import Volume
 from medquant.prompts import Box, BoxPrompt, Plane
 from medquant.segmentation import Structure
@@ -95,32 +96,34 @@ def boxes_from_labels(
             f"The labels have {labels.shape} voxels, the scan {volume.shape}. Give labels on the scan's grid."
         )
     axis = slice_axis_of(volume, plane)
+    plane = plane_of(volume, axis)
+    places = _places(labels, axis, per_slice)
     boxes = []
     for structure in structures:
-        for lower, upper in _extents(labels == structure.label, axis, per_slice):
-            low, high = _grow(lower, upper, margin, 2 - axis, volume.shape[::-1])
-            boxes.append(Box(low, high, label=structure.label, name=structure.name, plane=plane_of(volume, axis)))
+        for where in places.get(structure.label, ()):
+            lower, upper = _grow(where, margin, 2 - axis, volume.shape[::-1])
+            boxes.append(Box(lower, upper, label=structure.label, name=structure.name, plane=plane))
     if not boxes:
         raise UserError("None of the structures has a voxel in the reference. Choose structures that it shows.")
     return BoxPrompt(tuple(boxes))
 
 
-def _extents(mask: np.ndarray, axis: int, per_slice: bool) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """First and last index (i, j, k) of the whole mask, or of each slice along `axis` that it appears on."""
+def _places(labels: np.ndarray, axis: int, per_slice: bool) -> dict[int, list[tuple[slice, ...]]]:
+    """The slices along (k, j, i) that hold each label: in the whole array, or in each of its slices along `axis`."""
     if not per_slice:
-        found = np.argwhere(mask)[:, ::-1]
-        if len(found):
-            yield found.min(0), found.max(0)
-        return
-    for number in np.flatnonzero(mask.any(axis=tuple(other for other in range(3) if other != axis))):
-        found = np.argwhere(mask.take(number, axis=axis))
-        found = np.insert(found, axis, number, axis=1)[:, ::-1]
-        yield found.min(0), found.max(0)
+        return {label: [where] for label, where in extents_of(labels).items()}
+    places: dict[int, list[tuple[slice, ...]]] = {}
+    for number in range(labels.shape[axis]):
+        for label, where in extents_of(labels.take(number, axis=axis)).items():
+            along = slice(number, number + 1)
+            places.setdefault(label, []).append((*where[:axis], along, *where[axis:]))
+    return places
 
 
-def _grow(lower: np.ndarray, upper: np.ndarray, margin: int, fixed: int, size: tuple[int, ...]) -> tuple[Index, Index]:
-    """Grow a box within its slices by `margin`, to two voxels at least, and no further than the scan."""
-    low, high = lower.copy(), upper.copy()
+def _grow(where: tuple[slice, ...], margin: int, fixed: int, size: tuple[int, ...]) -> tuple[Index, Index]:
+    """First and last index (i, j, k), grown within the slice by `margin`, to two voxels at least, within the scan."""
+    low = [along.start for along in reversed(where)]
+    high = [along.stop - 1 for along in reversed(where)]
     for i in range(3):
         if i == fixed:
             continue
@@ -130,10 +133,10 @@ def _grow(lower: np.ndarray, upper: np.ndarray, margin: int, fixed: int, size: t
     return _index(low), _index(high)
 
 
-def _index(values: np.ndarray) -> Index:
+def _index(values: Sequence[int]) -> Index:
     i, j, k = (int(value) for value in values)
     return i, j, k
 
 
-def _shown(values: np.ndarray) -> str:
+def _shown(values: Sequence[int]) -> str:
     return str(_index(values))

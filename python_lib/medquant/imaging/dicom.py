@@ -79,7 +79,9 @@ def select_series(path: Path, series: int | str | None = None) -> SeriesInfo:
         folder = path.parent
         alone = _read_slice(path)
         if alone is None:
-            raise UserError(f"{path.name} is broken or holds no image. Export it again.")
+            raise UserError(
+                f"{path.name} holds no scan, but a report, a segmentation or a dose. Give an image of the scan."
+            )
         if series is None:
             wanted = alone.series_uid
     found, broken = _series_in(folder)

@@ -56,29 +56,34 @@ def make_dicom_seg(
     numbers = np.zeros(int(max(labels.max(), *(s.label for s in structures))) + 1, np.uint16)
     numbers[[structure.label for structure in structures]] = np.arange(1, len(structures) + 1)
     model = segmentation.model_name or "medquant"
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # about the style of the patient's name, which is not ours to change
-        dataset = highdicom.seg.Segmentation(
-            source_images=headers,
-            pixel_array=highdicom.Volume(
-                numbers[labels],
-                affine[:, [2, 1, 0, 3]],
-                coordinate_system="PATIENT",
-                frame_of_reference_uid=headers[0].FrameOfReferenceUID,
-            ),
-            segmentation_type=highdicom.seg.SegmentationTypeValues.BINARY,
-            segment_descriptions=_descriptions(structures, model),
-            series_instance_uid=generate_uid(),
-            series_number=1000,
-            sop_instance_uid=generate_uid(),
-            instance_number=1,
-            manufacturer="MedQuantSlicer",
-            manufacturer_model_name="medquant",
-            software_versions=medquant.__version__,
-            device_serial_number="0",
-            content_description="Automatic segmentation, not for clinical use",
-            series_description=f"Segmentation by {model}"[:64],
-        )
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # about the style of the patient's name, which is not ours to change
+            dataset = highdicom.seg.Segmentation(
+                source_images=headers,
+                pixel_array=highdicom.Volume(
+                    numbers[labels],
+                    affine[:, [2, 1, 0, 3]],
+                    coordinate_system="PATIENT",
+                    frame_of_reference_uid=headers[0].FrameOfReferenceUID,
+                ),
+                segmentation_type=highdicom.seg.SegmentationTypeValues.BINARY,
+                segment_descriptions=_descriptions(structures, model),
+                series_instance_uid=generate_uid(),
+                series_number=1000,
+                sop_instance_uid=generate_uid(),
+                instance_number=1,
+                manufacturer="MedQuantSlicer",
+                manufacturer_model_name="medquant",
+                software_versions=medquant.__version__,
+                device_serial_number="0",
+                content_description="Automatic segmentation, not for clinical use",
+                series_description=f"Segmentation by {model}"[:64],
+            )
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        raise UserError(
+            f"The headers in {source.name} do not allow a DICOM SEG ({error}). Write .seg.nrrd or NIfTI instead."
+        ) from error
     dataset.SpecificCharacterSet = "ISO_IR 192"  # UTF-8: structures are named in any language
     return dataset
 

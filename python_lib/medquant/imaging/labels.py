@@ -12,7 +12,7 @@ from medquant.errors import UserError
 from medquant.imaging.dicom import is_dicom_file
 from medquant.imaging.dicom_seg import read_dicom_seg
 from medquant.imaging.itk_file import affine_of, check_readable, known_suffix, load_image, read_image
-from medquant.imaging.lattice import onto_grid
+from medquant.imaging.lattice import extents_of, onto_grid
 from medquant.imaging.slicer_segmentation import segments_of
 from medquant.imaging.volume import Volume
 from medquant.segmentation import Segmentation, Structure
@@ -44,7 +44,7 @@ def read_labels(path: str | Path, volume: Volume, *, names: Mapping[int, str] | 
     labels, how = onto_grid(_whole_numbers(labels, path), affine, volume, name=path.name, cropped=cropped)
     names = dict(names or {})
     if not structures:
-        structures = tuple(Structure(int(v), names.get(int(v), f"label {v}")) for v in np.unique(labels) if v)
+        structures = tuple(Structure(value, names.get(value, f"label {value}")) for value in extents_of(labels))
     else:
         structures = tuple(Structure(s.label, names.get(s.label, s.name), s.color) for s in structures)
     return Segmentation(labels, volume, structures, model_name=f"{path.name} ({how})" if how else path.name)
@@ -52,7 +52,8 @@ def read_labels(path: str | Path, volume: Volume, *, names: Mapping[int, str] | 
 
 def _whole_numbers(labels: np.ndarray, path: Path) -> np.ndarray:
     """Labels as the smallest unsigned integer type, or an error that says what they are instead."""
-    if not np.isfinite(labels).all() or labels.min() < 0 or (labels != np.rint(labels)).any():
+    whole = np.issubdtype(labels.dtype, np.integer) or (np.isfinite(labels).all() and not (labels % 1).any())
+    if not whole or labels.min() < 0:
         raise UserError(
             f"{path.name} is not a label map: its values are not all whole numbers from 0 up. "
             f"Give a segmentation, not a scan or a probability map."

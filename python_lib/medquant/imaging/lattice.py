@@ -6,6 +6,7 @@ import itertools
 
 import numpy as np
 import SimpleITK as sitk
+from scipy import ndimage
 
 from medquant.errors import UserError
 from medquant.imaging.itk_file import image_of
@@ -13,6 +14,12 @@ from medquant.imaging.volume import Volume
 
 _TOLERANCE = 0.05
 """Voxels by which corners may differ and still be the same voxel: files store positions in single precision."""
+
+
+def extents_of(labels: np.ndarray) -> dict[int, tuple[slice, ...]]:
+    """Where each label of an integer or boolean array lies: the slices, one per axis, that hold all of its voxels."""
+    labels = labels.view(np.uint8) if labels.dtype == bool else labels
+    return {label: where for label, where in enumerate(ndimage.find_objects(labels), start=1) if where}
 
 
 def corners_of(shape: tuple[int, int, int]) -> np.ndarray:

@@ -14,7 +14,7 @@ from medquant.errors import UserError
 from medquant.files import atomic_path
 from medquant.imaging.dicom_seg import make_dicom_seg
 from medquant.imaging.itk_file import affine_of, image_of, known_suffix
-from medquant.imaging.lattice import same_grid
+from medquant.imaging.lattice import extents_of, same_grid
 from medquant.imaging.slicer_segmentation import header_fields
 from medquant.imaging.volume import Volume
 from medquant.segmentation import Segmentation, Structure
@@ -75,10 +75,10 @@ def _checked(segmentation: Segmentation) -> Segmentation:
     named = {structure.label for structure in segmentation.structures}
     if any(not 0 < label <= np.iinfo(np.uint16).max for label in named):
         raise UserError("Structures are numbered from 1 to 65535, 0 is the background. Renumber them.")
-    extra = tuple(Structure(int(v), f"label {v}") for v in np.unique(labels) if v and int(v) not in named)
+    labels = labels.astype(np.uint8 if labels.max() < 256 else np.uint16, copy=False)
+    extra = tuple(Structure(value, f"label {value}") for value in extents_of(labels) if value not in named)
     structures = tuple(replace(each, name=_one_line(each)) for each in segmentation.structures + extra)
-    small = np.uint8 if max((structure.label for structure in structures), default=0) < 256 else np.uint16
-    return replace(segmentation, labels=labels.astype(small, copy=False), structures=structures)
+    return replace(segmentation, labels=labels, structures=structures)
 
 
 def _one_line(structure: Structure) -> str:
