@@ -9,8 +9,8 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
-from medquant.gram import Moments, corrected_target, draw_positions
-from medquant.grid import Grid, initial_grid, symmetric_zero
+from medquant.gram import Moments, choose_ridge, corrected_target, draw_positions
+from medquant.grid import Grid, initial_grid, sorted_grid, symmetric_zero
 from medquant.layers import LayerGeometry, QuantizedLayer
 from medquant.matrices import input_rows, spatial_grid
 from medquant.quantized_model import LayerReport
@@ -46,8 +46,10 @@ def collect_moments(
     focus_of: FocusOf,
     recipe: Recipe,
     check: Callable[[], None],
-) -> list[Moments]:
-    """Moments of the inputs of one layer, one for each group of a convolution.
+) -> list[tuple[Moments, Moments]]:
+    """Moments of the inputs of one layer, a pair of halves for each group of a convolution.
+
+    The halves come from different calibration inputs, or, where there is but one, from different parts of it.
 
     `quantized_inputs` and, for sequential calibration, `full_inputs` hold the layer's input for each calibration
     input; both are read at the same positions.
@@ -55,7 +57,8 @@ def collect_moments(
     settings = recipe.calibration
     layout = job.geometry.layout
     size = layout.to_matrices(job.weight).shape[1]
-    moments = [Moments(size, full_inputs is not None) for _ in range(layout.groups)]
+    paired = full_inputs is not None
+    moments = [(Moments(size, paired), Moments(size, paired)) for _ in range(layout.groups)]
     count = max(settings.positions_per_input * size, MINIMUM_POSITIONS) // len(quantized_inputs)
     for number, inputs in enumerate(quantized_inputs):
         grid = spatial_grid(job.module, inputs)
@@ -64,17 +67,21 @@ def collect_moments(
         focus = focus_of(job, number, grid)
         positions = draw_positions(focus, total, count, settings.foreground_share, generator)
         chunk = max(1, CHUNK_ELEMENTS // (size * layout.groups))
-        for part in positions.split(chunk):
+        middle = len(positions) // 2
+        parts = [(number % 2, positions)]
+        if len(quantized_inputs) == 1:
+            parts = [(0, positions[:middle]), (1, positions[middle:])]
+        for half, piece in ((half, piece) for half, part in parts for piece in part.split(chunk)):
             check()
-            rows = input_rows(job.module, inputs, part)
-            full = None if full_inputs is None else input_rows(job.module, full_inputs[number], part)
-            for g, moment in enumerate(moments):
-                moment.add(rows[g], None if full is None else full[g])
+            rows = input_rows(job.module, inputs, piece)
+            full = None if full_inputs is None else input_rows(job.module, full_inputs[number], piece)
+            for g, pair in enumerate(moments):
+                pair[half].add(rows[g], None if full is None else full[g])
     return moments
 
 
 def quantize_layer(
-    job: LayerJob, moments: list[Moments], recipe: Recipe, check: Callable[[], None]
+    job: LayerJob, halves: list[tuple[Moments, Moments]], recipe: Recipe, check: Callable[[], None]
 ) -> tuple[QuantizedLayer, LayerReport]:
     """Solve one layer. The output's mean over the calibration positions is that of the FP32 layer, exactly."""
     began = time.perf_counter()
@@ -82,12 +89,19 @@ def quantize_layer(
     matrices = layout.to_matrices(job.weight)
     # The kernel offsets of a transposed convolution have one bias for all, which cannot absorb a mean for each.
     centred = recipe.calibration.centred and layout.share == 1
-    shared_grid = _grid_of_whole(matrices, moments, job.bits, layout.share) if _needs_shared_grid(job) else None
+    grid = _grid_of_whole(matrices, job.bits) if _needs_shared_grid(job) else None
     solutions: list[Solution] = []
     bias = torch.zeros(layout.outputs) if job.bias is None else job.bias.clone()
-    for weight, moment in zip(matrices, moments):
+    moments = [first + second for first, second in halves]
+    for weight, moment, pair in zip(matrices, moments, halves):
         gram, cross = moment.gram(centred=centred)
-        target = corrected_target(weight, gram, cross, recipe.calibration.ridge)
+        ridge = recipe.calibration.ridge
+        if ridge is None and moment.paired:
+            ridge = choose_ridge(weight, pair, centred=centred)
+        target = corrected_target(weight, gram, cross, ridge)
+        check()
+        if recipe.scope == "layer":
+            grid = sorted_grid(target, gram.diagonal() + gram.diagonal().mean() * 1e-6 + 1e-30, job.bits)
         solution = solve(
             target,
             gram,
@@ -95,7 +109,7 @@ def quantize_layer(
             method=recipe.method,
             sweeps=recipe.sweeps,
             share=layout.share,
-            grid=shared_grid,
+            grid=grid,
             check=check,
         )
         solutions.append(solution)
@@ -105,37 +119,27 @@ def quantize_layer(
         job.geometry, job.bits.bits, codes, [solution.grid for solution in solutions], zero, None
     )
     decoded = layout.to_matrices(layer.weight)
-    squared_error = squared_output = 0.0
-    for g, (weight, moment) in enumerate(zip(matrices, moments)):
-        if centred:
+    if centred:
+        n = matrices.shape[2]
+        for g, (weight, moment) in enumerate(zip(matrices, moments)):
             mean, mean_full = moment.means()
-            columns = slice(g * weight.shape[1], (g + 1) * weight.shape[1])
-            bias[columns] += mean_full @ weight - mean @ decoded[g]
-        error, output = _errors(weight, decoded[g], moment, centred)
-        squared_error, squared_output = squared_error + error, squared_output + output
+            bias[g * n : (g + 1) * n] += mean_full @ weight - mean @ decoded[g]
     if job.bias is not None or bool((bias != 0).any()):
         layer.bias = bias
-    relative = (max(squared_error, 0.0) / max(squared_output, 1e-30)) ** 0.5
+    error = sum(solution.squared_error for solution in solutions)
+    output = sum(solution.squared_output for solution in solutions)
+    relative = (error / max(output, 1e-30)) ** 0.5
     effective = layer.stored_bits() / job.weight.numel()
     shape = tuple(job.weight.shape)
     seconds = time.perf_counter() - began
     return layer, LayerReport(job.name, job.geometry.kind, shape, job.bits.bits, effective, relative, seconds)
 
 
-def _errors(weight: torch.Tensor, decoded: torch.Tensor, moment: Moments, centred: bool) -> tuple[float, float]:
-    """E||x_q Q - x_f W||^2 and E||x_f W||^2, about the means where those are absorbed."""
-    gram, cross = moment.gram(centred=centred)
-    # Without a second moment of x_f of its own, that of x_q stands for it.
-    output = float((weight * (gram @ weight)).sum())
-    error = float((decoded * (gram @ decoded)).sum()) - 2 * float((decoded * (cross @ weight)).sum()) + output
-    return error, output
-
-
 def _needs_shared_grid(job: LayerJob) -> bool:
     return isinstance(job.bits.granularity, PerTensor) and job.geometry.groups > 1
 
 
-def _grid_of_whole(matrices: torch.Tensor, moments: list[Moments], bits: IntWeights, share: int) -> Grid:
+def _grid_of_whole(matrices: torch.Tensor, bits: IntWeights) -> Grid:
     """One scale for a grouped convolution: the grid is placed over all groups at once and then kept."""
     groups, m, n = matrices.shape
     together = matrices.transpose(0, 1).reshape(m, groups * n)

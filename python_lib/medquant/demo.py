@@ -84,11 +84,15 @@ class DemoResult:
         return rows
 
 
-def phantom_case(progress: Progress, seed: int = 0) -> DemoCase:
+def phantom_case(
+    seed: int = 0, *, progress: ProgressCallback | None = None, cancelled: CancelCheck | None = None
+) -> DemoCase:
     """The procedural abdominal CT with its own labels, and a box around each organ on each slice."""
     from medquant.embedded.phantom import make_phantom
 
-    array, labels, names, affine = make_phantom(seed, progress=progress.report)
+    array, labels, names, affine = make_phantom(
+        seed, progress=_part(Progress(progress, cancelled), 0.0, 1.0)["progress"]
+    )
     volume = Volume(array, affine, name="phantom", modality="CT")
     structures = tuple(Structure(label, name) for label, name in names.items())
     reference = Segmentation(labels, volume, structures, model_name="phantom's labels")

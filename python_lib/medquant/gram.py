@@ -13,8 +13,8 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-RIDGES = (0.02, 0.1, 0.5)
-"""Candidate ridges, as parts of the mean of diag(H), for the corrected target."""
+RIDGES = (0.003, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0)
+"""Candidate ridges for the corrected target, as parts of the mean of diag(H)."""
 
 
 @dataclass
@@ -56,6 +56,23 @@ class Moments:
             self.first_full += full.sum(0)
         self.count += len(rows)
 
+    def __add__(self, other: Moments) -> Moments:
+        """Moments of both sets of rows together."""
+        if not self.count or not other.count:
+            return other if other.count else self
+        total = Moments(self.size, self.paired, self.dtype)
+        total.count = self.count + other.count
+        total.shift, total.shift_full = self.shift, self.shift_full
+        move, move_full = other.shift - self.shift, other.shift_full - self.shift_full
+        total.first = self.first + other.first + other.count * move
+        total.first_full = self.first_full + other.first_full + other.count * move_full
+        mixed = torch.outer(other.first, move)
+        total.second = self.second + other.second + mixed + mixed.T + other.count * torch.outer(move, move)
+        if self.paired:
+            total.cross = self.cross + other.cross + torch.outer(other.first, move_full)
+            total.cross += torch.outer(move, other.first_full) + other.count * torch.outer(move, move_full)
+        return total
+
     def means(self) -> tuple[torch.Tensor, torch.Tensor]:
         """Mean rows (m,) seen by the quantized and by the FP32 network."""
         mean = self.shift + self.first / self.count
@@ -77,13 +94,39 @@ def corrected_target(weight: torch.Tensor, gram: torch.Tensor, cross: torch.Tens
     """The weight (m, n) that on the quantized network's inputs best gives the FP32 output.
 
     argmin_V ||X_q V - X_f W||^2 + ridge mean(diag H) ||V - W||^2 = W + (H + ridge I)^-1 (C - H) W.
+    With `ridge=None` the FP32 weight itself.
     """
-    if cross is gram:
+    if cross is gram or ridge is None:
         return weight
     strength = ridge * gram.diagonal().mean().clamp_min(torch.finfo(gram.dtype).tiny)
     regular = gram + strength * torch.eye(len(gram), dtype=gram.dtype)
     factor = torch.linalg.cholesky(regular)
     return weight + torch.cholesky_solve((cross - gram) @ weight, factor)
+
+
+def choose_ridge(weight: torch.Tensor, halves: tuple[Moments, Moments], *, centred: bool) -> float | None:
+    """The ridge whose corrected target errs least on the half of the calibration set that it was not fitted to.
+
+    None where no correction does better than the FP32 weight itself.
+    """
+    if not all(half.count for half in halves):
+        return max(RIDGES)
+    problems = [half.gram(centred=centred) for half in halves]
+    scores = dict.fromkeys(RIDGES, 0.0)
+    for (gram, cross), (other_gram, other_cross) in (problems, problems[::-1]):
+        wanted = other_cross @ weight
+        strength = gram.diagonal().mean().clamp_min(torch.finfo(gram.dtype).tiny)
+        # Relative to no correction at all; the common term ||X_f W||^2 cancels.
+        plain = (weight * (other_gram @ weight - 2 * wanted)).sum()
+        scale = (weight * (other_gram @ weight)).sum().clamp_min(torch.finfo(gram.dtype).tiny)
+        step = (cross - gram) @ weight
+        for ridge in RIDGES:
+            factor = torch.linalg.cholesky(gram + ridge * strength * torch.eye(len(gram), dtype=gram.dtype))
+            target = weight + torch.cholesky_solve(step, factor)
+            error = (target * (other_gram @ target - 2 * wanted)).sum()
+            scores[ridge] += float((error - plain) / scale)
+    best = min(RIDGES, key=scores.__getitem__)
+    return best if scores[best] < 0 else None
 
 
 def draw_positions(

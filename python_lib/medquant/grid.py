@@ -22,7 +22,8 @@ CLIPPING_FACTORS = (1.0, 0.9, 0.8, 0.7, 0.6, 0.5, 0.42, 0.35, 0.28)
 class Grid:
     """Scales and offsets, each of shape (g, n), and the group (m,) that each row belongs to.
 
-    Groups need not be runs of rows: a permutation that gathers similar rows is kept as nothing but `row_group`.
+    Groups need not be runs of rows: a permutation that gathers similar rows is kept as nothing but `row_group`. Where
+    single weights are gathered rather than rows (`sorted_grid`), `row_group` is (m, n), and scales and offsets (g,).
     """
 
     scale: torch.Tensor
@@ -85,14 +86,29 @@ def initial_grid(
     return Grid(torch.stack(scale), torch.stack(offset), 2**weights.bits, row_group)
 
 
+def sorted_grid(matrix: torch.Tensor, importance: torch.Tensor, weights: IntWeights) -> Grid:
+    """The paper as read: all weights of the matrix in ascending order, cut into n runs of m with a grid each.
+
+    Permutation-COMQ, section 3.3, "Permutation". Every weight needs the number of its run to be decoded.
+    """
+    m, n = matrix.shape
+    order = matrix.reshape(-1).argsort(stable=True)
+    runs = torch.empty(m * n, dtype=torch.long)
+    runs[order] = torch.arange(m * n) // m
+    columns = matrix.reshape(-1)[order].reshape(n, m).T
+    weight = importance[order // n].reshape(n, m).T
+    scale, offset = _search(columns, weight, weights, 1, CLIPPING_FACTORS)
+    return Grid(scale, offset, 2**weights.bits, runs.reshape(m, n))
+
+
 def _search(
     matrix: torch.Tensor, importance: torch.Tensor, weights: IntWeights, share: int, factors: tuple[float, ...]
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Scale and offset (n,) of one group of rows."""
+    """Scale and offset (n,) of one group of rows; `importance` is (m,) or, with a share of one, (m, n)."""
     m, n = matrix.shape
     # Everything that one scale covers stands along the first axis: (m * share, n / share).
     cells = matrix.reshape(m, n // share, share).transpose(1, 2).reshape(m * share, n // share)
-    weight = importance.repeat_interleave(share)[:, None]
+    weight = importance.repeat_interleave(share)[:, None] if importance.ndim == 1 else importance
     best_error = best_scale = best_offset = None
     for factor in factors:
         scale, offset = _span(cells, weights, factor)

@@ -84,8 +84,9 @@ class QuantizedLayer(nn.Module):
     """Linear, convolution or transposed convolution with 2- to 8-bit weights.
 
     Buffers: `packed` codes (uint8, flat, in the order (groups, m, n)), `scale` and, unless it follows from the scale,
-    `offset` of shape (groups, g, n / share), `row_group` (groups, m) where there are several groups of rows (uint8
-    or int16), `bias` (n) or None. The weight is decoded for each forward pass, so the memory held is that of the codes.
+    `offset` of shape (groups, g, n / share), `row_group` (groups, m) where there are several groups of rows (uint8 or
+    int16; (groups, m, n) where single weights are grouped), `bias` (n) or None. The weight is decoded for each forward
+    pass, so the memory held is that of the codes.
     """
 
     def __init__(
@@ -122,10 +123,10 @@ class QuantizedLayer(nn.Module):
     ) -> QuantizedLayer:
         """Store what the solver found: codes (groups, m, n) and one grid for each group of the convolution."""
         share = geometry.layout.share
-        scale = torch.stack([grid.scale[:, ::share] for grid in grids])
-        offset = torch.stack([grid.offset[:, ::share] for grid in grids]) if zero is None else None
+        scale = torch.stack([grid.scale[..., ::share] for grid in grids])
+        offset = torch.stack([grid.offset[..., ::share] for grid in grids]) if zero is None else None
         row_group = None
-        if scale.shape[1] > 1:
+        if grids[0].row_group.ndim == 2 or scale.shape[1] > 1:
             row_group = torch.stack([grid.row_group for grid in grids])
             row_group = row_group.to(torch.uint8 if scale.shape[1] <= 256 else torch.int16)
         dtype = storage_dtype(scale, offset)
@@ -149,11 +150,16 @@ class QuantizedLayer(nn.Module):
     def weight(self) -> torch.Tensor:
         """The decoded weight in float32, in the layer's own shape."""
         layout = self.geometry.layout
-        scale = self.scale.float().repeat_interleave(layout.share, -1)
-        offset = scale * self.zero if self.offset is None else self.offset.float().repeat_interleave(layout.share, -1)
-        if self.row_group is not None:
-            index = self.row_group.long()[..., None].expand(-1, -1, scale.shape[-1])
-            scale, offset = scale.gather(1, index), offset.gather(1, index)
+        scale = self.scale.float()
+        offset = scale * self.zero if self.offset is None else self.offset.float()
+        if self.row_group is not None and self.row_group.ndim == 3:
+            index = self.row_group.long()
+            scale, offset = (t.gather(1, index.flatten(1)).view_as(index) for t in (scale, offset))
+        else:
+            scale, offset = (t.repeat_interleave(layout.share, -1) for t in (scale, offset))
+            if self.row_group is not None:
+                index = self.row_group.long()[..., None].expand(-1, -1, scale.shape[-1])
+                scale, offset = scale.gather(1, index), offset.gather(1, index)
         return layout.to_weight(torch.addcmul(offset, scale, self.codes().float()))
 
     def forward(self, inputs: torch.Tensor, output_size: Any = None) -> torch.Tensor:

@@ -153,10 +153,10 @@ class _Work:
             else:
                 names.append(name)
         names.sort(key=seen.order.index)
-        ends = {names[0], names[-1]} if names else set()
+        precious = _precious({name: modules[name].weight.numel() for name in names}, self.recipe.small_share)
         jobs = {}
         for index, name in enumerate(names):
-            bits = self.recipe.weights_for(name, is_end=name in ends)
+            bits = self.recipe.weights_for(name, is_precious=name in precious)
             if bits is None:
                 self.kept[name] = "kept by the recipe"
                 continue
@@ -236,6 +236,21 @@ class _Work:
         result = work(*args)
         self.seconds[stage] = time.perf_counter() - began
         return result
+
+
+def _precious(sizes: dict[str, int], small_share: float) -> set[str]:
+    """The first and the last layer, and the smallest ones while all together hold no more than `small_share`."""
+    if not sizes:
+        return set()
+    names = list(sizes)
+    chosen = {names[0], names[-1]}
+    budget = small_share * sum(sizes.values()) - sum(sizes[name] for name in chosen)
+    for name in sorted(set(names) - chosen, key=lambda name: (sizes[name], name)):
+        budget -= sizes[name]
+        if budget < 0:
+            break
+        chosen.add(name)
+    return chosen
 
 
 def structural_twin(network: nn.Module) -> nn.Module:

@@ -68,8 +68,9 @@ class CalibrationSettings:
     """Part of the positions drawn where the FP32 network sees a structure; 0 draws evenly."""
     centred: bool = True
     """Fit the output's variation; the mean is absorbed exactly in the bias."""
-    ridge: float = 0.1
-    """How strongly the target of a layer that sees quantized inputs is held to the FP32 weight."""
+    ridge: float | None = None
+    """How strongly the target of a layer that sees quantized inputs is held to the FP32 weight; None: chosen for each
+    layer on calibration inputs that it was not fitted to."""
     positions_per_input: int = 4
     """Positions drawn for each unknown of a layer, a cap that keeps large inputs affordable."""
     seed: int = 0
@@ -79,11 +80,11 @@ class CalibrationSettings:
 class Recipe:
     """Everything that decides the codes of a quantized model, given the calibration inputs.
 
-    `overrides` maps layer name patterns (fnmatch) to another `IntWeights`, or to None to leave the layer in
-    floating point; the last pattern that fits wins. `ends_bits` keeps the first and the last quantized layer at
-    that many bits at least (None: no exception), a hundredth of a bit per weight that is worth more than any
-    solver. `scope="layer"` is the paper as read: all weights of a layer sorted by value, each with an index of its
-    own (costly; kept to reproduce it).
+    `overrides` maps layer name patterns (fnmatch) to another `IntWeights`, or to None to leave the layer in floating
+    point; the last pattern that fits wins. `ends_bits` keeps the first and the last quantized layer at that many bits
+    at least (None: no exception), and with them the smallest layers, as long as these hold no more than `small_share`
+    of the weights: a few hundredths of a bit per weight that are worth more than any solver. `scope="layer"` is the
+    paper as read: all weights of a layer sorted by value, each with an index of its own (costly; kept to reproduce it).
     """
 
     weights: IntWeights = field(default_factory=IntWeights)
@@ -91,6 +92,7 @@ class Recipe:
     scope: Literal["rows", "layer"] = "rows"
     sweeps: int = 3
     ends_bits: int | None = 8
+    small_share: float = 0.01
     fold_batch_norm: bool = True
     calibration: CalibrationSettings = field(default_factory=CalibrationSettings)
     overrides: dict[str, IntWeights | None] = field(default_factory=dict)
@@ -103,10 +105,10 @@ class Recipe:
         if self.sweeps < 1:
             raise UserError(f"At least one sweep is needed, not {self.sweeps}.")
 
-    def weights_for(self, layer: str, *, is_end: bool = False) -> IntWeights | None:
+    def weights_for(self, layer: str, *, is_precious: bool = False) -> IntWeights | None:
         """The grid of one layer, or None where it stays in floating point."""
         chosen: IntWeights | None = self.weights
-        if is_end and self.ends_bits is not None and self.weights.bits < self.ends_bits:
+        if is_precious and self.ends_bits is not None and self.weights.bits < self.ends_bits:
             chosen = IntWeights(bits=self.ends_bits, symmetric=False, zero_point="real")
         for pattern, weights in self.overrides.items():
             if fnmatchcase(layer, pattern):
@@ -123,7 +125,7 @@ class Recipe:
         if self.scope == "layer":
             parts.append("sorted over the layer")
         if self.ends_bits and self.ends_bits > w.bits:
-            parts.append(f"first and last layer at {self.ends_bits} bits")
+            parts.append(f"first, last and smallest layers at {self.ends_bits} bits")
         if self.overrides:
             parts.append(f"{len(self.overrides)} override{'s' if len(self.overrides) > 1 else ''}")
         return ", ".join(parts)

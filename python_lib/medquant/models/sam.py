@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import re
 import time
 from collections import OrderedDict, defaultdict
 from collections.abc import Iterator
@@ -14,11 +15,13 @@ from typing import Any
 import numpy as np
 import torch
 from torch import nn
+from torch.nn import functional
 from transformers import SamConfig, SamModel
 from transformers.models.sam.modeling_sam import SamVisionLayer
 
 from medquant.errors import UserError
 from medquant.files import sha256_of_file
+from medquant.gram import resize_focus
 from medquant.imaging.volume import Volume
 from medquant.models.base import CalibrationBatch, CalibrationSelection, Model, device_of
 from medquant.models.body import body_mask, choose_slices, require_usable
@@ -177,6 +180,19 @@ class SamModelAdapter(Model):
     def foreground(self, logits: torch.Tensor) -> torch.Tensor:
         """Where any box's mask is: bool (batch, h, w)."""
         return (logits > 0).any(1)
+
+    def row_focus(
+        self, layer: str, module: nn.Module, grid: tuple[int, ...], focus: torch.Tensor | None
+    ) -> torch.Tensor | None:
+        """Attention layers of windowed blocks see windows; the padding that fills the last ones does not count."""
+        vision = self.network.config.vision_config
+        windowed = re.match(r"vision_encoder\.layers\.(\d+)\.attn\.", layer)
+        if focus is None or not windowed or int(windowed[1]) in vision.global_attn_indexes:
+            return super().row_focus(layer, module, grid, focus)
+        side, window = vision.image_size // vision.patch_size, vision.window_size
+        tokens = functional.pad(resize_focus(focus, (side, side)), (0, -side % window, 0, -side % window), value=-1.0)
+        windows = tokens.unfold(1, window, window).unfold(2, window, window)
+        return windows.reshape(-1) if windows.numel() == torch.Size(grid).numel() else None
 
     # -- segmentation --------------------------------------------------------------------------------------------
 

@@ -22,8 +22,15 @@ class Solution:
 
     codes: torch.Tensor
     grid: Grid
-    relative_error: float
-    """sqrt(||X (W - Q)||^2 / ||X W||^2) on the calibration positions."""
+    squared_error: float
+    """||X (W - Q)||^2 on the calibration positions, for the target W."""
+    squared_output: float
+    """||X W||^2 likewise."""
+
+    @property
+    def relative_error(self) -> float:
+        """Root of the squared error over the squared output."""
+        return (self.squared_error / max(self.squared_output, 1e-30)) ** 0.5
 
     def values(self) -> torch.Tensor:
         """The quantized matrix (m, n)."""
@@ -81,9 +88,8 @@ def solve(
         back[order] = torch.arange(len(order))
         codes, grid = codes[back], grid.reorder(back)
     error = target - grid.decode(codes)
-    scale = objective(gram, target).sum().clamp_min(torch.finfo(gram.dtype).tiny)
-    relative = float((objective(gram, error).sum() / scale).sqrt())
-    return Solution(codes.to(torch.uint8), grid, relative)
+    squared = (float(objective(gram, part).sum()) for part in (error, target))
+    return Solution(codes.to(torch.uint8), grid, *squared)
 
 
 def _solve_ordered(
