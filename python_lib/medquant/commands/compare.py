@@ -12,7 +12,7 @@ from medquant.commands.session import output_file, session
 from medquant.errors import UserError
 
 EXAMPLES = o.examples(
-    "medquant compare fp32.seg.nrrd w4.seg.nrrd w2.seg.nrrd --volume ct.nii.gz --report report.html",
+    "medquant compare fp32.seg.nrrd w4.seg.nrrd --labels FP32,W4 --volume ct.nii.gz --report report.html",
     "medquant compare fp32.nii.gz w4.nii.gz --reference manual.nii.gz --names 1=spleen,5=liver",
 )
 
@@ -26,6 +26,14 @@ def compare(
     ] = None,
     volume: Annotated[
         str | None, typer.Option(metavar="SCAN", help="The scan; needed for --report and --figure.")
+    ] = None,
+    called: Annotated[
+        str | None,
+        typer.Option(
+            "--labels",
+            metavar="FP32,W4,W2",
+            help="What to call the masks, in their order; file names are not shown, they often name a patient.",
+        ),
     ] = None,
     tolerance: Annotated[float, typer.Option(min=0.0, metavar="MM", help="Tolerance of NSD in mm.")] = 2.0,
     names: o.Names = None,
@@ -47,6 +55,7 @@ def compare(
     from medquant.commands.inputs import open_volume, parse_names
     from medquant.commands.tables import models_table, structures_table
     from medquant.evaluation.compare import compare as run_compare
+    from medquant.evaluation.comparison import ModelFacts
     from medquant.imaging.reading import read_labels
 
     with session(json_target) as run:
@@ -56,10 +65,11 @@ def compare(
         labels = parse_names(names)
         scan = open_volume(volume or masks[0], series=series, component=component, frame=frame)
         found = [read_labels(path, scan, names=labels) for path in masks]
+        facts = [ModelFacts(name=label) for label in model_labels(called, len(masks))]
         truth = None if reference is None else read_labels(reference, scan, names=labels)
         with run.track("Comparing") as (progress, cancelled):
             comparison = run_compare(
-                found, reference=truth, tolerance_mm=tolerance, progress=progress, cancelled=cancelled
+                found, reference=truth, tolerance_mm=tolerance, facts=facts, progress=progress, cancelled=cancelled
             )
         run.console.print(structures_table(comparison))
         run.say("\nMeans:")
@@ -79,6 +89,16 @@ def compare(
         for path in written.values():
             run.say(f"Written: [bold]{path}[/bold]")
         run.finish(comparison.to_dict())
+
+
+def model_labels(text: str | None, count: int) -> list[str]:
+    """Names for the masks, never those of files. Raises `UserError` where their number does not fit."""
+    if text is None:
+        return ["FP32", *(f"mask {number}" for number in range(2, count + 1))]
+    labels = [word.strip() for word in text.split(",")]
+    if len(labels) != count or not all(labels):
+        raise UserError(f"{text!r} does not name {count} masks. Give one label for each, with commas between.")
+    return labels
 
 
 def _given(report: str | None, figure: str | None, csv: str | None) -> list[tuple[str, str | Path]]:

@@ -75,7 +75,6 @@ def demo(
     from medquant.demo import phantom_case, run_demo
     from medquant.evaluation.report import ReportDetails
     from medquant.models.base import CalibrationSelection
-    from medquant.progress import Progress
     from medquant.recipe import Recipe
 
     with session(json_target) as run:
@@ -88,7 +87,7 @@ def demo(
             if hasattr(loaded, "recipe"):
                 raise UserError(f"{model} is quantized already. Give the FP32 model that it was made from.")
             if volume is None:
-                case = phantom_case(Progress(progress, cancelled))
+                case = phantom_case(progress=progress, cancelled=cancelled)
             else:
                 case = own_case(volume, reference, names, series, component, frame, box, box_world, plane)
         explain(run, loaded, case, slices)

@@ -24,13 +24,18 @@ def models(json_target: o.Json = None) -> None:
 
     with session(json_target) as run:
         entries = list_models()
-        table = Table(box=None, padding=(0, 2, 0, 0), header_style="bold")
-        for title in ("name", "for", "prompt", "size", "needs"):
+        table = Table(box=None, padding=(0, 2, 0, 0), header_style="bold", pad_edge=False)
+        for title in ("name", "segments", "prompt", "size", "needs"):
             table.add_column(title, overflow="fold", no_wrap=title in ("name", "size", "prompt"))
+        networks = [entry.name.removeprefix("monai:") for entry in entries if entry.family == "monai"]
         for entry in entries:
-            needs = entry.needs or ("nothing, it is here" if entry.offline else "")
+            if entry.family == "monai" and entry.name != f"monai:{networks[0]}":
+                continue
+            name = "monai:NETWORK" if entry.family == "monai" else entry.name
+            needs = entry.needs or ("nothing: it is here" if entry.offline else "its weights, which are not here")
             prompt = "box" if entry.prompt == "box" else wording.NOTHING
-            table.add_row(entry.name, entry.task, prompt, wording.size(entry.bytes_on_disk), needs)
+            table.add_row(name, entry.task, prompt, wording.size(entry.bytes_on_disk), needs)
         run.console.print(table)
-        run.say("\nEmbedded models demonstrate; they diagnose nothing. Licences and hashes: medquant models --json -")
+        run.say(f"\nNETWORK: {', '.join(networks)}. Give weights with --weights.")
+        run.say("The embedded models demonstrate; they diagnose nothing. Licences: medquant models --json -")
         run.finish({"models": [entry.to_dict() for entry in entries]})

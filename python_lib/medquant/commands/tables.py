@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from rich.table import Table
 
@@ -11,30 +11,41 @@ from medquant.evaluation.comparison import Comparison, ModelSummary
 
 
 def _table(*titles: str) -> Table:
+    """A table whose first column is text and the others numbers."""
     table = Table(box=None, padding=(0, 2, 0, 0), header_style="bold", pad_edge=False)
-    table.add_column(titles[0], overflow="fold", ratio=None)
+    table.add_column(titles[0], overflow="fold")
     for title in titles[1:]:
-        table.add_column(title, justify="right", overflow="fold")
+        table.add_column(title, justify="right", no_wrap=True)
     return table
 
 
 def models_table(models: Sequence[ModelSummary], *, has_reference: bool) -> Table:
-    """One line for each model, FP32 first; the smallest model whose masks are as FP32 in bold."""
-    reference = ("Dice\nreference", "NSD\nreference") if has_reference else ()
-    table = _table("model", "size", "bits/\nweight", "Dice\nFP32", *reference, "time", "memory", "masks")
+    """One line for each model, FP32 first; the smallest model whose masks are as FP32 in bold.
+
+    Columns that no model has a figure for are left out.
+    """
+    columns: dict[str, Callable[[ModelSummary], str]] = {
+        "size": lambda m: wording.size(m.bytes_on_disk),
+        "bits/\nweight": lambda m: wording.bits(m.effective_bits),
+        "Dice\nFP32": lambda m: wording.score(m.dsc_vs_fp32),
+    }
+    if has_reference:
+        columns["Dice\nref."] = lambda m: wording.score(m.dsc_vs_reference)
+        columns["NSD\nref."] = lambda m: wording.score(m.nsd_vs_reference)
+    columns["time"] = lambda m: wording.seconds(m.seconds)
+    columns["memory"] = lambda m: wording.memory(m.peak_memory_mb)
+    shown = {
+        title: cells
+        for title, show in columns.items()
+        if set(cells := [show(model) for model in models]) != {wording.NOTHING}
+    }
+    table = _table("model", *shown, "")
+    table.columns[-1].justify = "left"
     best = best_model(models[1:])
-    for model in models:
-        against = (wording.score(model.dsc_vs_reference), wording.score(model.nsd_vs_reference))
+    for row, model in enumerate(models):
+        verdict = wording.verdict(model) if row else ""
         table.add_row(
-            model.name,
-            wording.size(model.bytes_on_disk),
-            wording.bits(model.effective_bits),
-            wording.score(model.dsc_vs_fp32),
-            *(against if has_reference else ()),
-            wording.seconds(model.seconds),
-            wording.memory(model.peak_memory_mb),
-            wording.verdict(model) if model is not models[0] else "the standard",
-            style="bold" if model is best else None,
+            model.name, *(cells[row] for cells in shown.values()), verdict, style="bold" if model is best else None
         )
     return table
 
@@ -47,7 +58,7 @@ def best_model(quantized: Sequence[ModelSummary]) -> ModelSummary | None:
 
 def structures_table(comparison: Comparison) -> Table:
     """One line for each structure and model."""
-    reference = ("Dice\nreference", "NSD\nreference") if comparison.has_reference else ()
+    reference = ("Dice\nref.", "NSD\nref.") if comparison.has_reference else ()
     titles = ("Dice\nFP32", "NSD\nFP32", "HD95\nmm", *reference, "volume\nmL", "change\nmL")
     table = _table("structure", "model", *titles)
     table.columns[1].justify = "left"

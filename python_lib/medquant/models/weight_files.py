@@ -83,6 +83,10 @@ def fill(network: nn.Module, state: Mapping[str, torch.Tensor], *, source: str, 
     left over, or of another shape.
     """
     own = network.state_dict()
+    # A counter of training steps that old files lack and inference never reads.
+    state = {name: torch.zeros((), dtype=torch.long) for name in own if name.endswith("num_batches_tracked")} | dict(
+        state
+    )
     missing = [name for name in own if name not in state]
     unexpected = [name for name in state if name not in own]
     wrong = [name for name in own if name in state and own[name].shape != state[name].shape]
