@@ -72,7 +72,7 @@ def test_a_writer_that_stops_early_without_a_word_is_noticed(
         Path(name).write_bytes(whole[: len(whole) - 20])
 
     monkeypatch.setattr(writing.sitk, "WriteImage", stop_early)
-    assert "not be written whole" in refused(tmp_path / f"mask{suffix}", draw_mask(scan))
+    assert "could not be written whole" in refused(tmp_path / f"mask{suffix}", draw_mask(scan))
     assert not list(tmp_path.iterdir())
 
 

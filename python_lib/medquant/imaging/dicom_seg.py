@@ -140,7 +140,7 @@ def read_dicom_seg(path: Path) -> tuple[np.ndarray, np.ndarray, tuple[Structure,
         volume = segmentation.get_volume(combine_segments=True, skip_overlap_checks=True)
     except Exception as error:  # another kind of DICOM object, or a damaged one
         raise UserError(
-            f"{path.name} is not a DICOM segmentation that forms one regular stack ({error}). "
+            f"{path.name} is not a DICOM segmentation of one regular stack ({str(error).rstrip('.')}). "
             f"Give a DICOM SEG, .seg.nrrd or NIfTI file."
         ) from error
     structures = []

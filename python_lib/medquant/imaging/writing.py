@@ -116,7 +116,8 @@ def _check_written(path: Path, segmentation: Segmentation) -> None:
         )
 
 
-def _write_failed(path: Path) -> OSError:
-    """The reason SimpleITK does not tell: a full disk, or else an input/output error."""
-    full = shutil.disk_usage(path.parent).free < 1 << 20
-    return OSError(errno.ENOSPC if full else errno.EIO, "the file could not be written whole, is the disk full?")
+def _write_failed(path: Path) -> Exception:
+    """What SimpleITK does not tell: a full disk, or else an unknown cause."""
+    if shutil.disk_usage(path.parent).free < 1 << 20:
+        return OSError(errno.ENOSPC, "no space left")
+    return UserError(f"{path.name} could not be written whole. Free some space on the disk or choose another folder.")
