@@ -1,0 +1,109 @@
+"""Models by name and by path, the list of models, and what is not one."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from medquant.errors import UserError
+from medquant.models.catalogue import EMBEDDED_NNUNET, EMBEDDED_PROMPTABLE
+from medquant.models.prompt_images import MEDSAM, SAM, SlicePreprocessing
+from medquant.models.registry import adapter_class, choose_device, list_models, load_model
+from medquant.models.sam import SamModelAdapter
+
+MakeModel = Callable[..., SamModelAdapter]
+
+
+@pytest.fixture
+def folder(small_adapter: MakeModel, tmp_path: Path) -> Path:
+    small_adapter(SlicePreprocessing(image_size=64)).network.save_pretrained(tmp_path / "folder")
+    return tmp_path / "folder"
+
+
+def test_the_list_tells_what_a_user_must_know() -> None:
+    entries = {entry.name: entry for entry in list_models()}
+    for name in ("embedded", "embedded-nnunet", "medsam", "sam-vit-b", "sam-vit-l", "sam-vit-h", "nnunet"):
+        assert name in entries
+    for name in ("UNet", "DynUNet", "SegResNet", "UNETR", "SwinUNETR"):
+        assert entries[f"monai:{name}"].family == "monai"
+    for entry in entries.values():
+        adapter_class(entry.family)
+        assert entry.title and entry.task and entry.modality and entry.prompt in ("box", "none") and entry.licence
+        assert entry.offline or entry.needs or entry.name.startswith("embedded")
+        assert json.loads(json.dumps(entry.to_dict()))["name"] == entry.name
+    assert entries["medsam"].parameters == 93_735_472
+    assert entries["embedded"].offline == EMBEDDED_PROMPTABLE.is_dir()
+
+
+def test_a_transformers_folder_is_recognised(folder: Path) -> None:
+    model = load_model(folder, device="cpu")
+    assert isinstance(model, SamModelAdapter) and model.preprocessing.image_size == 64
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [("sam_vit_b_01ec64", SAM), ("sam-vit-base", SAM), ("medsam_vit_b", MEDSAM), ("my_finetuned", MEDSAM)],
+)
+def test_names_decide_the_preprocessing(folder: Path, name: str, expected: SlicePreprocessing) -> None:
+    model = load_model(folder.rename(folder.with_name(name)), device="cpu")
+    assert model.preprocessing == replace(expected, image_size=64)
+    assert model.name == name
+
+
+def test_mistakes_are_explained(folder: Path, tmp_path: Path) -> None:
+    (tmp_path / "notes.txt").write_text("no weights")
+    (tmp_path / "empty").mkdir()
+    for spec, weights, message in (
+        ("medsamm", None, "no model and no file 'medsamm'.*Known names"),
+        (tmp_path / "none.pth", None, "no model and no file"),
+        (tmp_path / "notes.txt", None, "no model file that is known"),
+        (tmp_path / "empty", None, r"no plans\.json"),
+        ("nnunet", None, "needs a results folder"),
+        ("monai:UNet", None, "needs trained weights"),
+        ("sam-vit-b", None, r"sam_vit_b_01ec64\.pth"),
+        ("sam-vit-l", folder, "not of sam-vit-l"),
+        ("medsam", tmp_path / "none.pth", "There is no file"),
+    ):
+        with pytest.raises(UserError, match=message):
+            load_model(spec, weights=weights, device="cpu")
+
+
+def test_a_folder_of_another_kind_of_model(folder: Path) -> None:
+    data = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(data | {"model_type": "bert"}))
+    with pytest.raises(UserError, match="holds a bert, not a SAM"):
+        load_model(folder)
+    (folder / "config.json").write_text(json.dumps(data))
+    (folder / "model.safetensors").unlink()
+    with pytest.raises(UserError, match=r"has no model\.safetensors"):
+        load_model(folder)
+
+
+def test_devices() -> None:
+    expected = "cuda" if torch.cuda.is_available() else "cpu"
+    assert choose_device("auto").type == expected and choose_device("cpu").type == "cpu"
+    with pytest.raises(UserError, match="Unknown device"):
+        choose_device("abacus")
+    if expected == "cpu":
+        with pytest.raises(UserError, match="no CUDA device"):
+            choose_device("cuda")
+
+
+def test_windows_are_options(folder: Path) -> None:
+    model = load_model(folder, device="cpu", window_level=-600, window_width=1500)
+    assert (model.preprocessing.window_level, model.preprocessing.window_width) == (-600.0, 1500.0)
+    with pytest.raises(UserError, match="positive width"):
+        load_model(folder, device="cpu", window_width=0)
+
+
+@pytest.mark.parametrize(("name", "place"), [("embedded", EMBEDDED_PROMPTABLE), ("embedded-nnunet", EMBEDDED_NNUNET)])
+def test_embedded_models_load_without_a_network(name: str, place: Path) -> None:
+    if not place.is_dir():
+        pytest.skip(f"{name} is not in this checkout")
+    model = load_model(name, device="cpu")
+    assert model.name == name and model.licence == "Apache-2.0" and len(model.weights_hash) == 64
