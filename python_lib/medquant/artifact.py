@@ -130,6 +130,7 @@ def _fill(network: nn.Module, description: dict[str, Any], tensors: dict[str, to
         set_module(network, name, nn.Identity())
     for name, layer in description["layers"].items():
         part = {key: tensors.get(f"{name}.{key}") for key in ("packed", "scale", "offset", "row_group", "bias")}
+        part["bias"] = None if part["bias"] is None else part["bias"].float()
         geometry = LayerGeometry.from_dict(layer["geometry"])
         set_module(network, name, QuantizedLayer(geometry, layer["bits"], zero=layer["zero"], **part))
     inside = tuple(f"{name}." for name in description["layers"])
