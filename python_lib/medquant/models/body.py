@@ -7,6 +7,7 @@ from scipy import ndimage
 
 from medquant.errors import UserError
 from medquant.imaging.volume import Volume
+from medquant.imaging.windows import guess_modality
 from medquant.models.base import CalibrationSelection
 
 _AIR_BELOW = -300.0  # HU: above lung and fat's lower end, below every soft tissue
@@ -14,7 +15,7 @@ _AIR_BELOW = -300.0  # HU: above lung and fat's lower end, below every soft tiss
 
 def is_hounsfield(volume: Volume) -> bool:
     """Whether the voxels are HU: the file says CT, or says nothing and holds values that only CT has."""
-    return volume.modality.upper() == "CT" or (not volume.modality and float(volume.array.min()) < _AIR_BELOW)
+    return (volume.modality or guess_modality(volume.array)).upper() == "CT"
 
 
 def require_usable(volume: Volume) -> None:

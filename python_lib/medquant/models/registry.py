@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import inspect
+import re
+from dataclasses import dataclass, field
 from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -10,8 +12,11 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from medquant.errors import UserError
+from medquant.models import hub
 from medquant.models.base import Model
 from medquant.models.catalogue import EMBEDDED_NNUNET, EMBEDDED_PROMPTABLE, SAM_FILES, ModelEntry, list_models
+from medquant.models.prompt_images import MEDSAM, SAM
+from medquant.models.weight_files import SUFFIXES
 from medquant.progress import CancelCheck, Progress, ProgressCallback
 
 if TYPE_CHECKING:
@@ -59,9 +64,24 @@ def load_model(
     the adapter's `load`. Raises `UserError` with what is missing or wrong.
     """
     target = choose_device(device)
-    model = _loader(str(spec), weights, Progress(progress, cancelled))(**options)
-    adapter = getattr(model, "model", model)
-    adapter.network.to(target)
+    path = Path(spec).expanduser()
+    if path.is_file() and _is_artifact(path):
+        from medquant import artifact
+
+        model = artifact.load(path, **options)
+        model.model.network.to(target)
+        return model
+    found = _find(str(spec), weights, Progress(progress, cancelled))
+    adapter = adapter_class(found.family)
+    known = inspect.signature(adapter.load).parameters
+    unknown = [name for name in options if name not in known]
+    if unknown:
+        offered = ", ".join(name for name in known if name != "source")
+        raise UserError(f"The model {spec} has no option {', '.join(unknown)}. It has {offered}.")
+    model = adapter.load(found.source, **{**found.options, **options})
+    if str(spec) in _SAM_WIDTHS:
+        _require_width(model, str(spec))
+    model.network.to(target)
     return model
 
 
@@ -78,90 +98,77 @@ def choose_device(device: str) -> torch.device:
     return chosen
 
 
-def _loader(spec: str, weights: str | Path | None, progress: Progress) -> Callable[..., Any]:
-    """The function that loads `spec`, still to be given the options."""
+@dataclass(frozen=True)
+class _Found:
+    """Which adapter loads what, with the options that the name stands for."""
+
+    family: str
+    source: str | Path
+    options: dict[str, Any] = field(default_factory=dict)
+
+
+def _find(spec: str, weights: str | Path | None, progress: Progress) -> _Found:
     name, _, detail = spec.partition(":")
-    if name == "embedded" or name == "embedded-nnunet":
-        return _embedded(name)
+    free = {"name": name, "licence": "Apache-2.0"}
+    if name == "embedded":
+        return _Found("medsam", _require_embedded(EMBEDDED_PROMPTABLE, name), free)
+    if name == "embedded-nnunet":
+        return _Found("nnunet", _require_embedded(EMBEDDED_NNUNET, name), free)
     if name == "medsam":
-        return _medsam(weights, progress)
+        source = weights if weights is not None else hub.download_medsam(progress=progress)
+        return _Found("medsam", source, {**free, "preprocessing": MEDSAM})
     if name in SAM_FILES:
-        return _plain_sam(name, weights)
+        if weights is None:
+            raise UserError(
+                f"{name} needs its weights. Get {SAM_FILES[name]} from the page of segment-anything and give its path."
+            )
+        return _Found("medsam", weights, {**free, "preprocessing": SAM})
     if name == "nnunet":
         if weights is None:
             raise UserError("nnunet needs a results folder. Give it as weights: the folder with plans.json and fold_0.")
-        return lambda **options: adapter_class("nnunet").load(weights, **options)
+        return _Found("nnunet", weights)
     if name == "monai":
         if weights is None:
             raise UserError(
                 f"monai:{detail} needs trained weights. Give a state dict (.pt or .safetensors) as weights."
             )
-        return lambda **options: adapter_class("monai").load(weights, network=detail, **options)
+        return _Found("monai", weights, {"network": detail})
+    return _find_path(spec)
+
+
+def _find_path(spec: str) -> _Found:
     path = Path(spec).expanduser()
     if not path.exists():
         raise UserError(
             f"There is no model and no file {spec!r}. Known names: embedded, embedded-nnunet, medsam, sam-vit-b, "
             "sam-vit-l, sam-vit-h, nnunet, monai:UNETR; or give a path that exists."
         )
-    return _by_path(path)
-
-
-def _by_path(path: Path) -> Callable[..., Any]:
-    from medquant import artifact
-    from medquant.models.weight_files import SUFFIXES
-
-    if path.is_file() and artifact.is_artifact(path):
-        return lambda **options: artifact.load(path, **options)
-    if path.is_dir() and (path / "config.json").is_file():
-        return lambda **options: adapter_class("medsam").load(path, **options)
     if path.is_dir():
-        return lambda **options: adapter_class("nnunet").load(path, **options)
+        return _Found("medsam" if (path / "config.json").is_file() else "nnunet", path)
+    if re.fullmatch(r"fold_\w+", path.parent.name) and (path.parent.parent / "plans.json").is_file():
+        return _Found("nnunet", path)
     if path.suffix in SUFFIXES:
-        return lambda **options: adapter_class("medsam").load(path, **options)
+        return _Found("medsam", path)
     raise UserError(
         f"{path.name} is no model file that is known here. Give a .pth or .safetensors file of MedSAM or SAM, a "
         "results folder of nnU-Net, or a quantized model file."
     )
 
 
-def _embedded(name: str) -> Callable[..., Any]:
-    folder = EMBEDDED_PROMPTABLE if name == "embedded" else EMBEDDED_NNUNET
+def _is_artifact(path: Path) -> bool:
+    from medquant import artifact
+
+    return artifact.is_artifact(path)
+
+
+def _require_embedded(folder: Path, name: str) -> Path:
     if not folder.is_dir():
         raise UserError(f"The model {name} is not part of this installation. Install medquant again from its source.")
-    if name == "embedded":
-        return lambda **options: adapter_class("medsam").load(folder, name=name, licence="Apache-2.0", **options)
-    return lambda **options: adapter_class("nnunet").load(folder, name=name, licence="Apache-2.0", **options)
+    return folder
 
 
-def _medsam(weights: str | Path | None, progress: Progress) -> Callable[..., Any]:
-    from medquant.models import hub
-    from medquant.models.prompt_images import MEDSAM
-
-    def load(**options: Any) -> Model:
-        source = weights if weights is not None else hub.download_medsam(progress=progress)
-        return adapter_class("medsam").load(
-            source, **{"name": "medsam", "licence": "Apache-2.0", "preprocessing": MEDSAM, **options}
-        )
-
-    return load
-
-
-def _plain_sam(name: str, weights: str | Path | None) -> Callable[..., Any]:
-    from medquant.models.prompt_images import SAM
-
-    if weights is None:
-        raise UserError(
-            f"{name} needs its weights. Get {SAM_FILES[name]} from the page of segment-anything and give its path."
-        )
-
-    def load(**options: Any) -> Model:
-        model = adapter_class("medsam").load(
-            weights, **{"name": name, "licence": "Apache-2.0", "preprocessing": SAM, **options}
-        )
-        width = model.spec["config"]["vision_config"]["hidden_size"]
-        if width != _SAM_WIDTHS[name]:
-            fitting = next((n for n, w in _SAM_WIDTHS.items() if w == width), "another network")
-            raise UserError(f"{Path(weights).name} holds the weights of {fitting}, not of {name}. Choose {fitting}.")
-        return model
-
-    return load
+def _require_width(model: Model, name: str) -> None:
+    width = model.spec["config"]["vision_config"]["hidden_size"]
+    if width != _SAM_WIDTHS[name]:
+        fitting = next((other for other, w in _SAM_WIDTHS.items() if w == width), "another network")
+        raise UserError(f"The weights are those of {fitting}, not of {name}. Choose {fitting}, or other weights.")

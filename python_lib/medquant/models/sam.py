@@ -38,6 +38,7 @@ from medquant.models.prompt_images import (
     pixel_values,
     tidied,
 )
+from medquant.models.sam_source import is_plain_sam, plain_config, read_source
 from medquant.models.sam_weights import (
     complete_shared_positions,
     from_segment_anything,
@@ -45,7 +46,7 @@ from medquant.models.sam_weights import (
     is_segment_anything,
 )
 from medquant.models.slice_view import SliceView
-from medquant.models.weight_files import fill, read_json, read_state_dict
+from medquant.models.weight_files import fill, read_state_dict
 from medquant.progress import Progress
 from medquant.prompts import BoxPrompt
 from medquant.segmentation import Segmentation, Structure
@@ -117,12 +118,12 @@ class SamModelAdapter(Model):
         MedSAM's. `window_level` and `window_width` (HU) replace those of the CT window.
         """
         source = Path(source)
-        file, config, found = _read_source(source)
+        file, config, found = read_source(source)
         state = complete_shared_positions(read_state_dict(file))
         if is_segment_anything(state):
             state = complete_shared_positions(from_segment_anything(state))
         config = config or infer_config(state, source=file.name)
-        settings = preprocessing or found or (SAM if _is_plain_sam(source) else MEDSAM)
+        settings = preprocessing or found or (SAM if is_plain_sam(source) else MEDSAM)
         window = {"window_level": window_level, "window_width": window_width}
         settings = replace(settings, **{key: float(value) for key, value in window.items() if value is not None})
         if settings.image_size != config.vision_config.image_size:
@@ -135,7 +136,7 @@ class SamModelAdapter(Model):
         spec = {
             "family": cls.family,
             "name": name,
-            "config": _plain_config(config),
+            "config": plain_config(config),
             "preprocessing": settings.to_dict(),
             "weights_hash": digest,
             "licence": licence,
@@ -314,40 +315,3 @@ def _plausible_boxes(inside: np.ndarray, generator: np.random.Generator, count: 
         x0, x1 = np.clip((columns[where] - half_width, columns[where] + half_width), left, left + width - 1)
         boxes.append((int(x0), int(y0), int(x1), int(y1)))
     return boxes
-
-
-def _read_source(source: Path) -> tuple[Path, SamConfig | None, SlicePreprocessing | None]:
-    """The weight file of `source`, and, from a folder, its configuration and its own preprocessing."""
-    if not source.is_dir():
-        return source, None, None
-    if not (source / "config.json").is_file():
-        raise UserError(
-            f"The folder {source} has no config.json. Give a folder saved by transformers, or a weight file."
-        )
-    data = read_json(source / "config.json")
-    if data.get("model_type") != "sam":
-        raise UserError(
-            f"The folder {source} holds a {data.get('model_type', 'model of unknown kind')}, not a SAM. "
-            "Give a folder of MedSAM or SAM."
-        )
-    file = next((source / n for n in ("model.safetensors", "pytorch_model.bin") if (source / n).is_file()), None)
-    if file is None:
-        raise UserError(
-            f"The folder {source} has no model.safetensors or pytorch_model.bin. Put the weights beside it."
-        )
-    own = source / "preprocessor.json"
-    settings = SlicePreprocessing.from_weights_folder(read_json(own)) if own.is_file() else None
-    return file, SamConfig.from_dict(data), settings
-
-
-def _is_plain_sam(source: Path) -> bool:
-    name = source.name.lower().replace("-", "_")
-    return "sam_vit" in name and "medsam" not in name
-
-
-def _plain_config(config: SamConfig) -> dict[str, Any]:
-    """The configuration as plain data, without what says nothing about the network."""
-    own = ("vision_config", "prompt_encoder_config", "mask_decoder_config")
-    noise = {"transformers_version", "id2label", "label2id", "architectures", "dtype", "_name_or_path", "problem_type"}
-    data = config.to_dict()
-    return {"model_type": "sam"} | {k: {n: v for n, v in data[k].items() if n not in noise} for k in own}

@@ -54,7 +54,7 @@ class TorchModel(Model):
         """Refused: a network that was written in Python is not in any file."""
         raise UserError(
             f"The model {spec.get('name', '')!r} was made from a network in Python, which no file can hold. "
-            "Make the network there and give it: load(path, network=...)."
+            "Open it there: medquant.artifact.load(path, model=from_module(network, ...))."
         )
 
     @classmethod
