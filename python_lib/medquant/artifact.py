@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import json
 import struct
@@ -18,7 +19,10 @@ from torch import nn
 from medquant.errors import UserError
 from medquant.files import atomic_path
 from medquant.layers import LayerGeometry, QuantizedLayer
+from medquant.matrices import is_quantizable
+from medquant.models.base import Model
 from medquant.models.registry import adapter_class
+from medquant.packing import packed_size
 from medquant.quantize import set_module, stored_bits_of
 from medquant.quantized_model import Provenance, QuantizationReport, QuantizedModel
 from medquant.recipe import Recipe
@@ -31,7 +35,7 @@ SUFFIX = ".mq.safetensors"
 def save(quantized: QuantizedModel, path: str | Path) -> int:
     """Write a quantized model; returns the size of the file in bytes. Raises `UserError` if it cannot be written."""
     network = quantized.model.network
-    tensors = {name: _as_stored(tensor) for name, tensor in network.state_dict().items()}
+    tensors, aliases = _distinct(network)
     layers = {
         name: {"geometry": module.geometry.to_dict(), "bits": module.bits, "zero": module.zero}
         for name, module in network.named_modules()
@@ -42,6 +46,7 @@ def save(quantized: QuantizedModel, path: str | Path) -> int:
         "name": quantized.model.name,
         "spec": quantized.model.spec,
         "layers": layers,
+        "aliases": aliases,
         "removed": [name for name, module in network.named_modules() if type(module) is nn.Identity],
         "recipe": quantized.recipe.to_dict(),
         "provenance": asdict(quantized.provenance),
@@ -55,21 +60,21 @@ def save(quantized: QuantizedModel, path: str | Path) -> int:
     return len(data)
 
 
-def load(path: str | Path, *, network: nn.Module | None = None) -> QuantizedModel:
+def load(path: str | Path, *, model: Model | None = None) -> QuantizedModel:
     """Load a quantized model, to bit-identical outputs.
 
-    `network` is needed only where the model was made from a network of the caller's own, which no file describes:
-    an instance of the same class with any weights. Raises `UserError` for a file that is missing, truncated,
-    changed since it was written, or of another kind or version.
+    `model` is needed only where the quantized model was made from a network of the caller's own, which no file
+    describes: the same adapter around a network of the same class with any weights, which stays as it is. Raises
+    `UserError` for a file that is missing, truncated, changed since it was written, or of another kind or version.
     """
     path = Path(path)
     description, tensors = _read(path)
-    if description["version"] > VERSION:
-        raise UserError(f"{path.name} was written by a newer version of medquant. Update medquant to open it.")
     try:
         spec = description["spec"]
-        kind = adapter_class(spec["family"])
-        model = kind.from_spec(spec) if network is None else kind.from_spec(spec, network=network)
+        if model is None:
+            model = adapter_class(spec["family"]).from_spec(spec)
+        else:
+            model = model.with_network(copy.deepcopy(model.network))
         model.name = description["name"]
         _fill(model.network, description, tensors)
         provenance = description["provenance"]
@@ -94,9 +99,13 @@ def describe(path: str | Path) -> dict[str, Any]:
         metadata = header["__metadata__"]
         if metadata["format"] != FORMAT:
             raise ValueError("another format")
-        return json.loads(metadata["description"])
+        description = json.loads(metadata["description"])
+        newer = description["version"] > VERSION
     except (OSError, ValueError, KeyError, TypeError, struct.error) as error:
         raise UserError(f"{path.name} is not a quantized model. Choose a file that medquant wrote.") from error
+    if newer:
+        raise UserError(f"{path.name} was written by a newer version of medquant. Update medquant to open it.")
+    return description
 
 
 def is_artifact(path: str | Path) -> bool:
@@ -128,10 +137,16 @@ def _fill(network: nn.Module, description: dict[str, Any], tensors: dict[str, to
     """Exchange the quantized layers and load every remaining tensor; names must match exactly."""
     for name in description["removed"]:
         set_module(network, name, nn.Identity())
+    tensors = tensors | {alias: tensors[name] for alias, name in description["aliases"].items()}
     for name, layer in description["layers"].items():
         part = {key: tensors.get(f"{name}.{key}") for key in ("packed", "scale", "offset", "row_group", "bias")}
         part["bias"] = None if part["bias"] is None else part["bias"].float()
         geometry = LayerGeometry.from_dict(layer["geometry"])
+        count = torch.Size(geometry.weight_shape).numel()
+        if geometry != LayerGeometry.of(network.get_submodule(name)):
+            raise ValueError(f"layer {name} is another one than that of the model")
+        if part["packed"].numel() != packed_size(count, layer["bits"]):
+            raise ValueError(f"layer {name} does not hold {count} codes")
         set_module(network, name, QuantizedLayer(geometry, layer["bits"], zero=layer["zero"], **part))
     inside = tuple(f"{name}." for name in description["layers"])
     rest = {
@@ -139,12 +154,35 @@ def _fill(network: nn.Module, description: dict[str, Any], tensors: dict[str, to
         for name, tensor in tensors.items()
         if not name.startswith(inside)
     }
+    for name in rest:
+        _make_room_for_bias(network, name)
     wanted = {name for name in network.state_dict() if not name.startswith(inside)}
     if wanted != set(rest):
         odd = sorted(wanted ^ set(rest))
         raise ValueError(f"its tensors are not those of the model: {', '.join(odd[:3])}")
     network.load_state_dict(rest, strict=False)
     network.requires_grad_(False)
+
+
+def _make_room_for_bias(network: nn.Module, name: str) -> None:
+    """A batch norm that was folded into a layer without bias has left one there."""
+    path, _, leaf = name.rpartition(".")
+    layer = network.get_submodule(path)
+    if leaf == "bias" and is_quantizable(layer) and layer.bias is None:
+        layer.bias = nn.Parameter(torch.zeros(LayerGeometry.of(layer).layout.outputs))
+
+
+def _distinct(network: nn.Module) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
+    """Every tensor of a network once, as it is stored, and the further names of those that have several."""
+    first: dict[int, str] = {}
+    tensors, aliases = {}, {}
+    for name, tensor in network.state_dict(keep_vars=True).items():
+        known = first.setdefault(id(tensor), name)
+        if known == name:
+            tensors[name] = _as_stored(tensor)
+        else:
+            aliases[name] = known
+    return tensors, aliases
 
 
 def _as_stored(tensor: torch.Tensor) -> torch.Tensor:

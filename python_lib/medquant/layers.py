@@ -10,7 +10,7 @@ from torch import nn
 from torch.nn import functional
 
 from medquant.grid import Grid
-from medquant.matrices import CONVOLUTIONS, TRANSPOSED, Layout
+from medquant.matrices import CONVOLUTIONS, TRANSPOSED, Layout, padding_sides
 from medquant.packing import pack, unpack
 
 
@@ -69,15 +69,23 @@ class LayerGeometry:
         dims = int(self.kind[-2])
         if self.kind.startswith("ConvTranspose"):
             operation = getattr(functional, f"conv_transpose{dims}d")
-            return operation(
-                inputs, weight, bias, self.stride, self.padding, self.output_padding, self.groups, self.dilation
-            )
+            extra = self.output_padding if output_size is None else self._padding_to(inputs, output_size)
+            return operation(inputs, weight, bias, self.stride, self.padding, extra, self.groups, self.dilation)
         operation = getattr(functional, f"conv{dims}d")
         padding = self.padding
         if self.padding_mode != "zeros":
-            sides = [p for p in reversed(padding) for _ in (0, 1)]
+            pairs = padding_sides(padding, self.weight_shape[2:], self.dilation)
+            sides = [side for pair in reversed(pairs) for side in pair]
             inputs, padding = functional.pad(inputs, sides, mode=self.padding_mode), 0
         return operation(inputs, weight, bias, self.stride, padding, self.dilation, self.groups)
+
+    def _padding_to(self, inputs: torch.Tensor, output_size: Any) -> tuple[int, ...]:
+        """The output padding with which a transposed convolution gives `output_size`."""
+        kernel = self.weight_shape[2:]
+        dims = len(kernel)
+        axes = zip(inputs.shape[-dims:], self.stride, self.padding, self.dilation, kernel)
+        least = [(size - 1) * s - 2 * p + d * (k - 1) + 1 for size, s, p, d, k in axes]
+        return tuple(wanted - size for wanted, size in zip(tuple(output_size)[-dims:], least))
 
 
 class QuantizedLayer(nn.Module):
@@ -162,9 +170,9 @@ class QuantizedLayer(nn.Module):
                 scale, offset = scale.gather(1, index), offset.gather(1, index)
         return layout.to_weight(torch.addcmul(offset, scale, self.codes().float()))
 
-    def forward(self, inputs: torch.Tensor, output_size: Any = None) -> torch.Tensor:
-        """Same as the layer it replaces, with the decoded weight."""
-        return self.geometry.apply(inputs, self.weight.to(inputs.dtype), self.bias)
+    def forward(self, input: torch.Tensor, output_size: Any = None) -> torch.Tensor:
+        """Same as the layer it replaces, with the decoded weight; arguments are named as in torch."""
+        return self.geometry.apply(input, self.weight.to(input.dtype), self.bias, output_size)
 
     def stored_bits(self) -> int:
         """Bits of everything that stands for the weight: codes, scales, offsets, row groups; the bias apart."""

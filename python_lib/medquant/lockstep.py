@@ -50,7 +50,7 @@ class _Runner(threading.Thread):
         self.layer = self.inputs = self.answer = None
         self.halted.release()
 
-    def arrive(self, layer: str, inputs: torch.Tensor) -> torch.Tensor:
+    def arrive(self, layer: str, inputs: torch.Tensor, *rest: Any, **options: Any) -> torch.Tensor:
         """Called inside the network: wait for the layer's new computation, then do it."""
         self.layer, self.inputs = layer, inputs
         self.halted.release()
@@ -59,7 +59,7 @@ class _Runner(threading.Thread):
             raise _Stop
         answer = self.answer
         self.inputs = self.answer = None
-        return answer(inputs)
+        return answer(inputs, *rest, **options)
 
     def advance(self) -> None:
         """Let the runner go to its next layer, or to its end."""
@@ -85,10 +85,13 @@ def run_in_lockstep(
     by_thread: dict[int, int] = {}
 
     def patched(name: str) -> Callable[[torch.Tensor], torch.Tensor]:
-        def forward(inputs: torch.Tensor) -> torch.Tensor:
+        # The argument is named as in torch; a transposed convolution may be asked for an output size as well.
+        def forward(input: torch.Tensor, *rest: Any, **options: Any) -> torch.Tensor:
             index = by_thread[threading.get_ident()]
             known = answers.get((index, name))
-            return known(inputs) if known is not None else runners[index].arrive(name, inputs)
+            if known is not None:
+                return known(input, *rest, **options)
+            return runners[index].arrive(name, input, *rest, **options)
 
         return forward
 

@@ -65,7 +65,7 @@ def spatial_grid(module: nn.Module, inputs: torch.Tensor) -> tuple[int, ...]:
         return tuple(inputs.shape[:-1])
     if isinstance(module, TRANSPOSED):
         return (inputs.shape[0], *inputs.shape[2:])
-    low_high = _padding(module)
+    low_high = padding_sides(module.padding, module.kernel_size, module.dilation)
     sizes = []
     for axis, size in enumerate(inputs.shape[2:]):
         span = module.dilation[axis] * (module.kernel_size[axis] - 1) + 1
@@ -96,17 +96,21 @@ def input_rows(module: nn.Module, inputs: torch.Tensor, positions: torch.Tensor)
     return flat[base[None, :, None] + element]
 
 
-def _padding(module: nn.Module) -> list[tuple[int, int]]:
-    if module.padding == "valid":
-        return [(0, 0)] * len(module.kernel_size)
-    if module.padding == "same":
-        totals = [d * (k - 1) for k, d in zip(module.kernel_size, module.dilation)]
+def padding_sides(
+    padding: tuple[int, ...] | str, kernel: tuple[int, ...], dilation: tuple[int, ...]
+) -> list[tuple[int, int]]:
+    """What a convolution adds before and after each spatial axis."""
+    if padding == "valid":
+        return [(0, 0)] * len(kernel)
+    if padding == "same":
+        totals = [d * (k - 1) for k, d in zip(kernel, dilation)]
         return [(t // 2, t - t // 2) for t in totals]
-    return [(p, p) for p in module.padding]
+    return [(p, p) for p in padding]
 
 
 def _pad(module: nn.Module, inputs: torch.Tensor) -> torch.Tensor:
-    amounts = [side for pair in reversed(_padding(module)) for side in pair]
+    pairs = padding_sides(module.padding, module.kernel_size, module.dilation)
+    amounts = [side for pair in reversed(pairs) for side in pair]
     if not any(amounts):
         return inputs.contiguous()
     mode = "constant" if module.padding_mode == "zeros" else module.padding_mode
