@@ -97,7 +97,7 @@ def test_devices() -> None:
 def test_windows_are_options(folder: Path) -> None:
     model = load_model(folder, device="cpu", window_level=-600, window_width=1500)
     assert (model.preprocessing.window_level, model.preprocessing.window_width) == (-600.0, 1500.0)
-    with pytest.raises(UserError, match="no option window.*It has name, preprocessing, window_level"):
+    with pytest.raises(UserError, match=r"no option window.*It has name, preprocessing, window_level"):
         load_model(folder, device="cpu", window=400)
     with pytest.raises(UserError, match="positive width"):
         load_model(folder, device="cpu", window_width=0)
