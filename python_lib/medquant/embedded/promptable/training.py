@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import time
+from collections import deque
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -15,11 +16,15 @@ import torch
 import torch.distributed as dist
 
 from medquant.embedded.promptable.configuration import initial_model, save_weights
-from medquant.embedded.promptable.objective import Trainee, loss_of, make_optimisers, set_rate
+from medquant.embedded.promptable.learner import Learner
+from medquant.embedded.promptable.objective import Trainee
 from medquant.embedded.promptable.pool import ScenePool
 from medquant.errors import Cancelled, UserError
-from medquant.files import atomic_path
 from medquant.progress import CancelCheck, Progress, ProgressCallback
+
+LOG_EVERY = 20
+
+Report = Callable[[float, str], None]
 
 
 @dataclass(frozen=True)
@@ -132,127 +137,53 @@ def _process(rank: int, plan: Plan, output: Path, meeting: Path, stop: Any, repo
         dist.destroy_process_group()
 
 
-def _work(
-    rank: int, plan: Plan, output: Path, report: Callable[[float, str], None], stopped: Callable[[], bool]
-) -> bool:
+def _work(rank: int, plan: Plan, output: Path, report: Report, stopped: Callable[[], bool]) -> bool:
     """One worker's training; True when it came to its end, False when it was stopped."""
-    pool = ScenePool(output / f"scenes-{rank}.u8", plan.scenes, plan.seed, rank)
-    first = ScenePool(output / "scenes-0.u8", plan.scenes, plan.seed, 0) if rank else pool
+    pool = ScenePool(output / f"scenes-{plan.seed}-{rank}.u8", plan.scenes, plan.seed, rank)
+    first = ScenePool(output / f"scenes-{plan.seed}-0.u8", plan.scenes, plan.seed, 0) if rank else pool
     pool.grow(plan.first_scenes)
-    _meet(plan)
-    trainee = Trainee(initial_model(np.asarray(first.store[: plan.first_scenes, 0]), plan.seed))
-    optimisers = make_optimisers(trainee)
-    average = {name: value.detach().clone() for name, value in trainee.state_dict().items()}
-    step, elapsed = _restore(output, trainee, optimisers, average)
-    trained = [parameter for parameter in trainee.parameters() if parameter.requires_grad]
-    trainee.train()
+    if plan.workers > 1:
+        dist.barrier()
+    start = initial_model(np.asarray(first.store[: plan.first_scenes, 0]), plan.seed)
+    learner = Learner(Trainee(start), plan.average)
+    learner.restore(output / "checkpoint.pt")
     clock = saved = time.monotonic()
-    recent: list[tuple[float, float]] = []
+    recent: deque[dict[str, float]] = deque(maxlen=LOG_EVERY)
     while True:
         now = time.monotonic()
-        elapsed, clock = elapsed + now - clock, now
-        fraction, stop = _agreed(plan, step, elapsed, stopped())
-        if rank == 0 and (stop or fraction >= 1 or now - saved > plan.save_every):
-            _save(output, plan, trainee, optimisers, average, step, elapsed)
+        learner.elapsed, clock = learner.elapsed + now - clock, now
+        fraction, stop = _agreed(plan, learner, stopped())
+        over = stop or fraction >= 1
+        if rank == 0 and (over or now - saved > plan.save_every):
+            learner.save(output / "checkpoint.pt")
+            hours = round(learner.elapsed / 3600, 3)
+            summary = asdict(plan) | {"steps_done": learner.step, "hours_done": hours}
+            save_weights(learner.averaged(), output / "weights", summary)
             saved = now
-        if stop or fraction >= 1:
+        if over:
             return not stop
         small = fraction < plan.small_part
-        pool.grow(plan.first_scenes + plan.new_scenes * step)
-        rng = np.random.default_rng([plan.seed, 99, rank, step])
+        pool.grow(plan.first_scenes + plan.new_scenes * learner.step)
+        rng = np.random.default_rng([plan.seed, 99, rank, learner.step])
         batch = pool.batch(rng, plan.images_small if small else plan.images_full, 128 if small else 256)
-        rate = set_rate(optimisers, step, fraction)
-        loss, dice = loss_of(trainee, batch)
-        loss.backward()
-        _share_gradients(plan, trained)
-        norm = torch.nn.utils.clip_grad_norm_(trained, 1.0)
-        for optimiser in optimisers:
-            optimiser.step()
-            optimiser.zero_grad(set_to_none=True)
-        step += 1
-        keep = min(plan.average, (1 + step) / (10 + step))
-        with torch.no_grad():
-            for name, value in trainee.state_dict().items():
-                average[name].lerp_(value, 1 - keep)
-        recent.append((float(loss.detach()), float(dice)))
-        if rank == 0 and (step % 20 == 0 or step < 4):
-            mean_loss, mean_dice = np.mean(recent[-20:], axis=0)
-            recent = recent[-20:]
-            line = {"step": step, "seconds": round(elapsed, 1), "loss": round(float(mean_loss), 4)}
-            line |= {
-                "dice": round(float(mean_dice), 4),
-                "norm": round(float(norm), 2),
-                "rate": round(rate, 4),
-            }
-            with (output / "log.jsonl").open("a", encoding="utf-8") as log:
-                log.write(json.dumps(line) + "\n")
-            report(fraction, f"Step {step}: Dice {mean_dice:.3f} on procedural images")
+        recent.append(learner.learn(batch, fraction, plan.workers))
+        if rank == 0 and (learner.step % LOG_EVERY == 0 or learner.step < 4):
+            _log(output, learner, recent, fraction, report)
 
 
-def _agreed(plan: Plan, step: int, elapsed: float, stop: bool) -> tuple[float, bool]:
-    """The first worker's clock and wish to stop, so that all workers do the same."""
-    fraction = step / plan.steps if plan.steps is not None else elapsed / (3600 * plan.hours)
+def _log(output: Path, learner: Learner, recent: deque[dict[str, float]], fraction: float, report: Report) -> None:
+    means = {key: round(float(np.mean([line[key] for line in recent])), 4) for key in recent[0]}
+    line = {"step": learner.step, "seconds": round(learner.elapsed, 1)} | means
+    with (output / "log.jsonl").open("a", encoding="utf-8") as log:
+        log.write(json.dumps(line) + "\n")
+    report(fraction, f"Step {learner.step}: Dice {means['dice']:.3f} on procedural images")
+
+
+def _agreed(plan: Plan, learner: Learner, stop: bool) -> tuple[float, bool]:
+    """How far the training is, and whether to stop: the first worker's view, so that all do the same."""
+    fraction = learner.step / plan.steps if plan.steps is not None else learner.elapsed / (3600 * plan.hours)
     if plan.workers == 1:
         return fraction, stop
     said = torch.tensor([fraction, float(stop)], dtype=torch.float64)
     dist.broadcast(said, 0)
     return float(said[0]), bool(said[1])
-
-
-def _meet(plan: Plan) -> None:
-    if plan.workers > 1:
-        dist.barrier()
-
-
-def _share_gradients(plan: Plan, parameters: list[torch.nn.Parameter]) -> None:
-    """Replace each worker's gradients by the mean over workers."""
-    if plan.workers == 1:
-        return
-    flat = torch.cat([parameter.grad.reshape(-1) for parameter in parameters])
-    dist.all_reduce(flat)
-    flat /= plan.workers
-    offset = 0
-    for parameter in parameters:
-        parameter.grad.copy_(flat[offset : offset + parameter.numel()].view_as(parameter))
-        offset += parameter.numel()
-
-
-def _save(
-    output: Path,
-    plan: Plan,
-    trainee: Trainee,
-    optimisers: list[torch.optim.Optimizer],
-    average: dict[str, torch.Tensor],
-    step: int,
-    elapsed: float,
-) -> None:
-    """Checkpoint and weights. Random states need no saving: every draw follows from seed, worker and step."""
-    state = {
-        "model": trainee.state_dict(),
-        "average": average,
-        "optimisers": [optimiser.state_dict() for optimiser in optimisers],
-        "step": step,
-        "elapsed": elapsed,
-    }
-    with atomic_path(output / "checkpoint.pt") as path:
-        torch.save(state, path)
-    shown = Trainee(trainee.sam.__class__(trainee.sam.config))
-    shown.load_state_dict(average)
-    summary = asdict(plan) | {"steps_done": step, "hours_done": round(elapsed / 3600, 3)}
-    save_weights(shown.sam, output / "weights", summary)
-
-
-def _restore(
-    output: Path, trainee: Trainee, optimisers: list[torch.optim.Optimizer], average: dict[str, torch.Tensor]
-) -> tuple[int, float]:
-    """Steps and seconds already done; the state is loaded in place."""
-    path = output / "checkpoint.pt"
-    if not path.exists():
-        return 0, 0.0
-    state = torch.load(path, weights_only=True)
-    trainee.load_state_dict(state["model"])
-    for optimiser, saved in zip(optimisers, state["optimisers"], strict=True):
-        optimiser.load_state_dict(saved)
-    for name, value in average.items():
-        value.copy_(state["average"][name])
-    return state["step"], state["elapsed"]
