@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import nn
@@ -33,6 +34,10 @@ class LayerJob:
     bias: torch.Tensor | None
     bits: IntWeights
     geometry: LayerGeometry
+
+    def full(self, inputs: torch.Tensor, output_size: Any = None) -> torch.Tensor:
+        """The layer in floating point."""
+        return self.geometry.apply(inputs, self.weight, self.bias, output_size)
 
 
 FocusOf = Callable[[LayerJob, int, tuple[int, ...]], torch.Tensor | None]

@@ -13,7 +13,7 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-RIDGES = (0.003, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0)
+RIDGES = (0.01, 0.1, 0.5, 3.0)
 """Candidate ridges for the corrected target, as parts of the mean of diag(H)."""
 
 

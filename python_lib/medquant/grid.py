@@ -143,7 +143,7 @@ def _span(cells: torch.Tensor, weights: IntWeights, factor: float) -> tuple[torc
         scale = (factor * (high - low) / steps).clamp_min(tiny)
         constant = high == low
         scale = torch.where(constant, largest.clamp_min(tiny), scale)
-        return scale, scale * (factor * low / scale).round().clamp(-127 * 2, 127)
+        return scale, scale * (factor * low / scale).round()
     centre, half = (high + low) / 2, factor * (high - low) / 2
     scale = 2 * half / steps
     # A constant column is its own offset; any positive scale serves.

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -118,6 +120,7 @@ class QuantizedLayer(nn.Module):
         self.register_buffer("offset", offset)
         self.register_buffer("row_group", row_group)
         self.register_buffer("bias", bias)
+        self._decoded: torch.Tensor | None = None
 
     @classmethod
     def from_solutions(
@@ -131,10 +134,12 @@ class QuantizedLayer(nn.Module):
     ) -> QuantizedLayer:
         """Store what the solver found: codes (groups, m, n) and one grid for each group of the convolution."""
         share = geometry.layout.share
-        scale = torch.stack([grid.scale[..., ::share] for grid in grids])
-        offset = torch.stack([grid.offset[..., ::share] for grid in grids]) if zero is None else None
+        by_weight = grids[0].row_group.ndim == 2
+        step = 1 if by_weight else share
+        scale = torch.stack([grid.scale[..., ::step] for grid in grids])
+        offset = torch.stack([grid.offset[..., ::step] for grid in grids]) if zero is None else None
         row_group = None
-        if grids[0].row_group.ndim == 2 or scale.shape[1] > 1:
+        if by_weight or scale.shape[1] > 1:
             row_group = torch.stack([grid.row_group for grid in grids])
             row_group = row_group.to(torch.uint8 if scale.shape[1] <= 256 else torch.int16)
         dtype = storage_dtype(scale, offset)
@@ -157,6 +162,8 @@ class QuantizedLayer(nn.Module):
     @property
     def weight(self) -> torch.Tensor:
         """The decoded weight in float32, in the layer's own shape."""
+        if self._decoded is not None:
+            return self._decoded
         layout = self.geometry.layout
         scale = self.scale.float()
         offset = scale * self.zero if self.offset is None else self.offset.float()
@@ -190,6 +197,24 @@ class QuantizedLayer(nn.Module):
             columns = layout.weight_shape[0] // layout.groups
             return torch.Size((layout.groups, total // layout.weight_shape[0], columns))
         return torch.Size((layout.groups, rows, total // layout.weight_shape[0]))
+
+
+@contextmanager
+def decoded_once(network: nn.Module, limit_mb: float = 64.0) -> Iterator[None]:
+    """Inside, a small network keeps its decoded weights; one whose weights exceed `limit_mb` decodes at every pass.
+
+    Decoding costs a few per cent of a large layer's arithmetic, but more than that of a small one.
+    """
+    layers = [module for module in network.modules() if isinstance(module, QuantizedLayer)]
+    size = sum(torch.Size(layer.geometry.weight_shape).numel() * 4 for layer in layers) / 1e6
+    kept = layers if size <= limit_mb else []
+    for layer in kept:
+        layer._decoded = layer.weight
+    try:
+        yield
+    finally:
+        for layer in kept:
+            layer._decoded = None
 
 
 def storage_dtype(*tensors: torch.Tensor | None) -> torch.dtype:

@@ -10,6 +10,7 @@ from datetime import datetime, timezone
 from fnmatch import fnmatchcase
 from typing import Any
 
+import psutil
 import torch
 from torch import nn
 
@@ -28,6 +29,8 @@ from medquant.progress import CancelCheck, Progress, ProgressCallback
 from medquant.quantized_model import LayerReport, Provenance, QuantizationReport, QuantizedModel
 from medquant.recipe import Recipe
 
+MEMORY_SHARE = 0.5
+"""Part of the free memory that calibration may take where the caller sets no limit."""
 HALF_PRECISION_FROM = 1024
 """Tensors outside the quantized layers are stored in half precision from so many numbers on."""
 
@@ -46,9 +49,10 @@ def quantize(
     """Quantize the weights of `model`, which stays as it is.
 
     `calibration` is the open volume (unlabelled), several, or inputs of the network. `ignore` are name patterns of
-    layers to leave in floating point. `max_memory_mb` bounds the memory above the model; fewer inputs are used
-    where they would not fit. Every linear, convolution and transposed convolution layer is quantized or stands in
-    `report.kept` with the reason. Raises `UserError` for inputs that cannot calibrate, `Cancelled` when stopped.
+    layers to leave in floating point. `max_memory_mb` bounds the memory of the calibration passes (default: half of
+    what is free); fewer inputs are used where not all would fit, see `report.calibration_inputs`. Every linear,
+    convolution and transposed convolution layer is quantized or stands in `report.kept` with the reason. Raises
+    `UserError` for inputs that cannot calibrate, `Cancelled` when stopped.
     """
     recipe = recipe or Recipe()
     tracker = Progress(progress, cancelled)
@@ -57,9 +61,9 @@ def quantize(
         batches, hashes = _calibration_batches(model, calibration, selection or CalibrationSelection(), tracker)
         prepared = time.perf_counter()
         work = _Work(model, batches, recipe, ignore, tracker.span(0.05, 1.0))
-        work.run()
+        work.run(psutil.virtual_memory().available / 1e6 * MEMORY_SHARE if max_memory_mb is None else max_memory_mb)
     seconds = {"calibration inputs": prepared - began, **work.seconds, "total": time.perf_counter() - began}
-    report = _report(work.network, work.reports, work.kept, seconds, len(batches))
+    report = _report(work.network, work.reports, work.kept, seconds, len(work.batches))
     report = replace(report, peak_memory_mb=memory.peak_mb)
     provenance = Provenance(
         model=model.name,
@@ -89,8 +93,10 @@ class _Work:
         self.seconds: dict[str, float] = {}
         self.focus: list[torch.Tensor | None] = [batch.focus for batch in batches]
 
-    def run(self) -> None:
-        seen = self._timed("first pass", self._observe)
+    def run(self, max_memory_mb: float) -> None:
+        with PeakMemory() as memory:
+            seen = self._timed("first pass", self._observe)
+        self._fit_into(max_memory_mb, memory.extra_mb)
         self._fold(seen)
         jobs = self._jobs(seen)
         round_to_half(self.network, except_for=jobs)
@@ -107,6 +113,21 @@ class _Work:
         self.seconds["network and moments"] = time.perf_counter() - began - solved
         for name, layer in self.quantized.items():
             set_module(self.network, name, layer)
+
+    def _fit_into(self, max_memory_mb: float, one_pass_mb: float) -> None:
+        """Keep as many inputs, evenly spread, as can be under way at once; each has an FP32 and a quantized pass."""
+        passes = 2 if self.recipe.calibration.sequential else 1
+        fitting = int(max_memory_mb / max(passes * one_pass_mb, 1e-6))
+        if fitting < 1:
+            raise UserError(
+                f"One calibration input takes about {passes * one_pass_mb:.0f} MB, {max_memory_mb:.0f} MB are allowed. "
+                "Allow more memory, close other programs, or calibrate with sequential=False."
+            )
+        count = len(self.batches)
+        if fitting < count:
+            chosen = [i * count // fitting for i in range(fitting)]
+            self.batches = [self.batches[i] for i in chosen]
+            self.focus = [self.focus[i] for i in chosen]
 
     def _observe(self) -> Observation:
         self.tracker.report(0.0, "Looking at the network")
@@ -153,10 +174,9 @@ class _Work:
             else:
                 names.append(name)
         names.sort(key=seen.order.index)
-        precious = _precious({name: modules[name].weight.numel() for name in names}, self.recipe.small_share)
+        chosen = self.recipe.weights_for({name: modules[name].weight.numel() for name in names})
         jobs = {}
-        for index, name in enumerate(names):
-            bits = self.recipe.weights_for(name, is_precious=name in precious)
+        for index, (name, bits) in enumerate(chosen.items()):
             if bits is None:
                 self.kept[name] = "kept by the recipe"
                 continue
@@ -196,10 +216,7 @@ class _Work:
             self._solve(job, quantized, None if same else full)
             done += job.weight.numel()
 
-            def original(x: torch.Tensor) -> torch.Tensor:
-                return job.geometry.apply(x, job.weight, job.bias)
-
-            return [original] * count + [self.quantized[name]] * count
+            return [job.full] * count + [self.quantized[name]] * count
 
         runs = [lambda batch=batch: self._forward(batch) for batch in self.batches] * 2
         modules = dict(self.network.named_modules())
@@ -210,7 +227,7 @@ class _Work:
             job = jobs[name]
             self._announce(len(self.reports), len(jobs), len(self.reports) / len(jobs))
             self._solve(job, inputs, None)
-            return [lambda x: job.geometry.apply(x, job.weight, job.bias)] * len(inputs)
+            return [job.full] * len(inputs)
 
         runs = [lambda batch=batch: self._forward(batch) for batch in self.batches]
         modules = dict(self.network.named_modules())
@@ -238,21 +255,6 @@ class _Work:
         return result
 
 
-def _precious(sizes: dict[str, int], small_share: float) -> set[str]:
-    """The first and the last layer, and the smallest ones while all together hold no more than `small_share`."""
-    if not sizes:
-        return set()
-    names = list(sizes)
-    chosen = {names[0], names[-1]}
-    budget = small_share * sum(sizes.values()) - sum(sizes[name] for name in chosen)
-    for name in sorted(set(names) - chosen, key=lambda name: (sizes[name], name)):
-        budget -= sizes[name]
-        if budget < 0:
-            break
-        chosen.add(name)
-    return chosen
-
-
 def structural_twin(network: nn.Module) -> nn.Module:
     """A copy of the modules that shares the tensors, so that layers can be exchanged without touching the original."""
     memo = {id(t): t for t in (*network.parameters(), *network.buffers())}
@@ -260,9 +262,15 @@ def structural_twin(network: nn.Module) -> nn.Module:
 
 
 def set_module(network: nn.Module, name: str, module: nn.Module) -> None:
-    """Put `module` in the place called `name`."""
-    parent, _, leaf = name.rpartition(".")
-    setattr(network.get_submodule(parent), leaf, module)
+    """Put `module` in the place called `name`, and in every other place where the module there stands.
+
+    Networks register one layer under several names (nnU-Net's blocks: `conv` and `all_modules.0`) and call either.
+    """
+    old = network.get_submodule(name)
+    places = [path for path, found in network.named_modules(remove_duplicate=False) if found is old]
+    for path in places:
+        parent, _, leaf = path.rpartition(".")
+        setattr(network.get_submodule(parent), leaf, module)
 
 
 def round_to_half(network: nn.Module, *, except_for: Container[str]) -> None:

@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass, field, fields
 from fnmatch import fnmatchcase
 from typing import Any, Literal
 
+from medquant.allocation import spread_bits
 from medquant.errors import UserError
 
 Method = Literal["rtn", "comq", "permutation-comq", "gptq"]
@@ -75,6 +76,12 @@ class CalibrationSettings:
     """Positions drawn for each unknown of a layer, a cap that keeps large inputs affordable."""
     seed: int = 0
 
+    def __post_init__(self) -> None:
+        if not 0 <= self.foreground_share <= 1:
+            raise UserError(f"The foreground share lies between 0 and 1, not {self.foreground_share}. Choose 0.5.")
+        if self.positions_per_input < 1 or (self.ridge is not None and not self.ridge > 0):
+            raise UserError("Positions per input and ridge must be positive. Leave them at their defaults.")
+
 
 @dataclass(frozen=True)
 class Recipe:
@@ -82,8 +89,8 @@ class Recipe:
 
     `overrides` maps layer name patterns (fnmatch) to another `IntWeights`, or to None to leave the layer in floating
     point; the last pattern that fits wins. `ends_bits` keeps the first and the last quantized layer at that many bits
-    at least (None: no exception), and with them the smallest layers, as long as these hold no more than `small_share`
-    of the weights: a few hundredths of a bit per weight that are worth more than any solver. `scope="layer"` is the
+    at least (None: no exception); `extra_bits` per weight, on average, go to them and to the smallest layers
+    (`medquant.allocation`): a few hundredths of a bit that are worth more than any solver. `scope="layer"` is the
     paper as read: all weights of a layer sorted by value, each with an index of its own (costly; kept to reproduce it).
     """
 
@@ -92,7 +99,7 @@ class Recipe:
     scope: Literal["rows", "layer"] = "rows"
     sweeps: int = 3
     ends_bits: int | None = 8
-    small_share: float = 0.01
+    extra_bits: float = 0.06
     fold_batch_norm: bool = True
     calibration: CalibrationSettings = field(default_factory=CalibrationSettings)
     overrides: dict[str, IntWeights | None] = field(default_factory=dict)
@@ -100,19 +107,30 @@ class Recipe:
     def __post_init__(self) -> None:
         if self.method not in METHODS:
             raise UserError(f"Unknown method {self.method!r}. Choose one of {', '.join(METHODS)}.")
+        if self.scope not in ("rows", "layer"):
+            raise UserError(f"Unknown scope {self.scope!r}. Choose rows or layer.")
+        if self.ends_bits is not None and not 2 <= self.ends_bits <= 8:
+            raise UserError(f"The first and last layer can have 2 to 8 bits, not {self.ends_bits}. Choose 8.")
+        if not 0 <= self.extra_bits <= 6:
+            raise UserError(f"Extra bits lie between 0 and 6, not {self.extra_bits}. Choose 0.06.")
         if self.scope == "layer" and self.method != "permutation-comq":
             raise UserError("scope='layer' belongs to permutation-comq. Leave the scope at 'rows'.")
         if self.sweeps < 1:
             raise UserError(f"At least one sweep is needed, not {self.sweeps}.")
 
-    def weights_for(self, layer: str, *, is_precious: bool = False) -> IntWeights | None:
-        """The grid of one layer, or None where it stays in floating point."""
-        chosen: IntWeights | None = self.weights
-        if is_precious and self.ends_bits is not None and self.weights.bits < self.ends_bits:
-            chosen = IntWeights(bits=self.ends_bits, symmetric=False, zero_point="real")
-        for pattern, weights in self.overrides.items():
-            if fnmatchcase(layer, pattern):
-                chosen = weights
+    def weights_for(self, sizes: dict[str, int]) -> dict[str, IntWeights | None]:
+        """The grid of each layer, None where it stays in floating point.
+
+        `sizes` has the layers in the order of the network, with the number of weights of each.
+        """
+        bits = spread_bits(sizes, self.weights.bits, self.extra_bits, self.ends_bits)
+        chosen: dict[str, IntWeights | None] = {}
+        for layer in sizes:
+            # Beyond 4 bits half-integer grids and groups gain nothing.
+            chosen[layer] = self.weights if bits[layer] == self.weights.bits else IntWeights(bits[layer])
+            for pattern, weights in self.overrides.items():
+                if fnmatchcase(layer, pattern):
+                    chosen[layer] = weights
         return chosen
 
     def describe(self) -> str:
@@ -125,7 +143,7 @@ class Recipe:
         if self.scope == "layer":
             parts.append("sorted over the layer")
         if self.ends_bits and self.ends_bits > w.bits:
-            parts.append(f"first, last and smallest layers at {self.ends_bits} bits")
+            parts.append(f"first and last layer at {self.ends_bits} bits")
         if self.overrides:
             parts.append(f"{len(self.overrides)} override{'s' if len(self.overrides) > 1 else ''}")
         return ", ".join(parts)
@@ -149,9 +167,9 @@ class Recipe:
                 _refuse_unknown(CalibrationSettings, data["calibration"])
                 data["calibration"] = CalibrationSettings(**data["calibration"])
             overrides = data.get("overrides") or {}
-            data["overrides"] = {k: v and _weights_from_dict(v) for k, v in overrides.items()}
+            data["overrides"] = {k: None if v is None else _weights_from_dict(v) for k, v in overrides.items()}
             return cls(**data)
-        except (TypeError, KeyError, AttributeError) as error:
+        except (TypeError, KeyError, AttributeError, ValueError) as error:
             raise UserError(f"The recipe cannot be read ({error}). Compare it with one that medquant wrote.") from error
 
     def to_json(self) -> str:

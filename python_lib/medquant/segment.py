@@ -7,6 +7,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from medquant.imaging.volume import Volume
+from medquant.layers import decoded_once
 from medquant.memory import PeakMemory
 from medquant.progress import CancelCheck, Progress, ProgressCallback
 from medquant.prompts import BoxPrompt
@@ -32,7 +33,7 @@ def segment(
     volume, `Cancelled` when `cancelled()` turns true.
     """
     adapter = getattr(model, "model", model)
-    with PeakMemory() as memory:
+    with PeakMemory() as memory, decoded_once(adapter.network):
         began = time.perf_counter()
         result = adapter.segment(volume, prompt, Progress(progress, cancelled))
         seconds = time.perf_counter() - began

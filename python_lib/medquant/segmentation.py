@@ -24,8 +24,7 @@ class Segmentation:
     """A label map of shape (k, j, i) on the grid of `volume`, 0 for background.
 
     `seconds` counts from the scan in memory to the labels in memory; `stages` splits it by name (preprocess,
-    network, resample ...). `peak_memory_mb` is the largest resident memory above the start of the call, where it
-    was measured.
+    network, resample ...). `peak_memory_mb` is the largest resident memory of the process during the call.
     """
 
     labels: np.ndarray

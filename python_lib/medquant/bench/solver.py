@@ -11,7 +11,7 @@ from medquant.bench.explicit_comq import explicit_comq
 from medquant.gram import Moments
 from medquant.grid import Grid, initial_grid
 from medquant.memory import PeakMemory
-from medquant.progress import Progress
+from medquant.progress import CancelCheck, Progress, ProgressCallback
 from medquant.recipe import IntWeights
 from medquant.solvers.coordinate import sweep
 from medquant.solvers.solve import solve
@@ -34,13 +34,19 @@ def features(tokens: int, inputs: int, seed: int, dtype: torch.dtype = torch.flo
     return (latent @ mixing + 0.5 * noise) * strength
 
 
-def run(*, images: int = 16, bits: int = 4, progress: Progress | None = None) -> dict[str, Any]:
+def run(
+    *,
+    images: int = 16,
+    bits: int = 4,
+    progress: ProgressCallback | None = None,
+    cancelled: CancelCheck | None = None,
+) -> dict[str, Any]:
     """Quantize every linear layer of a ViT-B encoder, time one layer of the explicit algorithm, compare codes.
 
     The explicit algorithm's cost is proportional to the number of tokens and to m n; it is timed on one layer with
     the tokens of one image and extrapolated, which `extrapolated_from` states.
     """
-    tracker = progress or Progress()
+    tracker = Progress(progress, cancelled)
     weights = IntWeights(bits=bits, zero_point="integer")
     with PeakMemory() as memory:
         ours = _quantize_encoder(weights, images, tracker.span(0.0, 0.5))
