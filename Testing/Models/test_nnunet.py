@@ -16,10 +16,12 @@ import SimpleITK as sitk
 import torch
 from torch import nn
 
+from medquant.embedded.phantom import make_phantom
 from medquant.errors import Cancelled, UserError
 from medquant.imaging.reading import read_volume
 from medquant.imaging.volume import Volume
 from medquant.models.base import CalibrationSelection
+from medquant.models.catalogue import EMBEDDED_NNUNET
 from medquant.models.nnunet import NnUNetModel
 from medquant.models.nnunet_folder import quietly
 from medquant.models.registry import from_spec, load_model
@@ -338,6 +340,23 @@ def test_cancel_stops_between_patches(model: NnUNetModel, scan: Path) -> None:
 def test_a_box_is_refused(model: NnUNetModel, scan: Path) -> None:
     with pytest.raises(UserError, match="takes no box"):
         model.segment(read_volume(scan), BoxPrompt((Box((1, 1, 1), (5, 5, 5)),)))
+
+
+def test_the_embedded_model_equals_nnunetv2_on_a_phantom(tmp_path: Path) -> None:
+    if not EMBEDDED_NNUNET.is_dir():
+        pytest.skip("the embedded nnU-Net is not in this checkout")
+    array, labels, _, affine = make_phantom(seed=5, shape=(24, 96, 96), spacing=(6.0, 4.0, 4.0))
+    file = tmp_path / "ct.nii.gz"
+    image = sitk.GetImageFromArray(np.ascontiguousarray(array))
+    image.SetSpacing(np.diag(affine)[:3].tolist())
+    image.SetOrigin(affine[:3, 3].tolist())
+    sitk.WriteImage(image, str(file))
+    model = load_model("embedded-nnunet", device="cpu")
+    found = model.segment(read_volume(file)).labels
+    np.testing.assert_array_equal(found, own_prediction(EMBEDDED_NNUNET, file))
+    liver = next(s.label for s in model.structures if s.name == "liver")
+    overlap = 2 * ((found == liver) & (labels == liver)).sum() / ((found == liver).sum() + (labels == liver).sum())
+    assert overlap > 0.5
 
 
 # -- folders that are not as they should be --------------------------------------------------------------------------

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import re
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from importlib import import_module
 from pathlib import Path
@@ -57,27 +58,24 @@ def load_model(
 ) -> Model | QuantizedModel:
     """Load a model by name or by path.
 
-    Names: "embedded", "embedded-nnunet", "medsam", "sam-vit-b", "sam-vit-l", "sam-vit-h", "nnunet" (`weights`: the
-    results folder), "monai:UNETR" and other MONAI networks (`weights`: the state dict). A path may be a SAM or MedSAM
-    weight file, a folder saved by transformers, an nnU-Net results folder, or a quantized model file. `device`:
-    "auto" (CUDA where there is one), "cpu", "cuda" ... `progress` and `cancelled` follow a download. `options` go to
-    the adapter's `load`. Raises `UserError` with what is missing or wrong.
+    Names: "embedded", "embedded-nnunet", "medsam" (or its Hub id), "sam-vit-b", "sam-vit-l", "sam-vit-h", "nnunet"
+    (`weights`: the results folder), "monai:UNETR" and other MONAI networks (`weights`: the state dict). A path may be
+    a SAM or MedSAM weight file, a folder saved by transformers, an nnU-Net results folder, or a quantized model file.
+    `device`: "auto" (CUDA where there is one), "cpu", "cuda" ... `progress` and `cancelled` follow a download.
+    `options` go to the adapter's `load`. Raises `UserError` with what is missing or wrong.
     """
     target = choose_device(device)
     path = Path(spec).expanduser()
     if path.is_file() and _is_artifact(path):
         from medquant import artifact
 
-        model = artifact.load(path, **options)
-        model.model.network.to(target)
-        return model
+        _require_known(options, artifact.load, path.name)
+        quantized = artifact.load(path, **options)
+        quantized.model.network.to(target)
+        return quantized
     found = _find(str(spec), weights, Progress(progress, cancelled))
     adapter = adapter_class(found.family)
-    known = inspect.signature(adapter.load).parameters
-    unknown = [name for name in options if name not in known]
-    if unknown:
-        offered = ", ".join(name for name in known if name != "source")
-        raise UserError(f"The model {spec} has no option {', '.join(unknown)}. It has {offered}.")
+    _require_known(options, adapter.load, str(spec))
     model = adapter.load(found.source, **{**found.options, **options})
     if str(spec) in _SAM_WIDTHS:
         _require_width(model, str(spec))
@@ -109,12 +107,12 @@ class _Found:
 
 def _find(spec: str, weights: str | Path | None, progress: Progress) -> _Found:
     name, _, detail = spec.partition(":")
-    free = {"name": name, "licence": "Apache-2.0"}
+    free = {"name": "medsam" if name == hub.MEDSAM_REPOSITORY else name, "licence": "Apache-2.0"}
     if name == "embedded":
         return _Found("medsam", _require_embedded(EMBEDDED_PROMPTABLE, name), free)
     if name == "embedded-nnunet":
         return _Found("nnunet", _require_embedded(EMBEDDED_NNUNET, name), free)
-    if name == "medsam":
+    if name in ("medsam", hub.MEDSAM_REPOSITORY):
         source = weights if weights is not None else hub.download_medsam(progress=progress)
         return _Found("medsam", source, {**free, "preprocessing": MEDSAM})
     if name in SAM_FILES:
@@ -153,6 +151,13 @@ def _find_path(spec: str) -> _Found:
         f"{path.name} is no model file that is known here. Give a .pth or .safetensors file of MedSAM or SAM, a "
         "results folder of nnU-Net, or a quantized model file."
     )
+
+
+def _require_known(options: dict[str, Any], load: Callable[..., Any], name: str) -> None:
+    known = [option for option in inspect.signature(load).parameters if option not in ("source", "path")]
+    unknown = [option for option in options if option not in known]
+    if unknown:
+        raise UserError(f"The model {name} has no option {', '.join(unknown)}. It has {', '.join(known)}.")
 
 
 def _is_artifact(path: Path) -> bool:

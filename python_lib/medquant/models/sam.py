@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import numpy as np
 import torch
@@ -23,6 +24,7 @@ from medquant.errors import UserError
 from medquant.files import sha256_of_file
 from medquant.gram import resize_focus
 from medquant.imaging.volume import Volume
+from medquant.imaging.windows import IntensityWindow
 from medquant.models.base import CalibrationBatch, CalibrationSelection, Model, device_of
 from medquant.models.body import body_mask, choose_slices, require_usable
 from medquant.models.prompt_images import (
@@ -144,8 +146,16 @@ class SamModelAdapter(Model):
         return cls(network, preprocessing=settings, name=name, spec=spec, weights_hash=digest, licence=licence)
 
     def forget(self) -> None:
-        """Drop the image embeddings."""
+        """Drop the image embeddings and the grey windows."""
         self._embeddings: OrderedDict[str, torch.Tensor] = OrderedDict()
+        self._windows: WeakKeyDictionary[Volume, IntensityWindow] = WeakKeyDictionary()
+
+    def _window(self, volume: Volume) -> IntensityWindow:
+        """The grey window of a volume that was found fit to use, once for every volume."""
+        if volume not in self._windows:
+            require_usable(volume)
+            self._windows[volume] = grey_window(volume, self.preprocessing)
+        return self._windows[volume]
 
     # -- calibration ---------------------------------------------------------------------------------------------
 
@@ -156,8 +166,7 @@ class SamModelAdapter(Model):
 
         Unlabelled: the boxes are drawn inside the body, of the sizes that organs have, seeded by the selection.
         """
-        require_usable(volume)
-        window, axis = grey_window(volume, self.preprocessing), volume.slice_axis
+        window, axis = self._window(volume), volume.slice_axis
         body, view = body_mask(volume), SliceView.of(volume, volume.slice_axis)
         generator = np.random.default_rng(selection.seed)
         indices = choose_slices(volume, axis, selection, body)
@@ -204,9 +213,8 @@ class SamModelAdapter(Model):
         """One label for every box; where masks overlap, the later box wins."""
         if prompt is None or not prompt.boxes:
             raise UserError(f"{self.name} needs a box around each structure. Draw or name at least one box.")
-        require_usable(volume)
         progress = progress or Progress()
-        window = grey_window(volume, self.preprocessing)
+        window = self._window(volume)
         winner = np.zeros(volume.shape, dtype=np.uint16)
         stages: dict[str, float] = defaultdict(float)
         work = _slices_with_boxes(volume, prompt)
