@@ -58,6 +58,7 @@ class DemoCase:
     reference: Segmentation | None = None
     reference_from: str = ""
     prompt: BoxPrompt | None = None
+    boxes_from: str = ""
 
 
 @dataclass(frozen=True)
@@ -102,6 +103,7 @@ def phantom_case(
         reference=reference,
         reference_from="the phantom's own labels",
         prompt=boxes_from_labels(labels, volume, structures, per_slice=True),
+        boxes_from="around the phantom's own labels on each slice, as the papers do",
     )
 
 

@@ -24,10 +24,11 @@ def solver(json_target: o.Json = None) -> None:
     minutes.
     """
     from medquant.bench import solver as bench
+    from medquant.progress import Progress
 
     with session(json_target) as run:
         with run.track("Solver") as (progress, cancelled):
-            result = bench.run(progress=progress, cancelled=cancelled)
+            result = bench.run(progress=Progress(progress, cancelled))
         _print_object(run, result)
         run.finish(result)
 
@@ -39,10 +40,11 @@ def quality(data: Annotated[str | None, DATA] = None, json_target: o.Json = None
     Calibrated on one scan, tested on another. Takes some minutes.
     """
     from medquant.bench import quality as bench
+    from medquant.progress import Progress
 
     with session(json_target) as run:
         with run.track("Quality") as (progress, cancelled):
-            rows = bench.run(data=data, progress=progress, cancelled=cancelled)
+            rows = bench.run(data=data, progress=Progress(progress, cancelled))
         _print_rows(run, rows)
         run.finish(rows)
 

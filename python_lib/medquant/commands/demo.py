@@ -147,7 +147,9 @@ def own_case(
     prompt = parse_boxes(box, box_world, plane)
     scan = open_volume(volume, series=series, component=component, frame=frame)
     labels = None if reference is None else read_labels(reference, scan, names=parse_names(names))
+    boxes_from = "as given" if prompt is not None else ""
     if prompt is None and labels is not None:
+        boxes_from = "around the reference on each slice, as the papers do"
         prompt = boxes_from_labels(labels.labels, scan, labels.structures, per_slice=True, plane=check_plane(plane))
     return DemoCase(
         scan,
@@ -155,6 +157,7 @@ def own_case(
         reference=labels,
         reference_from="given by the user" if labels is not None else "",
         prompt=prompt,
+        boxes_from=boxes_from,
     )
 
 
@@ -171,8 +174,7 @@ def explain(run: Session, model: Model, case: DemoCase, slices: int) -> None:
                 "or use --model embedded-nnunet."
             )
         count = len({box.label for box in case.prompt.boxes})
-        drawn = f"around {case.reference_from} on each slice, as the papers do" if case.reference else "as given"
-        run.say(f"Boxes for {count} structure{'s' if count > 1 else ''}, drawn {drawn}.")
+        run.say(f"Boxes for {count} structure{'s' if count > 1 else ''}, drawn {case.boxes_from}.")
     run.say(f"Each version is calibrated on {slices} unlabelled slices of this scan.\n")
 
 

@@ -137,7 +137,8 @@ def select_structures(labels: Segmentation, wanted: str | None) -> Segmentation:
     unknown = [word for word in words if word not in known]
     if unknown or not chosen:
         there = ", ".join(s.name for s in labels.structures) or "none"
-        raise UserError(f"There is no structure {', '.join(unknown) or wanted!r}. The labels have: {there}.")
+        missing = ", ".join(unknown) or wanted
+        raise UserError(f"There is no structure {missing}. The labels have: {there} (--names gives others).")
     return replace(labels, structures=chosen)
 
 

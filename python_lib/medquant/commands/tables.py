@@ -41,13 +41,22 @@ def models_table(models: Sequence[ModelSummary], *, has_reference: bool) -> Tabl
     }
     table = _table("model", *shown, "")
     table.columns[-1].justify = "left"
-    best = best_model(models[1:])
+    best, names = best_model(models[1:]), short_names([model.name for model in models])
     for row, model in enumerate(models):
         verdict = wording.verdict(model) if row else ""
         table.add_row(
-            model.name, *(cells[row] for cells in shown.values()), verdict, style="bold" if model is best else None
+            names[row], *(cells[row] for cells in shown.values()), verdict, style="bold" if model is best else None
         )
     return table
+
+
+def short_names(names: Sequence[str]) -> list[str]:
+    """Names without the words that all of them begin with: `embedded FP32` and `embedded W4` are FP32 and W4."""
+    words = [name.split(" ") for name in names]
+    shared = 0
+    while len(names) > 1 and all(len(w) > shared + 1 and w[shared] == words[0][shared] for w in words):
+        shared += 1
+    return [" ".join(w[shared:]) for w in words]
 
 
 def best_model(quantized: Sequence[ModelSummary]) -> ModelSummary | None:

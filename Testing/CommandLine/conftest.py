@@ -1,0 +1,68 @@
+"""A small scan with labels, a small SAM, and a way to call the command as a person does."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner, Result
+
+from medquant.cli import app
+
+Command = Callable[..., Result]
+
+
+@pytest.fixture
+def medquant(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Command:
+    """Runs a command in this process, in a folder of the test's own; nothing in it may end in a traceback."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("COLUMNS", "200")
+
+    def run(*arguments: str | Path) -> Result:
+        result = CliRunner().invoke(app, [str(word) for word in arguments])
+        assert result.exception is None or isinstance(result.exception, SystemExit), result.exception
+        assert "Traceback" not in result.output
+        return result
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def scan(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a coarse phantom, `ct.nii.gz`, and its labels, `labels.seg.nrrd` and `labels.nii.gz`."""
+    from medquant.demo import write_volume
+    from medquant.embedded.phantom import make_phantom
+    from medquant.imaging.volume import Volume
+    from medquant.imaging.writing import save_segmentation
+    from medquant.segmentation import Segmentation, Structure
+
+    folder = tmp_path_factory.mktemp("scan")
+    array, labels, names, affine = make_phantom(0, (4, 64, 64), (12.0, 6.0, 6.0))
+    volume = Volume(array, affine, name="ct", modality="CT")
+    structures = tuple(Structure(label, name) for label, name in names.items())
+    write_volume(volume, folder / "ct.nii.gz")
+    for name in ("labels.seg.nrrd", "labels.nii.gz"):
+        save_segmentation(Segmentation(labels, volume, structures), folder / name)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def small_sam(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder saved by transformers: a real SAM, tiny and untrained, so that every command runs in a moment."""
+    import torch
+    from transformers import SamConfig, SamModel
+
+    torch.manual_seed(0)
+    vision = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "image_size": 64, "patch_size": 8}
+    vision |= {"mlp_dim": 32, "output_channels": 16, "num_pos_feats": 8, "window_size": 4, "global_attn_indexes": [1]}
+    prompt = {"hidden_size": 16, "image_size": 64, "patch_size": 8, "image_embedding_size": 8, "mask_input_channels": 8}
+    decoder = {"hidden_size": 16, "mlp_dim": 32, "num_hidden_layers": 2, "num_attention_heads": 2}
+    decoder |= {"iou_head_hidden_dim": 16, "iou_head_depth": 2}
+    config = SamConfig(vision_config=vision, prompt_encoder_config=prompt, mask_decoder_config=decoder)
+    model = SamModel(config)
+    for parameter in model.vision_encoder.parameters():  # the library's own start is too near zero to show anything
+        torch.nn.init.normal_(parameter, std=0.2)
+    folder = tmp_path_factory.mktemp("small-sam")
+    model.save_pretrained(folder)
+    return folder

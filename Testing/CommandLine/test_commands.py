@@ -1,0 +1,319 @@
+"""The commands, end to end on a small scan: exit codes, files, JSON, and what a user reads after a mistake."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from medquant import __version__
+
+COMMANDS = (
+    "demo", "models", "series", "quantize", "segment", "compare", "export-mask", "bench solver", "bench quality",
+    "train-demo",
+)  # fmt: skip
+BOX = "liver=10,10,0,40,50,3"
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_command_explains_itself_with_an_example(medquant, command: str) -> None:
+    result = medquant(*command.split(), "--help")
+    assert result.exit_code == 0
+    assert f"medquant {command}" in result.stdout.partition("Examples")[2]
+
+
+def test_the_whole_is_explained_without_arguments(medquant) -> None:
+    result = medquant("--help")
+    assert "Not for clinical use" in result.stdout
+    assert "130 stopped" in result.stdout
+    assert medquant("--version").stdout.strip() == f"medquant {__version__}"
+
+
+def test_help_loads_nothing_heavy() -> None:
+    code = (
+        "import sys; from medquant.cli import app\n"
+        "try: app(['--help'])\n"
+        "except SystemExit: pass\n"
+        "heavy = {'torch', 'numpy', 'transformers', 'SimpleITK', 'monai', 'matplotlib'} & set(sys.modules)\n"
+        "sys.exit(', '.join(heavy) or 0)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+
+
+# -- the flow of a user ------------------------------------------------------------------------------------------------
+
+
+def test_quantize_segment_compare_export(medquant, scan: Path, small_sam: Path, tmp_path: Path) -> None:
+    ct = scan / "ct.nii.gz"
+    made = medquant("quantize", ct, "--model", small_sam, "--bits", "4", "--slices", "2",
+                    "-o", "small-w4.mq.safetensors", "--json", "quantized.json")  # fmt: skip
+    assert made.exit_code == 0, made.output
+    report = json.loads(Path("quantized.json").read_text())
+    assert report["bytes_on_disk"] == Path("small-w4.mq.safetensors").stat().st_size
+    assert report["recipe"]["weights"]["bits"] == 4
+    assert report["layers"] and report["effective_bits"] < 16
+
+    boxes = ("--boxes-from", scan / "labels.nii.gz", "--names", "1=spleen,5=liver", "--structures", "liver,spleen")
+    assert medquant("segment", ct, "-m", small_sam, *boxes, "-o", "fp32.seg.nrrd").exit_code == 0
+    result = medquant("segment", ct, "-m", "small-w4.mq.safetensors", *boxes, "-o", "w4.nii.gz", "--json", "-")
+    assert result.exit_code == 0
+    assert [s["name"] for s in json.loads(result.stdout)["structures"]] == ["spleen", "liver"]
+
+    result = medquant("compare", "fp32.seg.nrrd", "w4.nii.gz", "--names", "1=spleen,5=liver", "--labels", "FP32,W4",
+                      "--reference", scan / "labels.seg.nrrd", "--volume", ct, "--report", "report.html",
+                      "--figure", "figure.png", "--csv", "table.csv", "--json", "-")  # fmt: skip
+    assert result.exit_code == 0, result.output
+    found = json.loads(result.stdout)
+    assert [model["name"] for model in found["models"]] == ["FP32", "W4"]
+    assert found["models"][0]["dsc_vs_fp32"] == 1.0
+    assert found["has_reference"]
+    assert Path("figure.png").read_bytes().startswith(b"\x89PNG")
+    assert Path("table.csv").read_text().count("\n") == 1 + 2 * 2 + 2
+    page = Path("report.html").read_text(encoding="utf-8")
+    assert "fp32.seg" not in page and "w4.nii" not in page, "file names may name a patient"
+
+    result = medquant("export-mask", "fp32.seg.nrrd", "--to", "mha")
+    assert result.exit_code == 0
+    assert Path("fp32.mha").is_file()
+    assert not list(tmp_path.glob(".writing-*"))
+
+
+def test_a_typed_box_and_the_default_name(medquant, scan: Path, small_sam: Path) -> None:
+    result = medquant("segment", scan / "ct.nii.gz", "--model", small_sam, "--box", BOX)
+    assert result.exit_code == 0, result.output
+    assert "liver:" in result.stdout
+    assert [path.name for path in Path().glob("*.seg.nrrd")] == [f"ct-{small_sam.name}.seg.nrrd"]
+
+
+def test_the_embedded_model_finds_the_liver_of_the_phantom(medquant, scan: Path) -> None:
+    boxes = ("--boxes-from", scan / "labels.seg.nrrd", "--structures", "liver", "--per-slice")
+    assert medquant("segment", scan / "ct.nii.gz", *boxes, "-o", "liver.seg.nrrd").exit_code == 0
+    result = medquant("compare", "liver.seg.nrrd", "--reference", scan / "labels.seg.nrrd", "--json", "-")
+    assert json.loads(result.stdout)["models"][0]["dsc_vs_reference"] > 0.8
+
+
+def test_a_recipe_is_kept_by_the_quantized_model(medquant, scan: Path, small_sam: Path) -> None:
+    from medquant.recipe import Recipe
+
+    Path("recipe.json").write_text(Recipe(method="rtn").to_json())
+    result = medquant("quantize", scan / "ct.nii.gz", "--model", small_sam, "--recipe", "recipe.json", "--bits", "3",
+                      "--granularity", "per-tensor", "--symmetric", "--slices", "1", "--where", "even",
+                      "--ignore", "mask_decoder.*", "--json", "-")  # fmt: skip
+    assert result.exit_code == 0, result.output
+    data = json.loads(result.stdout)
+    assert (data["recipe"]["method"], data["recipe"]["weights"]["granularity"]["kind"]) == ("rtn", "per-tensor")
+    assert any(name.startswith("mask_decoder.") for name in data["kept"])
+    assert not any(layer["name"].startswith("mask_decoder.") for layer in data["layers"])
+    again = medquant("quantize", scan / "ct.nii.gz", "--model", data["output"])
+    assert again.exit_code == 2
+    assert "quantized already" in again.stderr
+
+
+def test_the_demonstration_on_a_scan_of_ones_own(medquant, scan: Path, small_sam: Path) -> None:
+    result = medquant("demo", "--volume", scan / "ct.nii.gz", "--reference", scan / "labels.seg.nrrd",
+                      "--model", small_sam, "--bits", "8,2", "--slices", "2",
+                      "--output", "out", "--json", "-")  # fmt: skip
+    assert result.exit_code == 0, result.output
+    rows = json.loads(result.stdout)
+    assert [row["weight_bits"] for row in rows] == [32, 8, 2]
+    needed = {"name", "weight_bits", "effective_bits", "bytes_on_disk", "dsc_vs_fp32", "dsc_vs_reference",
+              "nsd_vs_reference", "seconds", "peak_memory_mb"}  # fmt: skip
+    for row in rows:
+        assert needed <= set(row)
+        assert all(row[name] is not None for name in needed)
+        assert Path(row["mask"]).is_file()
+    assert rows[0]["dsc_vs_fp32"] == 1.0
+    assert 32 == rows[0]["effective_bits"] > rows[1]["effective_bits"] > rows[2]["effective_bits"]
+    assert rows[1]["bytes_on_disk"] > rows[2]["bytes_on_disk"]
+    for row in rows[1:]:
+        assert (
+            row["bytes_on_disk"]
+            == (Path("out") / f"{small_sam.name}-w{row['weight_bits']}.mq.safetensors").stat().st_size
+        )
+    names = {path.name for path in Path("out").iterdir()}
+    assert {"report.html", "figure.png", "comparison.csv", "comparison.json", "fp32.seg.nrrd", "w2.seg.nrrd"} <= names
+    assert not any(name.startswith(".") for name in names)
+    page = Path("out/report.html").read_text(encoding="utf-8")
+    assert "ot for clinical use" in page
+    assert "ct.nii" not in page
+
+
+def test_the_masks_of_the_demonstration_are_those_of_its_files(medquant, scan: Path, small_sam: Path) -> None:
+    import SimpleITK as sitk
+
+    arguments = ("--volume", scan / "ct.nii.gz", "--model", small_sam, "--box", BOX)
+    result = medquant("demo", *arguments, "--bits", "4", "--slices", "2", "--output", "out", "--no-open")
+    assert result.exit_code == 0, result.output
+    assert "as given" in result.stdout
+    (file,) = Path("out").glob("*-w4.mq.safetensors")
+    assert medquant("segment", scan / "ct.nii.gz", "-m", file, "--box", BOX, "-o", "again.seg.nrrd").exit_code == 0
+    one, other = (sitk.GetArrayFromImage(sitk.ReadImage(name)) for name in ("out/w4.seg.nrrd", "again.seg.nrrd"))
+    assert (one == other).all()
+
+
+# -- mistakes ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("arguments", "advice"),
+    [
+        (["segment", "no.nii.gz", "--box", BOX], "no file"),
+        (["segment", "CT", "--box", "1,2,3"], "six numbers"),
+        (["segment", "CT", "--model", "SAM"], "box around each structure"),
+        (["segment", "CT", "--model", "SAM", "--box", "900,900,0,950,950,1"], "outside the scan"),
+        (["segment", "CT", "--model", "SAM", "--box", "5,5,0,5,5,3"], "no size"),
+        (["segment", "CT", "--box", BOX, "--boxes-from", "LABELS"], "twice"),
+        (["segment", "CT", "--boxes-from", "LABELS", "--structures", "heart"], "no structure heart"),
+        (["segment", "CT", "--box", BOX, "--plane", "oblique"], "axial, coronal or sagittal"),
+        (["segment", "CT", "--box", BOX, "--output", "mask.png"], "suffix"),
+        (["segment", "CT", "--model", "SAM", "--box", BOX, "--output", "CT"], "scan itself"),
+        (["segment", "CT", "--box", BOX, "--model", "medsamm"], "no model"),
+        (["segment", "CT", "--box", BOX, "--device", "abacus"], "auto, cpu or cuda"),
+        (["segment", "CT", "--model", "SAM", "--box", BOX, "--option", "colour=3"], "colour"),
+        (["segment", "CT", "--model", "sam-vit-b", "--box", BOX], "sam_vit_b_01ec64.pth"),
+        (["segment", "CT", "--model", "LABELS", "--box", BOX], "labels.nii.gz"),
+        (["quantize", "CT", "--bits", "9"], "2 to 8"),
+        (["quantize", "CT", "--method", "magic"], "permutation-comq"),
+        (["quantize", "CT", "--granularity", "per-voxel"], "per-channel"),
+        (["quantize", "CT", "--recipe", "no.json"], "recipe"),
+        (["quantize", "CT", "--max-memory", "much"], "500MB"),
+        (["quantize", "CT", "--where", "range"], "--first"),
+        (["quantize", "CT", "--first", "3", "--last", "1"], "empty"),
+        (["quantize", "CT", "--output", "FOLDER"], "is a folder"),
+        (["quantize", "CT", "--output", "CT/x.mq.safetensors"], "not a folder you may write in"),
+        (["compare", "LABELS", "no.nii.gz"], "no file"),
+        (["compare", "LABELS", "--report", "r.html"], "--volume"),
+        (["compare", "LABELS", "--labels", "a,b"], "one label for each"),
+        (["compare", "LABELS", "--names", "liver"], "label=name"),
+        (["export-mask", "LABELS", "--to", "jpeg"], "seg-nrrd"),
+        (["export-mask", "LABELS", "--to", "dicom-seg"], "--volume"),
+        (["export-mask", "LABELS", "--to", "nifti", "-o", "x.mha"], ".nii.gz"),
+        (["export-mask", "LABELS", "--to", "nifti"], "mask itself"),
+        (["series", "no-folder"], "no folder"),
+        (["series", "FOLDER"], "no DICOM"),
+        (["demo", "--bits", "16"], "8,4,2"),
+        (["demo", "--box", BOX], "--volume"),
+        (["demo", "--volume", "CT", "--model", "SAM"], "--reference"),
+        (["train-demo", "--output", "t", "--hours", "1", "--steps", "1"], "not both"),
+    ],
+)  # fmt: skip
+def test_a_mistake_is_told_in_a_line_with_code_2(medquant, scan, small_sam, arguments, advice) -> None:
+    known = {"CT": scan / "ct.nii.gz", "LABELS": scan / "labels.nii.gz", "FOLDER": Path("empty"), "SAM": small_sam}
+    known["CT/x.mq.safetensors"] = scan / "ct.nii.gz" / "x.mq.safetensors"
+    Path("empty").mkdir()
+    before = {path: path.stat().st_mtime_ns for path in scan.iterdir()}
+    result = medquant(*[known.get(word, word) for word in arguments])
+    assert result.exit_code == 2, result.output
+    assert advice in result.stderr
+    assert len(result.stderr.strip().splitlines()) == 1
+    assert {path: path.stat().st_mtime_ns for path in scan.iterdir()} == before
+    assert [path for path in Path().rglob("*") if path.is_file() and "training" not in path.parts] == []
+
+
+def test_wrong_usage_has_code_2(medquant) -> None:
+    for arguments in (["segment"], ["segment", "x.nii.gz", "--colour"], ["paint"], ["quantize", "x", "--bits", "four"]):
+        result = medquant(*arguments)
+        assert result.exit_code == 2
+        assert "Usage" in result.stderr
+
+
+def test_with_json_on_standard_output_a_mistake_leaves_it_empty(medquant) -> None:
+    result = medquant("segment", "no.nii.gz", "--box", BOX, "--json", "-")
+    assert (result.exit_code, result.stdout) == (2, "")
+
+
+def test_an_unexpected_error_has_code_1_and_a_log(medquant, monkeypatch, tmp_path: Path) -> None:
+    import platformdirs
+
+    from medquant.models import catalogue
+
+    def broken() -> list:
+        raise ZeroDivisionError("something deep inside")
+
+    monkeypatch.setattr(catalogue, "list_models", broken)
+    monkeypatch.setattr(platformdirs, "user_log_path", lambda *_, **__: tmp_path / "logs")
+    result = medquant("models")
+    assert result.exit_code == 1
+    assert "something deep inside" in result.stderr
+    (log,) = (tmp_path / "logs").iterdir()
+    assert str(log) in result.stderr
+    assert "ZeroDivisionError" in log.read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize(("error", "code"), [(KeyboardInterrupt, 130), (MemoryError, 2)])
+def test_other_ends(medquant, monkeypatch, error: type, code: int) -> None:
+    from medquant.models import catalogue
+
+    def ends() -> list:
+        raise error
+
+    monkeypatch.setattr(catalogue, "list_models", ends)
+    assert medquant("models").exit_code == code
+
+
+# -- as a process ------------------------------------------------------------------------------------------------------
+
+
+def _environment() -> dict[str, str]:
+    return {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONUNBUFFERED": "1"}
+
+
+def test_only_json_on_standard_output_whatever_libraries_print(scan: Path, small_sam: Path, tmp_path: Path) -> None:
+    code = (
+        "import os, sys, medquant.segment as engine\n"
+        "inner = sys.modules['medquant.segment'].segment\n"
+        "def noisy(*a, **k):\n"
+        "    print('library chatter'); os.system('echo chatter of a child'); return inner(*a, **k)\n"
+        "sys.modules['medquant.segment'].segment = noisy\n"
+        "from medquant.cli import main; main()"
+    )
+    arguments = [
+        "segment",
+        str(scan / "ct.nii.gz"),
+        "-m",
+        str(small_sam),
+        "--box",
+        BOX,
+        "-o",
+        "m.nii.gz",
+        "--json",
+        "-",
+    ]
+    done = subprocess.run(
+        [sys.executable, "-c", code, *arguments],
+        capture_output=True,
+        text=True,
+        cwd=tmp_path,
+        env=_environment(),
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["output"] == "m.nii.gz"
+    assert "library chatter" in done.stderr and "chatter of a child" in done.stderr
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows has no SIGINT for one process")
+def test_ctrl_c_stops_without_a_file(scan: Path, tmp_path: Path) -> None:
+    arguments = ["quantize", str(scan / "ct.nii.gz"), "--bits", "4", "--output", "never.mq.safetensors"]
+    process = subprocess.Popen(
+        [sys.executable, "-m", "medquant", *arguments],
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=tmp_path, env=_environment(),
+    )  # fmt: skip
+    for line in process.stdout:
+        if "Quantizing layer" in line:
+            break
+    process.send_signal(signal.SIGINT)
+    began = time.monotonic()
+    output, errors = process.communicate(timeout=60)
+    assert process.returncode == 130, errors
+    assert "Stopped" in errors
+    assert "Traceback" not in output + errors
+    assert time.monotonic() - began < 30
+    assert list(tmp_path.iterdir()) == []
