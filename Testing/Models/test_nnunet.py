@@ -422,6 +422,8 @@ def test_weights_of_other_plans_are_named(results: Path, tmp_path: Path) -> None
     ("key", "name"),
     [
         ("network_class_name", "subprocess.Popen"),
+        ("network_class_name", "dynamic_network_architectures.architectures.unet.torch.load"),
+        ("conv_op", "torch.nn.modules.module.torch.hub.load"),
         ("preprocessor_name", "rmtree"),
         ("resampling_fn_data", "system"),
         ("normalization_schemes", ["Popen"]),

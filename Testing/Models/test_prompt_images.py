@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
@@ -11,6 +13,7 @@ from PIL import Image
 from skimage import transform
 
 from medquant.errors import UserError
+from medquant.imaging.reading import read_volume
 from medquant.imaging.volume import Volume
 from medquant.models.prompt_images import (
     MEDSAM,
@@ -79,6 +82,13 @@ def test_medsam_shrinks_large_slices_with_antialiasing() -> None:
     volume = ct((2, 1300, 1100))
     pixels = pixel_values(grey_window(volume, MEDSAM).apply(volume.array[0]), MEDSAM)
     np.testing.assert_allclose(pixels[0].numpy(), medsam_oracle(volume.array, 0, "CT"), atol=1e-6)
+
+
+def test_medsam_on_a_real_slice_equals_the_published_steps(test_data: Path) -> None:
+    volume = read_volume(test_data / "ct_abdomen_dicom" / "series")
+    assert volume.modality == "CT"
+    pixels = pixel_values(grey_window(volume, MEDSAM).apply(volume.array[9]), MEDSAM)
+    np.testing.assert_allclose(pixels[0].numpy(), medsam_oracle(volume.array, 9, "CT"), atol=1e-6)
 
 
 def test_sam_keeps_the_aspect_pads_and_uses_its_own_statistics() -> None:

@@ -84,6 +84,27 @@ def test_a_folder_of_another_kind_of_model(folder: Path) -> None:
         load_model(folder)
 
 
+def test_a_configuration_cannot_name_code(folder: Path) -> None:
+    data = json.loads((folder / "config.json").read_text())
+    data["attn_implementation"] = data["_attn_implementation"] = "someone/kernels"
+    data["vision_config"]["attn_implementation"] = "someone/kernels"
+    data["auto_map"] = {"AutoModel": "evil.Model"}
+    (folder / "config.json").write_text(json.dumps(data))
+    model = load_model(folder, device="cpu")
+    assert "someone" not in json.dumps(model.spec) and model.network.config._attn_implementation in ("sdpa", "eager")
+
+
+def test_a_configuration_that_is_no_sam(folder: Path) -> None:
+    data = json.loads((folder / "config.json").read_text())
+    for broken in ({"vision_config": {"hidden_size": "wide"}}, {"vision_config": 3}, {"mask_decoder_config": None}):
+        (folder / "config.json").write_text(json.dumps(data | broken))
+        with pytest.raises(UserError, match="does not describe a SAM"):
+            load_model(folder, device="cpu")
+    (folder / "config.json").write_text(json.dumps(data | {"vision_config": data["vision_config"] | {"mlp_dim": 7}}))
+    with pytest.raises(UserError, match="do not fit a SAM of width 32"):
+        load_model(folder, device="cpu")
+
+
 def test_devices() -> None:
     expected = "cuda" if torch.cuda.is_available() else "cpu"
     assert choose_device("auto").type == expected and choose_device("cpu").type == "cpu"

@@ -44,6 +44,13 @@ def test_legacy_files_read(tmp_path: Path) -> None:
     assert torch.equal(read_state_dict(tmp_path / "old.pth")["0.weight"], state()["0.weight"])
 
 
+def test_real_weights_saved_from_a_gpu_long_ago(test_data: Path) -> None:
+    read = read_state_dict(test_data / "weights" / "allconvunet" / "allconvunet_tcia_fold2.pth")
+    learned = [v for k, v in read.items() if not k.endswith(("running_mean", "running_var", "num_batches_tracked"))]
+    assert sum(v.numel() for v in learned) == 883_740
+    assert all(v.device.type == "cpu" for v in read.values())
+
+
 @pytest.mark.parametrize("key", ["state_dict", "model", "model_state_dict", "network_weights"])
 def test_checkpoints_are_searched(key: str, tmp_path: Path) -> None:
     torch.save({"epoch": 3, key: {f"module._orig_mod.{k}": v for k, v in state().items()}}, tmp_path / "c.pth")

@@ -65,7 +65,9 @@ def _fetch(folder: Path, name: str, progress: Progress, endpoint: str | None) ->
     from huggingface_hub.utils import build_hf_headers
 
     # The Hub's own downloader throws a part away when it is interrupted, so the part is kept here.
-    remote = get_hf_file_metadata(hf_hub_url(MEDSAM_REPOSITORY, name, endpoint=endpoint), endpoint=endpoint)
+    # No token: the file is public, and a token must not travel to the server that stores it.
+    url = hf_hub_url(MEDSAM_REPOSITORY, name, endpoint=endpoint)
+    remote = get_hf_file_metadata(url, token=False, endpoint=endpoint)
     part = folder / f"{name}.{remote.etag[:12]}.part"
     with part.open("ab") as stream:
         http_get(
@@ -73,7 +75,7 @@ def _fetch(folder: Path, name: str, progress: Progress, endpoint: str | None) ->
             stream,
             resume_size=part.stat().st_size,
             expected_size=remote.size,
-            headers=build_hf_headers(library_name="medquant"),
+            headers=build_hf_headers(token=False, library_name="medquant"),
             tqdm_class=_reporting_to(progress, name),
         )
     if not _is_whole(part, remote.etag):

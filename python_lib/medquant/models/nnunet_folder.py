@@ -89,7 +89,7 @@ def quietly() -> Iterator[None]:
 def _configuration_folder(folder: Path, configuration: str | None) -> Path:
     if not folder.is_dir():
         raise UserError(f"There is no folder {folder}. {_LAYOUT}.")
-    if any(folder.rglob("plans.pkl")):
+    if any(folder.glob("plans.pkl")) or any(folder.glob("*/plans.pkl")):
         raise UserError(
             f"{folder} comes from nnU-Net version 1. Train it again with version 2; its weights do not fit."
         )

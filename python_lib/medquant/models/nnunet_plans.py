@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import pydoc
 from pathlib import Path
 from typing import Any
 
@@ -166,8 +167,8 @@ class Plans:
         configuration = self._configuration
         architecture = configuration.configuration["architecture"]
         wanted = [architecture["arch_kwargs"].get(key) for key in architecture.get("_kw_requires_import", ())]
-        foreign = [name for name in wanted if name is not None and not str(name).startswith(_IMPORTS)]
-        if not str(architecture["network_class_name"]).startswith(_NETWORKS):
+        foreign = [name for name in wanted if name is not None and not _is_module(str(name), _IMPORTS)]
+        if not _is_module(str(architecture["network_class_name"]), _NETWORKS):
             foreign.append(architecture["network_class_name"])
         reader = self._plans.get("image_reader_writer", "SimpleITKIO")
         if reader not in _READERS:
@@ -181,6 +182,12 @@ class Plans:
             foreign.append(configuration.preprocessor_name)
         if foreign:
             raise _foreign(foreign)
+
+
+def _is_module(name: str, packages: tuple[str, ...]) -> bool:
+    """Whether a dotted name of these packages is a class of network modules, and nothing else that can be called."""
+    kind = pydoc.locate(name) if name.startswith(packages) else None
+    return isinstance(kind, type) and issubclass(kind, nn.Module)
 
 
 def _foreign(names: list[Any]) -> UserError:

@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from torch import nn
 from torch.nn import functional
-from transformers import SamConfig, SamModel
+from transformers import SamModel
 from transformers.models.sam.modeling_sam import SamVisionLayer
 
 from medquant.errors import UserError
@@ -40,7 +40,7 @@ from medquant.models.prompt_images import (
     pixel_values,
     tidied,
 )
-from medquant.models.sam_source import is_plain_sam, plain_config, read_source
+from medquant.models.sam_source import is_plain_sam, plain_config, read_source, sam_config
 from medquant.models.sam_weights import (
     complete_shared_positions,
     from_segment_anything,
@@ -86,7 +86,7 @@ class SamModelAdapter(Model):
     def from_spec(cls, spec: dict[str, Any]) -> SamModelAdapter:
         """Build the adapter around an untrained network of `spec["config"]` (the dictionary of a `SamConfig`)."""
         try:
-            config = SamConfig.from_dict(spec["config"])
+            config = sam_config(spec["config"])
             with torch.device("meta"):
                 network = SamModel(config)
             preprocessing = SlicePreprocessing.from_dict(spec["preprocessing"])

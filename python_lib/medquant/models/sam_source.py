@@ -5,11 +5,19 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from huggingface_hub.errors import StrictDataclassError
 from transformers import SamConfig
+from transformers.models.sam.configuration_sam import SamMaskDecoderConfig, SamPromptEncoderConfig, SamVisionConfig
 
 from medquant.errors import UserError
 from medquant.models.prompt_images import SlicePreprocessing
 from medquant.models.weight_files import read_json
+
+_PARTS = {
+    "vision_config": SamVisionConfig,
+    "prompt_encoder_config": SamPromptEncoderConfig,
+    "mask_decoder_config": SamMaskDecoderConfig,
+}
 
 
 def read_source(source: Path) -> tuple[Path, SamConfig | None, SlicePreprocessing | None]:
@@ -36,7 +44,7 @@ def read_source(source: Path) -> tuple[Path, SamConfig | None, SlicePreprocessin
         )
     own = source / "preprocessor.json"
     settings = SlicePreprocessing.from_weights_folder(read_json(own)) if own.is_file() else None
-    return file, SamConfig.from_dict(data), settings
+    return file, sam_config(data), settings
 
 
 def is_plain_sam(source: Path) -> bool:
@@ -45,9 +53,26 @@ def is_plain_sam(source: Path) -> bool:
     return "sam_vit" in name and "medsam" not in name
 
 
+def sam_config(data: dict[str, Any]) -> SamConfig:
+    """The configuration from plain data, of which only what shapes the network is taken over.
+
+    A configuration file may also name code to fetch and run (attention kernels); such entries are dropped. Raises
+    `UserError` when the values do not make a SAM.
+    """
+    try:
+        return SamConfig(**{name: _own_fields(kind, data[name]) for name, kind in _PARTS.items()})
+    except (KeyError, TypeError, ValueError, AttributeError, StrictDataclassError) as error:
+        raise UserError(
+            f"The configuration does not describe a SAM ({error}). Get config.json again from its source."
+        ) from error
+
+
 def plain_config(config: SamConfig) -> dict[str, Any]:
-    """The configuration as plain data, without what says nothing about the network."""
-    own = ("vision_config", "prompt_encoder_config", "mask_decoder_config")
-    noise = {"transformers_version", "id2label", "label2id", "architectures", "dtype", "_name_or_path", "problem_type"}
+    """The inverse of `sam_config`."""
     data = config.to_dict()
-    return {"model_type": "sam"} | {k: {n: v for n, v in data[k].items() if n not in noise} for k in own}
+    return {"model_type": "sam"} | {name: _own_fields(kind, data[name]) for name, kind in _PARTS.items()}
+
+
+def _own_fields(kind: type, data: dict[str, Any]) -> dict[str, Any]:
+    own = [name for name in kind.__annotations__ if name not in ("base_config_key", "model_type")]
+    return {name: data[name] for name in own if name in data}
