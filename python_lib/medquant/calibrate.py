@@ -10,7 +10,8 @@ from typing import Any
 import torch
 from torch import nn
 
-from medquant.gram import Moments, choose_ridge, corrected_target, draw_positions
+from medquant.errors import UserError
+from medquant.gram import Moments, choose_ridge, corrected_target, draw_positions, shrunk
 from medquant.grid import Grid, initial_grid, sorted_grid, symmetric_zero
 from medquant.layers import LayerGeometry, QuantizedLayer
 from medquant.matrices import input_rows, spatial_grid
@@ -82,6 +83,11 @@ def collect_moments(
             full = None if full_inputs is None else input_rows(job.module, full_inputs[number], piece)
             for g, pair in enumerate(moments):
                 pair[half].add(rows[g], None if full is None else full[g])
+    if not all(torch.isfinite(moment.second).all() for pair in moments for moment in pair):
+        raise UserError(
+            f"Layer {job.name} gets values that are not finite on the calibration inputs. Check the preprocessing, or "
+            "choose other slices."
+        )
     return moments
 
 
@@ -104,6 +110,8 @@ def quantize_layer(
         if ridge is None and moment.paired:
             ridge = choose_ridge(weight, pair, centred=centred)
         target = corrected_target(weight, gram, cross, ridge)
+        if recipe.calibration.shrink:
+            gram = shrunk(gram, pair, centred=centred)
         check()
         if recipe.scope == "layer":
             grid = sorted_grid(target, gram.diagonal() + gram.diagonal().mean() * 1e-6 + 1e-30, job.bits)

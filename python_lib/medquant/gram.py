@@ -13,6 +13,8 @@ import torch
 from torch import nn
 from torch.nn import functional
 
+from medquant.factorize import cholesky
+
 RIDGES = (0.01, 0.1, 0.5, 3.0)
 """Candidate ridges for the corrected target, as parts of the mean of diag(H)."""
 
@@ -98,10 +100,7 @@ def corrected_target(weight: torch.Tensor, gram: torch.Tensor, cross: torch.Tens
     """
     if cross is gram or ridge is None:
         return weight
-    strength = ridge * gram.diagonal().mean().clamp_min(torch.finfo(gram.dtype).tiny)
-    regular = gram + strength * torch.eye(len(gram), dtype=gram.dtype)
-    factor = torch.linalg.cholesky(regular)
-    return weight + torch.cholesky_solve((cross - gram) @ weight, factor)
+    return weight + torch.cholesky_solve((cross - gram) @ weight, cholesky(gram, ridge))
 
 
 def choose_ridge(weight: torch.Tensor, halves: tuple[Moments, Moments], *, centred: bool) -> float | None:
@@ -115,18 +114,33 @@ def choose_ridge(weight: torch.Tensor, halves: tuple[Moments, Moments], *, centr
     scores = dict.fromkeys(RIDGES, 0.0)
     for (gram, cross), (other_gram, other_cross) in (problems, problems[::-1]):
         wanted = other_cross @ weight
-        strength = gram.diagonal().mean().clamp_min(torch.finfo(gram.dtype).tiny)
         # Relative to no correction at all; the common term ||X_f W||^2 cancels.
         plain = (weight * (other_gram @ weight - 2 * wanted)).sum()
         scale = (weight * (other_gram @ weight)).sum().clamp_min(torch.finfo(gram.dtype).tiny)
         step = (cross - gram) @ weight
         for ridge in RIDGES:
-            factor = torch.linalg.cholesky(gram + ridge * strength * torch.eye(len(gram), dtype=gram.dtype))
-            target = weight + torch.cholesky_solve(step, factor)
+            target = weight + torch.cholesky_solve(step, cholesky(gram, ridge))
             error = (target * (other_gram @ target - 2 * wanted)).sum()
             scores[ridge] += float((error - plain) / scale)
     best = min(RIDGES, key=scores.__getitem__)
     return best if scores[best] < 0 else None
+
+
+def shrunk(gram: torch.Tensor, halves: tuple[Moments, Moments], *, centred: bool) -> torch.Tensor:
+    """H with its correlations shrunk by as much as they differ between the halves of the calibration set.
+
+    A layer with more inputs than independent positions has correlations in H that are chance; codes fitted to them do
+    worse on the next scan. What both halves agree on is taken for real: with S the common power of the off-diagonal
+    elements and D that of half their difference, they are scaled by S / (S + D), the least-squares estimate.
+    """
+    if not all(half.count for half in halves):
+        return gram
+    first, second = (half.gram(centred=centred)[0] for half in halves)
+    first, second = (h - torch.diag(h.diagonal()) for h in (first, second))
+    common = float((first * second).sum())
+    chance = float(((first - second) / 2).square().sum())
+    factor = max(common, 0.0) / max(common + chance, torch.finfo(torch.float32).tiny)
+    return gram * factor + torch.diag(gram.diagonal() * (1 - factor))
 
 
 def draw_positions(

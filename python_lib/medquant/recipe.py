@@ -72,6 +72,8 @@ class CalibrationSettings:
     ridge: float | None = None
     """How strongly the target of a layer that sees quantized inputs is held to the FP32 weight; None: chosen for each
     layer on calibration inputs that it was not fitted to."""
+    shrink: bool = True
+    """Trust correlations between inputs only as far as two halves of the calibration set agree on them."""
     positions_per_input: int = 4
     """Positions drawn for each unknown of a layer, a cap that keeps large inputs affordable."""
     seed: int = 0

@@ -9,14 +9,14 @@ from collections.abc import Callable
 
 import torch
 
+from medquant.factorize import cholesky
 from medquant.grid import Grid
 from medquant.solvers.coordinate import BLOCK
 
 
 def inverse_factor(gram: torch.Tensor) -> torch.Tensor:
     """Upper Cholesky factor (m, m) of the inverse of a positive definite `gram`."""
-    inverse = torch.cholesky_inverse(torch.linalg.cholesky(gram))
-    return torch.linalg.cholesky(inverse, upper=True)
+    return cholesky(torch.cholesky_inverse(cholesky(gram, 0.0)), 0.0).T
 
 
 def gptq(

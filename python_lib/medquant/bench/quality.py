@@ -1,0 +1,177 @@
+"""What quantization costs in accuracy, on a real 3-D network with public weights and on real scans.
+
+Protocol: calibrated on one unlabelled CT (`ct_calibration_dicom`), tested on another (`ct_abdomen_3mm`). Mean Dice over
+the organs that the FP32 network itself finds (Dice above .5 against the reference), against the FP32 masks and against
+the reference.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from medquant.bench.allconvunet import ORGANS, AllConvUNet, box_around, load, to_cube, to_network_axes
+from medquant.errors import UserError
+from medquant.imaging.reading import read_labels, read_volume
+from medquant.imaging.volume import Volume
+from medquant.models.base import CalibrationBatch, CalibrationSelection, Model
+from medquant.models.body import body_mask
+from medquant.progress import CancelCheck, Progress, ProgressCallback
+from medquant.prompts import BoxPrompt
+from medquant.quantize import quantize
+from medquant.recipe import METHODS, CalibrationSettings, IntWeights, Method, PerGroup, Recipe
+from medquant.segmentation import Segmentation
+
+REFERENCE_LABELS = {1: 1, 7: 2, 3: 3, 4: 4, 15: 5, 5: 6, 6: 7, 19: 8}
+"""Label in the reference of `ct_abdomen_3mm` -> label of the network."""
+BOXED = (1, 2, 3, 4, 6, 7)
+"""Organs whose common bounding box, with a margin, is what the network sees."""
+MARGIN = (6, 4, 2)
+CROPS = (
+    ((0.0, 1.0), (0.0, 1.0), (0.0, 1.0)),
+    ((0.06, 0.94), (0.08, 0.92), (0.0, 0.85)),
+    ((0.0, 0.9), (0.1, 1.0), (0.15, 1.0)),
+    ((0.1, 1.0), (0.0, 0.9), (0.05, 0.95)),
+)
+"""Parts of the body's bounding box that serve as calibration inputs, along the network's three axes."""
+PLAIN = CalibrationSettings(sequential=False, foreground_share=0.0, centred=False)
+"""Calibration as the methods' own papers have it; the product's defaults stand beside it."""
+
+
+class _Bench(Model):
+    """The network alone: this benchmark prepares its inputs itself."""
+
+    family = "allconvunet"
+
+    @classmethod
+    def from_spec(cls, spec: dict[str, Any]) -> Model:
+        raise UserError("This network belongs to the benchmark. Run `medquant bench quality`.")
+
+    @classmethod
+    def load(cls, source: str | Path, **_options: Any) -> Model:
+        source = Path(source)
+        if not source.is_file():
+            raise UserError(f"There are no weights at {source}. Give the data folder with --data.")
+        return cls(load(source), name=source.stem, spec={"family": cls.family}, weights_hash="")
+
+    def calibration_batches(
+        self, volume: Volume, selection: CalibrationSelection, progress: Progress | None = None
+    ) -> Iterator[CalibrationBatch]:
+        body = to_network_axes(volume, body_mask(volume))
+        array = to_network_axes(volume)
+        whole = box_around(body, (0, 0, 0))
+        for crop in CROPS[: selection.count]:
+            box = tuple(
+                slice(round(w.start + (w.stop - w.start) * low), round(w.start + (w.stop - w.start) * high))
+                for w, (low, high) in zip(whole, crop)
+            )
+            yield CalibrationBatch((to_cube(array, box),))
+
+    def segment(
+        self, volume: Volume, prompt: BoxPrompt | None = None, progress: Progress | None = None
+    ) -> Segmentation:
+        raise UserError("This network belongs to the benchmark. Run `medquant bench quality`.")
+
+
+def recipes(methods: Sequence[Method] = METHODS, bits: Sequence[int] = (8, 4, 3, 2)) -> Iterator[tuple[str, Recipe]]:
+    """Name and recipe of every row: the product's defaults, and every method as its paper has it."""
+    for b in bits:
+        yield "default", Recipe(weights=IntWeights(b))
+        for method in methods:
+            integer = IntWeights(b, zero_point="integer")
+            plain = Recipe(weights=integer, method=method, ends_bits=None, extra_bits=0.0, calibration=PLAIN)
+            if method == "permutation-comq":
+                plain = replace(plain, weights=replace(integer, granularity=PerGroup(64)))
+            yield method, plain
+
+
+def run(
+    *,
+    data: Path,
+    folds: Sequence[int] = (2, 1),
+    bits: Sequence[int] = (8, 4, 3, 2),
+    methods: Sequence[Method] = METHODS,
+    progress: ProgressCallback | None = None,
+    cancelled: CancelCheck | None = None,
+) -> list[dict[str, Any]]:
+    """Rows of `network, method, weight_bits, activation_bits, granularity, effective_bits, dsc_vs_fp32,
+    dsc_vs_reference, simulated`, with the FP32 row of each fold first.
+
+    `data` is the folder of real scans and weights. Raises `UserError` for what is missing in it.
+    """
+    data = Path(data)
+    tracker = Progress(progress, cancelled)
+    tracker.report(0.0, "Reading the scans")
+    calibration = read_volume(data / "ct_calibration_dicom" / "series")
+    cube, reference = _test_case(data)
+    plan = list(recipes(methods, bits))
+    rows: list[dict[str, Any]] = []
+    for number, fold in enumerate(folds):
+        part = tracker.span(number / len(folds), (number + 1) / len(folds))
+        model = _Bench.load(data / "weights" / "allconvunet" / f"allconvunet_tcia_fold{fold}.pth")
+        full = _labels(model.network, cube)
+        organs = [label for label in ORGANS if dice(full, reference, label) > 0.5]
+        rows.append(_row(model.name, "fp32", None, 32.0, full, full, reference, organs))
+        for done, (name, recipe) in enumerate(plan):
+            part.report(done / len(plan), f"Fold {fold}: {name}, {recipe.weights.bits} bits")
+            quantized = quantize(
+                model, calibration, recipe=recipe, selection=CalibrationSelection(count=len(CROPS)), cancelled=cancelled
+            )
+            found = _labels(quantized.model.network, cube)
+            effective = quantized.report.effective_bits
+            rows.append(_row(model.name, name, recipe, effective, found, full, reference, organs))
+    return rows
+
+
+def dice(a: torch.Tensor, b: torch.Tensor, label: int) -> float:
+    """Dice of one label in two label maps; 1 where neither has it."""
+    inside_a, inside_b = a == label, b == label
+    total = int(inside_a.sum() + inside_b.sum())
+    return 2 * int((inside_a & inside_b).sum()) / total if total else 1.0
+
+
+def _test_case(data: Path) -> tuple[torch.Tensor, torch.Tensor]:
+    """The network's input (1, 1, 144, 144, 144) and the reference labels (144, 144, 144)."""
+    volume = read_volume(data / "ct_abdomen_3mm" / "ct.nii.gz")
+    labels = read_labels(data / "ct_abdomen_3mm" / "labels.nii.gz", volume).labels
+    renamed = np.zeros(labels.shape, dtype=np.uint8)
+    for theirs, ours in REFERENCE_LABELS.items():
+        renamed[labels == theirs] = ours
+    renamed = to_network_axes(volume, renamed)
+    box = box_around(np.isin(renamed, BOXED), MARGIN)
+    return to_cube(to_network_axes(volume), box), to_cube(renamed, box, labels=True)[0, 0].long()
+
+
+def _labels(network: AllConvUNet, cube: torch.Tensor) -> torch.Tensor:
+    with torch.inference_mode():
+        return network(cube).argmax(1)[0]
+
+
+def _row(
+    network: str,
+    method: str,
+    recipe: Recipe | None,
+    effective_bits: float,
+    found: torch.Tensor,
+    full: torch.Tensor,
+    reference: torch.Tensor,
+    organs: list[int],
+) -> dict[str, Any]:
+    per_organ = {ORGANS[label]: dice(found, full, label) for label in organs}
+    return {
+        "network": network,
+        "method": method,
+        "weight_bits": recipe.weights.bits if recipe else 32,
+        "activation_bits": 32,
+        "granularity": recipe.describe() if recipe else "",
+        "effective_bits": effective_bits,
+        "dsc_vs_fp32": float(np.mean(list(per_organ.values()))),
+        "dsc_vs_reference": float(np.mean([dice(found, reference, label) for label in organs])),
+        "dsc_vs_fp32_by_organ": per_organ,
+        "simulated": recipe is not None,
+    }
