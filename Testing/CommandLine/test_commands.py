@@ -118,7 +118,7 @@ def test_a_recipe_is_kept_by_the_quantized_model(medquant, scan: Path, small_sam
 
 def test_the_demonstration_on_a_scan_of_ones_own(medquant, scan: Path, small_sam: Path) -> None:
     result = medquant("demo", "--volume", scan / "ct.nii.gz", "--reference", scan / "labels.seg.nrrd",
-                      "--model", small_sam, "--bits", "8,2", "--slices", "2",
+                      "--structures", "liver,spleen", "--model", small_sam, "--bits", "8,2", "--slices", "2",
                       "--output", "out", "--json", "-")  # fmt: skip
     assert result.exit_code == 0, result.output
     rows = json.loads(result.stdout)

@@ -268,6 +268,7 @@ def test_an_old_python_is_told_so() -> None:
 
 def test_the_pins_are_exact_and_agree_with_the_package() -> None:
     from packaging.requirements import Requirement
+    from packaging.utils import canonicalize_name
 
     pinned: dict[str, set[str]] = {}
     for name in ("requirements.txt", "requirements-test.txt", "constraints.txt"):
@@ -277,9 +278,10 @@ def test_the_pins_are_exact_and_agree_with_the_package() -> None:
             requirement = Requirement(line)
             (clause,) = requirement.specifier
             assert clause.operator == "=="
-            pinned.setdefault(requirement.name.lower(), set()).add(clause.version)
+            pinned.setdefault(canonicalize_name(requirement.name), set()).add(clause.version)
     for line in metadata.requires("medquant"):
         requirement = Requirement(line)
-        assert requirement.name.lower() in pinned, f"{requirement.name} is not pinned"
-        for version in pinned[requirement.name.lower()]:
+        name = canonicalize_name(requirement.name)
+        assert name in pinned, f"{name} is not pinned"
+        for version in pinned[name]:
             assert requirement.specifier.contains(version), f"{requirement} does not allow {version}"

@@ -15,7 +15,9 @@ from medquant.errors import UserError
 
 if TYPE_CHECKING:
     from medquant.demo import DemoCase, DemoResult
+    from medquant.imaging.volume import Volume
     from medquant.models.base import Model
+    from medquant.prompts import BoxPrompt
 
 EXAMPLES = o.examples(
     "medquant demo",
@@ -42,6 +44,10 @@ def demo(
         ),
     ] = None,
     names: o.Names = None,
+    structures: Annotated[
+        str | None,
+        typer.Option(metavar="liver,spleen", help="Which structures of --reference.", rich_help_panel=o.SCAN),
+    ] = None,
     series: o.Series = None,
     component: o.Component = None,
     frame: o.Frame = None,
@@ -71,7 +77,7 @@ def demo(
     Without options: the embedded model on a CT phantom, in under three minutes. The folder of --output then holds
     the report, the masks, the quantized models and, for the phantom, the scan itself.
     """
-    from medquant.commands.inputs import open_model
+    from medquant.commands.inputs import open_model, open_volume, parse_boxes
     from medquant.demo import phantom_case, run_demo
     from medquant.evaluation.report import ReportDetails
     from medquant.models.base import CalibrationSelection
@@ -89,7 +95,12 @@ def demo(
             if volume is None:
                 case = phantom_case(progress=progress, cancelled=cancelled)
             else:
-                case = own_case(volume, reference, names, series, component, frame, box, box_world, plane)
+                case = own_case(
+                    open_volume(volume, series=series, component=component, frame=frame),
+                    None if reference is None else (reference, names, structures),
+                    parse_boxes(box, box_world, plane),
+                    plane,
+                )
         explain(run, loaded, case, slices)
         details = ReportDetails(
             model=loaded.name,
@@ -128,25 +139,14 @@ def parse_bits(text: str) -> tuple[int, ...]:
 
 
 def own_case(
-    volume: str,
-    reference: str | None,
-    names: str | None,
-    series: str | None,
-    component: int | None,
-    frame: int | None,
-    box: list[str] | None,
-    box_world: list[str] | None,
-    plane: str | None,
+    scan: Volume, reference: tuple[str, str | None, str | None] | None, prompt: BoxPrompt | None, plane: str | None
 ) -> DemoCase:
-    """A scan of the user's, with boxes as typed or, on each slice, around the reference. Raises `UserError`."""
-    from medquant.commands.inputs import check_plane, open_volume, parse_boxes, parse_names
+    """A scan of the user's, with boxes as typed or, on each slice, around the reference (file, names, structures)."""
+    from medquant.commands.inputs import check_plane, read_reference
     from medquant.demo import DemoCase
     from medquant.imaging.boxes import boxes_from_labels
-    from medquant.imaging.reading import read_labels
 
-    prompt = parse_boxes(box, box_world, plane)
-    scan = open_volume(volume, series=series, component=component, frame=frame)
-    labels = None if reference is None else read_labels(reference, scan, names=parse_names(names))
+    labels = None if reference is None else read_reference(scan, *reference)
     boxes_from = "as given" if prompt is not None else ""
     if prompt is None and labels is not None:
         boxes_from = "around the reference on each slice, as the papers do"

@@ -51,13 +51,7 @@ def open_model(
     from medquant.models.registry import load_model
 
     chosen = parse_model_options(options or ())
-    try:
-        return load_model(spec, weights=weights, device=device, progress=progress, cancelled=cancelled, **chosen)
-    except TypeError as error:
-        unknown = re.search(r"unexpected keyword argument '(\w+)'", str(error))
-        if unknown is None or unknown[1] not in chosen:
-            raise
-        raise UserError(f"The model {spec} has no option {unknown[1]!r}. Leave it out or correct its name.") from error
+    return load_model(spec, weights=weights, device=device, progress=progress, cancelled=cancelled, **chosen)
 
 
 def parse_model_options(pairs: Sequence[str]) -> dict[str, Any]:
@@ -125,6 +119,13 @@ def parse_names(text: str | None) -> dict[int, str]:
             raise UserError(f"{part!r} does not name a label. Write label=name, e.g. 1=spleen,5=liver.")
         names[int(label)] = name.strip()
     return names
+
+
+def read_reference(volume: Volume, path: str, names: str | None = None, structures: str | None = None) -> Segmentation:
+    """A label file on the grid of `volume`, with names for its labels and only the structures wanted."""
+    from medquant.imaging.reading import read_labels
+
+    return select_structures(read_labels(path, volume, names=parse_names(names)), structures)
 
 
 def select_structures(labels: Segmentation, wanted: str | None) -> Segmentation:

@@ -12,7 +12,6 @@ from medquant.commands.session import Session, output_file, session
 from medquant.errors import UserError
 
 if TYPE_CHECKING:
-    from medquant.imaging.volume import Volume
     from medquant.prompts import BoxPrompt
     from medquant.segmentation import Segmentation
 
@@ -68,7 +67,7 @@ def segment(
     means every slice that it crosses. nnU-Net and MONAI networks find the structures themselves. The masks lie on
     the scan's own grid.
     """
-    from medquant.commands.inputs import file_word, open_model, open_volume, parse_boxes, series_choice
+    from medquant.commands.inputs import file_word, open_model, open_volume, parse_boxes, read_reference, series_choice
     from medquant.imaging.writing import SUFFIXES, save_segmentation
     from medquant.segment import segment as run_segment
 
@@ -81,7 +80,7 @@ def segment(
         target = None if output is None else output_file(output)
         scan = open_volume(volume, series=series, component=component, frame=frame)
         if boxes_from is not None:
-            drawn = _drawn(boxes_from, scan, names, structures)
+            drawn = read_reference(scan, boxes_from, names, structures)
             prompt = _boxes_around(drawn, per_slice, margin, plane)
         with run.track("Loading the model") as (progress, cancelled):
             loaded = open_model(model, weights, device, option, progress, cancelled)
@@ -91,13 +90,6 @@ def segment(
             found = run_segment(loaded, scan, prompt=prompt, progress=progress, cancelled=cancelled)
         save_segmentation(found, target, source=volume, series=series_choice(series), frame=frame)
         _show(run, found, target)
-
-
-def _drawn(path: str, scan: Volume, names: str | None, structures: str | None) -> Segmentation:
-    from medquant.commands.inputs import parse_names, select_structures
-    from medquant.imaging.reading import read_labels
-
-    return select_structures(read_labels(path, scan, names=parse_names(names)), structures)
 
 
 def _boxes_around(drawn: Segmentation, per_slice: bool, margin: int, plane: str | None) -> BoxPrompt:
