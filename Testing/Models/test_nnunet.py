@@ -117,6 +117,7 @@ def write_results(
         "channel_names": {str(n): "CT" if n == 0 else f"other {n}" for n in range(channels)},
         "labels": labels,
         "numTraining": 3,
+        "training": [{"image": "imagesTr/mueller_hans_0000.nii.gz"}],
         "file_ending": ".nii.gz",
         **({"regions_class_order": [1, 2, 3]} if labels is REGIONS else {}),
     }
@@ -304,6 +305,7 @@ def test_an_orientation_of_its_own_makes_the_order_of_voxels_irrelevant(results:
 
 
 def test_the_spec_rebuilds_the_network(model: NnUNetModel, scan: Path) -> None:
+    assert "mueller" not in json.dumps(model.spec)
     rebuilt = from_spec(json.loads(json.dumps(model.spec)))
     rebuilt.network.load_state_dict(model.network.state_dict())
     volume = read_volume(scan)

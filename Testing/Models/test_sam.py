@@ -265,6 +265,18 @@ def test_calibration_takes_the_slices_of_the_range(model: SamModelAdapter, blob_
         assert torch.equal(batch.inputs[0], pixel_values(grey.apply(volume.array[k]), SETTINGS))
 
 
+def test_calibration_walks_the_axis_that_boxes_walk(model: SamModelAdapter, blob_ct: MakeVolume) -> None:
+    """Thick sagittal slices: without a plane a box walks them, so they calibrate as well."""
+    thick = blob_ct((30, 36, 6), np.diag([6.0, 1.0, 1.0, 1.0]))
+    pictures = [thick.array[::-1, :, n] for n in range(6)]
+    grey = grey_window(thick, SETTINGS)
+    batches = list(model.calibration_batches(thick, CalibrationSelection(count=6, where="even")))
+    for picture, batch in zip(pictures, batches, strict=True):
+        assert torch.equal(batch.inputs[0], pixel_values(grey.apply(picture), SETTINGS))
+    labels = model.segment(thick, BoxPrompt((Box((2, 6, 5), (2, 30, 25)),))).labels
+    assert labels[:, :, 2].any() and not np.delete(labels, 2, axis=2).any()
+
+
 @pytest.mark.parametrize(
     ("selection", "message"),
     [

@@ -6,6 +6,7 @@ import numpy as np
 from scipy import ndimage
 
 from medquant.errors import UserError
+from medquant.imaging.boxes import slice_axis_of
 from medquant.imaging.volume import Volume
 from medquant.imaging.windows import guess_modality
 from medquant.models.base import CalibrationSelection
@@ -77,10 +78,10 @@ def choose_slices(volume: Volume, axis: int, selection: CalibrationSelection, bo
 def calibration_region(volume: Volume, selection: CalibrationSelection) -> np.ndarray:
     """Bool (k, j, i): where the patches that calibrate a 3-D network may lie.
 
-    "body": the body; "even": everywhere; "range": the body within the slices `first` to `last`. Raises `UserError`
-    for a range that cannot be, or that shows one grey value only.
+    "body": the body; "even": everywhere; "range": the body within the slices `first` to `last`, counted along the
+    axis that boxes are walked through. Raises `UserError` for a range that cannot be, or that shows one grey value.
     """
-    axis = volume.slice_axis
+    axis = slice_axis_of(volume)
     first, last = allowed_range(selection, volume.shape[axis])
     window = tuple(slice(first, last + 1) if a == axis else slice(None) for a in range(3))
     if volume.array[window].min() == volume.array[window].max():

@@ -29,6 +29,9 @@ from medquant.progress import Progress
 from medquant.prompts import BoxPrompt
 from medquant.segmentation import Segmentation
 
+# What inference needs of dataset.json; the rest may name the cases of the training set.
+_DATASET_ENTRIES = ("channel_names", "modality", "labels", "regions_class_order", "file_ending")
+
 
 class NnUNetModel(Model):
     """A trained nnU-Net; several folds are one network whose logits are averaged."""
@@ -96,7 +99,7 @@ class NnUNetModel(Model):
             "family": cls.family,
             "name": name,
             "plans": found.plans,
-            "dataset": found.dataset,
+            "dataset": {key: found.dataset[key] for key in _DATASET_ENTRIES if key in found.dataset},
             "configuration": found.configuration,
             "trainer": found.trainer,
             "folds": list(found.folds),

@@ -23,6 +23,7 @@ from transformers.models.sam.modeling_sam import SamVisionLayer
 from medquant.errors import UserError
 from medquant.files import sha256_of_file
 from medquant.gram import resize_focus
+from medquant.imaging.boxes import resolve_box, slice_axis_of
 from medquant.imaging.volume import Volume
 from medquant.imaging.windows import IntensityWindow
 from medquant.models.base import CalibrationBatch, CalibrationSelection, Model, device_of
@@ -166,8 +167,8 @@ class SamModelAdapter(Model):
 
         Unlabelled: the boxes are drawn inside the body, of the sizes that organs have, seeded by the selection.
         """
-        window, axis = self._window(volume), volume.slice_axis
-        body, view = body_mask(volume), SliceView.of(volume, volume.slice_axis)
+        window, axis = self._window(volume), slice_axis_of(volume)
+        body, view = body_mask(volume), SliceView.of(volume, axis)
         generator = np.random.default_rng(selection.seed)
         indices = choose_slices(volume, axis, selection, body)
         for done, index in enumerate(indices):
@@ -295,8 +296,6 @@ def _stoppable(encoder: nn.Module, progress: Progress) -> Iterator[None]:
 
 def _slices_with_boxes(volume: Volume, prompt: BoxPrompt) -> list[tuple[tuple[SliceView, int], list[_PlacedBox]]]:
     """Every (view, slice) that a box crosses, with its boxes in the prompt's order."""
-    from medquant.imaging.boxes import resolve_box
-
     work: dict[tuple[SliceView, int], list[_PlacedBox]] = defaultdict(list)
     for order, box in enumerate(prompt.boxes, start=1):
         if not 0 < box.label < 65536:
