@@ -160,6 +160,8 @@ class _Work:
             with torch.inference_mode():
                 logits = seen.output if number == 0 else self._forward(batch)
                 found = self.model.foreground(logits)
+                if found.ndim < 2:
+                    return  # an output without places has no foreground
                 self.focus[number] = dilate(found, max(2, max(found.shape[1:]) // 32)).float()
 
     def _jobs(self, seen: Observation) -> dict[str, LayerJob]:

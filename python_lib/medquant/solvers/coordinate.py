@@ -78,8 +78,8 @@ def refit(
             new_scale, new_offset = _fit_line(block, own, wanted, share, (scale[g], offset[g]))
         else:
             shifted = own + (zero if isinstance(zero, float) else zero[g])
-            top = _pool((shifted * wanted).sum(0), share)
-            bottom = _pool((shifted * (block @ shifted)).sum(0), share)
+            top = pooled((shifted * wanted).sum(0), share)
+            bottom = pooled((shifted * (block @ shifted)).sum(0), share)
             fitted = top / bottom
             usable = torch.isfinite(fitted) & (fitted > 0)
             new_scale = torch.where(usable, fitted, scale[g])
@@ -99,11 +99,11 @@ def _fit_line(
     """Scale and offset per column from the 2x2 normal equations of value = offset + scale * code."""
     products = block @ codes
     ones = block.sum()
-    aa = _pool((codes * products).sum(0), share)
-    ab = _pool(products.sum(0), share)
+    aa = pooled((codes * products).sum(0), share)
+    ab = pooled(products.sum(0), share)
     bb = ones * share
-    ya = _pool((codes * wanted).sum(0), share)
-    yb = _pool(wanted.sum(0), share)
+    ya = pooled((codes * wanted).sum(0), share)
+    yb = pooled(wanted.sum(0), share)
     determinant = aa * bb - ab * ab
     # Where the ones vector is nearly in the null space of H the offset is not determined: keep the old one.
     usable = determinant > 1e-6 * aa * bb
@@ -113,7 +113,7 @@ def _fit_line(
     return torch.where(usable, scale, old[0]), torch.where(usable, offset, old[1])
 
 
-def _pool(values: torch.Tensor, share: int) -> torch.Tensor:
+def pooled(values: torch.Tensor, share: int) -> torch.Tensor:
     """Sum over the columns that share one scale, given back to each of them."""
     if share == 1:
         return values

@@ -9,11 +9,15 @@ import torch
 
 from medquant.grid import Grid, initial_grid, symmetric_zero
 from medquant.recipe import IntWeights, Method, PerChannel, PerGroup, PerTensor
-from medquant.solvers.coordinate import objective, refit, sweep
+from medquant.solvers.coordinate import objective, pooled, refit, sweep
 from medquant.solvers.gptq import gptq, inverse_factor
 
 DAMPING = 0.01
 """Added to the diagonal of H, as a part of its mean: decides inputs that are dead on the calibration set."""
+
+STARTS = ((1.0, 0.0), (0.8, 0.0), (1.2, 0.0), (1.0, -0.3), (1.0, 0.3), (0.8, -0.3), (0.8, 0.3), (1.2, -0.3), (1.2, 0.3))
+"""Grids to start from: the initial one with its scale multiplied, and moved by a part of a step. Coordinate descent ends
+in the nearest minimum; with few levels the minima differ much."""
 
 
 @dataclass(frozen=True)
@@ -83,7 +87,7 @@ def solve(
         grid = grid.reorder(order)
         fit = None if fixed else lambda codes, grid: refit(ordered, target[order], codes, grid, zero, spread)
         zero = _zero_in_steps(grid, weights)
-        codes, grid = _solve_ordered(ordered, target[order], grid, method, sweeps, fit, check)
+        codes, grid = _solve_ordered(ordered, target[order], grid, method, sweeps, fit, spread, check)
         back = torch.empty_like(order)
         back[order] = torch.arange(len(order))
         codes, grid = codes[back], grid.reorder(back)
@@ -99,6 +103,7 @@ def _solve_ordered(
     method: Method,
     sweeps: int,
     fit: Callable[[torch.Tensor, Grid], Grid] | None,
+    share: int,
     check: Callable[[], None] | None,
 ) -> tuple[torch.Tensor, Grid]:
     """Codes and grid of rows that already stand in solving order; `fit` refits the grid to codes."""
@@ -106,14 +111,50 @@ def _solve_ordered(
         return gptq(inverse_factor(gram), target, grid, check), grid
     error = torch.zeros_like(target)
     if method == "permutation-comq":
-        codes = gptq(inverse_factor(gram), target, grid, check)
-        grid = fit(codes, grid) if fit else grid
-        error = target - grid.decode(codes)
+        grid, error = _best_start(gram, target, grid, fit, share, check)
     for _ in range(sweeps):
         codes = sweep(gram, target, error, grid, check)
         grid = fit(codes, grid) if fit else grid
         error = target - grid.decode(codes)
     return codes, grid
+
+
+def _best_start(
+    gram: torch.Tensor,
+    target: torch.Tensor,
+    grid: Grid,
+    fit: Callable[[torch.Tensor, Grid], Grid] | None,
+    share: int,
+    check: Callable[[], None] | None,
+) -> tuple[Grid, torch.Tensor]:
+    """One pass with error feedback from each starting grid; the best for each column, and its error (m, n).
+
+    Columns that share a scale choose together. A grid that may not move (no `fit`) is the only start.
+    """
+    factor = inverse_factor(gram)
+    best: tuple[torch.Tensor, Grid, torch.Tensor] | None = None
+    for stretch, shift in STARTS[: starts_for(grid.levels)] if fit else STARTS[:1]:
+        centre = grid.offset + grid.scale * ((grid.levels - 1) / 2 + shift)
+        scale = grid.scale * stretch
+        start = replace(grid, scale=scale, offset=centre - scale * ((grid.levels - 1) / 2))
+        codes = gptq(factor, target, start, check)
+        start = fit(codes, start) if fit else start
+        error = target - start.decode(codes)
+        cost = pooled(objective(gram, error), share)
+        if best is None:
+            best = cost, start, error
+            continue
+        better = cost < best[0]
+        scale = torch.where(better, start.scale, best[1].scale)
+        offset = torch.where(better, start.offset, best[1].offset)
+        merged = replace(start, scale=scale, offset=offset)
+        best = torch.where(better, cost, best[0]), merged, torch.where(better, error, best[2])
+    return best[1], best[2]
+
+
+def starts_for(levels: int) -> int:
+    """How many starting grids are worth their time."""
+    return {4: 9, 8: 5}.get(levels, 1)
 
 
 def _zero_in_steps(grid: Grid, weights: IntWeights) -> float | torch.Tensor | None:
