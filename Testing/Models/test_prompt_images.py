@@ -10,7 +10,9 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
+from scipy import ndimage
 from skimage import transform
+from transformers.models.sam.image_processing_pil_sam import SamImageProcessorPil
 
 from medquant.errors import UserError
 from medquant.imaging.reading import read_volume
@@ -113,6 +115,22 @@ def test_medsam_masks_are_resized_probabilities() -> None:
     logits = torch.randn(2, 16, 16, generator=torch.Generator().manual_seed(0)) * 4
     expected = torch.nn.functional.interpolate(torch.sigmoid(logits)[:, None], size=(50, 71), mode="bilinear")
     np.testing.assert_array_equal(masks_on_picture(logits, (50, 71), MEDSAM), (expected[:, 0] > 0.5).numpy())
+
+
+def test_sam_equals_the_processor_of_transformers() -> None:
+    processor = SamImageProcessorPil()
+    rng = np.random.default_rng(4)
+    grey = ndimage.gaussian_filter(rng.normal(128, 400, (90, 133)), 3).clip(0, 255).astype(np.uint8)
+    given = processor(np.repeat(grey[:, :, None], 3, axis=-1), return_tensors="pt")
+    pixels = pixel_values(grey, SAM)
+    torch.testing.assert_close(given["pixel_values"], pixels, atol=1e-4, rtol=0)
+    logits = torch.from_numpy(ndimage.gaussian_filter(rng.normal(0, 5, (2, 256, 256)), (0, 9, 9))).float()
+    expected = processor.post_process_masks(
+        logits[None, :, None], given["original_sizes"], given["reshaped_input_sizes"], binarize=True
+    )
+    masks = masks_on_picture(logits, grey.shape, SAM)
+    assert 0.2 < masks.mean() < 0.8
+    np.testing.assert_array_equal(masks, expected[0][:, 0].numpy())
 
 
 def test_sam_masks_lose_the_padding() -> None:

@@ -7,14 +7,21 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
 from medquant.errors import UserError
+from medquant.imaging.volume import Volume
+from medquant.models.base import CalibrationSelection
 from medquant.models.catalogue import EMBEDDED_NNUNET, EMBEDDED_PROMPTABLE
 from medquant.models.prompt_images import MEDSAM, SAM, SlicePreprocessing
 from medquant.models.registry import adapter_class, choose_device, list_models, load_model
 from medquant.models.sam import SamModelAdapter
+from medquant.prompts import Box, BoxPrompt
+from medquant.quantize import quantize
+from medquant.recipe import IntWeights, Recipe
+from medquant.segment import segment
 
 MakeModel = Callable[..., SamModelAdapter]
 
@@ -71,6 +78,26 @@ def test_mistakes_are_explained(folder: Path, tmp_path: Path) -> None:
     ):
         with pytest.raises(UserError, match=message):
             load_model(spec, weights=weights, device="cpu")
+
+
+def test_quantized_models_are_opened_and_damaged_ones_named(
+    small_adapter: MakeModel, blob_ct: Callable[..., Volume], tmp_path: Path
+) -> None:
+    model = small_adapter(SlicePreprocessing(image_size=64))
+    recipe = Recipe(weights=IntWeights(bits=8), method="rtn")
+    quantized = quantize(model, blob_ct(), recipe=recipe, selection=CalibrationSelection(count=1))
+    path = tmp_path / "small.mq.safetensors"
+    quantized.save(path)
+    prompt = BoxPrompt((Box((8, 9, 1), (30, 25, 2), plane="axial"),))
+    again = load_model(path, device="cpu")
+    np.testing.assert_array_equal(
+        segment(again, blob_ct(), prompt=prompt).labels, segment(quantized, blob_ct(), prompt=prompt).labels
+    )
+    with pytest.raises(UserError, match="has no option window_level"):
+        load_model(path, window_level=3)
+    path.write_bytes(path.read_bytes()[:-100])
+    with pytest.raises(UserError, match=r"small\.mq\.safetensors is truncated or damaged"):
+        load_model(path)
 
 
 def test_a_folder_of_another_kind_of_model(folder: Path) -> None:

@@ -66,7 +66,7 @@ def load_model(
     """
     target = choose_device(device)
     path = Path(spec).expanduser()
-    if path.is_file() and _is_artifact(path):
+    if _is_artifact(path):
         from medquant import artifact
 
         _require_known(options, artifact.load, path.name)
@@ -161,9 +161,10 @@ def _require_known(options: dict[str, Any], load: Callable[..., Any], name: str)
 
 
 def _is_artifact(path: Path) -> bool:
+    """By content, or by the name that medquant gives, so that a damaged one is called a damaged quantized model."""
     from medquant import artifact
 
-    return artifact.is_artifact(path)
+    return path.is_file() and (path.name.endswith(artifact.SUFFIX) or artifact.is_artifact(path))
 
 
 def _require_embedded(folder: Path, name: str) -> Path:

@@ -156,7 +156,7 @@ def _looks_like_pytorch(path: Path) -> bool:
 def _damaged(path: Path, error: Exception) -> UserError:
     if isinstance(error, PermissionError):
         return UserError(f"{path} may not be read. Change its permissions, or copy it to where you may read.")
-    return UserError(f"{path.name} cannot be read as weights: it is damaged or of another kind. Get the file again.")
+    return UserError(f"{path} cannot be read as weights: it is damaged or of another kind. Get the file again.")
 
 
 def _some(names: list[str]) -> str:
