@@ -81,7 +81,7 @@ def blob_ct() -> Callable[..., Volume]:
     return _blob_ct
 
 
-@pytest.fixture(scope="session", autouse=True)
+@pytest.fixture(scope="module", autouse=True)
 def _one_thread() -> Iterator[None]:
     """Networks of a few thousand weights are slower on several threads, much slower on a busy machine."""
     before = torch.get_num_threads()
