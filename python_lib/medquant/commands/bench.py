@@ -49,6 +49,22 @@ def quality(data: Annotated[str | None, DATA] = None, json_target: o.Json = None
         run.finish(rows)
 
 
+@app.command("footprint", epilog=o.examples("medquant bench footprint --json footprint.json"))
+def footprint(json_target: o.Json = None) -> None:
+    """Quantize MedSAM's network (random weights) with 8 slices: time by stage, memory, and bytes on disk.
+
+    Size and time do not depend on the values of the weights, so nothing is downloaded. Takes some ten minutes.
+    """
+    from medquant.bench import footprint as bench
+
+    with session(json_target) as run:
+        with run.track("Footprint") as (progress, cancelled):
+            rows = bench.run(progress=progress, cancelled=cancelled)
+        for row in rows:
+            _print_object(run, row)
+        run.finish(rows)
+
+
 def _print_object(run: Session, result: dict[str, Any]) -> None:
     width = max(len(name) for name in result)
     for name, value in result.items():
