@@ -84,6 +84,8 @@ class _Work:
     def __init__(
         self, model: Model, batches: list[CalibrationBatch], recipe: Recipe, ignore: Sequence[str], tracker: Progress
     ) -> None:
+        if isinstance(model.network, QUANTIZABLE):
+            raise UserError("The network is a single layer. Wrap it in torch.nn.Sequential.")
         self.model, self.batches, self.recipe, self.tracker = model, batches, recipe, tracker
         self.ignore = (*model.default_ignore(), *ignore)
         self.network = structural_twin(model.network)

@@ -118,7 +118,7 @@ class Recipe:
         if self.scope == "layer" and self.method != "permutation-comq":
             raise UserError("scope='layer' belongs to permutation-comq. Leave the scope at 'rows'.")
         if self.sweeps < 1:
-            raise UserError(f"At least one sweep is needed, not {self.sweeps}.")
+            raise UserError(f"At least one sweep is needed, not {self.sweeps}. Choose 3.")
 
     def weights_for(self, sizes: dict[str, int]) -> dict[str, IntWeights | None]:
         """The grid of each layer, None where it stays in floating point.
