@@ -201,6 +201,7 @@ def test_the_masks_of_the_demonstration_are_those_of_its_files(medquant, scan: P
         (["demo", "--bits", "16"], "8,4,2"),
         (["demo", "--box", BOX], "--volume"),
         (["demo", "--volume", "CT", "--model", "SAM"], "--reference"),
+        (["demo", "--volume", "CT", "--model", "SAM", "--box", BOX, "--output", "CT"], "Cannot write in"),
         (["train-demo", "--output", "t", "--hours", "1", "--steps", "1"], "not both"),
     ],
 )  # fmt: skip
@@ -299,8 +300,9 @@ def test_only_json_on_standard_output_whatever_libraries_print(scan: Path, small
     assert "library chatter" in done.stderr and "chatter of a child" in done.stderr
 
 
-@pytest.mark.skipif(sys.platform == "win32", reason="Windows has no SIGINT for one process")
-def test_ctrl_c_stops_without_a_file(scan: Path, tmp_path: Path) -> None:
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows has no signals for one process")
+@pytest.mark.parametrize("way", ["SIGINT", "SIGTERM"])
+def test_ctrl_c_or_a_polite_kill_stops_without_a_file(scan: Path, tmp_path: Path, way: str) -> None:
     arguments = ["quantize", str(scan / "ct.nii.gz"), "--bits", "4", "--output", "never.mq.safetensors"]
     process = subprocess.Popen(
         [sys.executable, "-m", "medquant", *arguments],
@@ -309,7 +311,7 @@ def test_ctrl_c_stops_without_a_file(scan: Path, tmp_path: Path) -> None:
     for line in process.stdout:
         if "Quantizing layer" in line:
             break
-    process.send_signal(signal.SIGINT)
+    process.send_signal(getattr(signal, way))
     began = time.monotonic()
     output, errors = process.communicate(timeout=60)
     assert process.returncode == 130, errors

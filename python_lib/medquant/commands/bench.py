@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
 from medquant.commands import options as o
 from medquant.commands.session import Session, session
+from medquant.errors import UserError
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -24,11 +26,10 @@ def solver(json_target: o.Json = None) -> None:
     minutes.
     """
     from medquant.bench import solver as bench
-    from medquant.progress import Progress
 
     with session(json_target) as run:
         with run.track("Solver") as (progress, cancelled):
-            result = bench.run(progress=Progress(progress, cancelled))
+            result = bench.run(progress=progress, cancelled=cancelled)
         _print_object(run, result)
         run.finish(result)
 
@@ -40,11 +41,11 @@ def quality(data: Annotated[str | None, DATA] = None, json_target: o.Json = None
     Calibrated on one scan, tested on another. Takes some minutes.
     """
     from medquant.bench import quality as bench
-    from medquant.progress import Progress
 
     with session(json_target) as run:
+        folder = data_folder(data)
         with run.track("Quality") as (progress, cancelled):
-            rows = bench.run(data=data, progress=Progress(progress, cancelled))
+            rows = bench.run(data=folder, progress=progress, cancelled=cancelled)
         _print_rows(run, rows)
         run.finish(rows)
 
@@ -65,6 +66,14 @@ def footprint(json_target: o.Json = None) -> None:
         run.finish(rows)
 
 
+def data_folder(given: str | None) -> Path:
+    """The real scans and weights: as given, else `shared/data` beside the checkout. Raises `UserError`."""
+    folder = Path(given).expanduser() if given else Path(__file__).resolve().parents[4] / "shared" / "data"
+    if not folder.is_dir():
+        raise UserError(f"There is no folder {folder}. Give that of the real scans and weights with --data.")
+    return folder
+
+
 def _print_object(run: Session, result: dict[str, Any]) -> None:
     width = max(len(name) for name in result)
     for name, value in result.items():
@@ -78,14 +87,13 @@ def _print_rows(run: Session, rows: list[dict[str, Any]]) -> None:
     from medquant.evaluation import wording
 
     table = Table(box=None, padding=(0, 2, 0, 0), header_style="bold", pad_edge=False)
-    for title in ("network", "method", "weights", "granularity", "bits/\nweight", "Dice\nFP32", "Dice\nreference"):
+    for title in ("network", "method", "weights", "bits/\nweight", "Dice\nFP32", "Dice\nreference"):
         table.add_column(title)
     for row in rows:
         table.add_row(
             str(row["network"]),
             str(row["method"]),
             f"W{row['weight_bits']}",
-            str(row["granularity"]),
             f"{row['effective_bits']:.2f}",
             wording.score(row["dsc_vs_fp32"]),
             wording.score(row["dsc_vs_reference"]),

@@ -116,7 +116,7 @@ def _standard_output_kept() -> Iterator[Any]:
 
 @contextmanager
 def _interrupt(console: Console) -> Iterator[CancelCheck]:
-    """Turn the first Ctrl-C into a cancel check, the second into KeyboardInterrupt."""
+    """Turn the first Ctrl-C, or a polite kill, into a cancel check, the second into KeyboardInterrupt."""
     asked = threading.Event()
     if threading.current_thread() is not threading.main_thread():
         yield asked.is_set
@@ -128,11 +128,12 @@ def _interrupt(console: Console) -> Iterator[CancelCheck]:
         asked.set()
         console.print("Stopping. Press Ctrl-C again to stop at once.", highlight=False)
 
-    before = signal.signal(signal.SIGINT, ask)
+    before = {name: signal.signal(name, ask) for name in (signal.SIGINT, signal.SIGTERM)}
     try:
         yield asked.is_set
     finally:
-        signal.signal(signal.SIGINT, before)
+        for name, handler in before.items():
+            signal.signal(name, handler)
 
 
 @contextmanager
@@ -145,16 +146,18 @@ def _bar(console: Console, title: str) -> Iterator[ProgressCallback]:
         task = bar.add_task(title, total=1.0)
 
         def show(event: ProgressEvent) -> None:
-            bar.update(task, completed=event.fraction, description=event.message, left=event.seconds_left)
+            end = None if event.seconds_left is None else time.monotonic() + event.seconds_left
+            bar.update(task, completed=event.fraction, description=event.message, end=end)
 
         yield show
 
 
 class _TimeLeft(ProgressColumn):
-    """0:42 left, or nothing before there is an estimate."""
+    """0:42 left, counting down between reports, or nothing before there is an estimate."""
 
     def render(self, task: Task) -> Text:
-        return Text(time_left(task.fields.get("left")), style="dim")
+        end = task.fields.get("end")
+        return Text(time_left(None if end is None else max(0.0, end - time.monotonic())), style="dim")
 
 
 class _Lines:
