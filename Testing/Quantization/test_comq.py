@@ -51,7 +51,8 @@ def test_codes_equal_those_of_the_explicit_algorithm(bits: int) -> None:
 
 def test_codes_in_single_precision() -> None:
     """Ties fall either way there, and at 8 bits one code drags others along."""
-    assert agreement(torch.float32, inputs=192, outputs=64, tokens=1024) >= 0.999
+    mean, _ = agreement(torch.float32, inputs=192, outputs=64, tokens=1024)
+    assert mean >= 0.999
 
 
 @pytest.mark.parametrize("bits", [2, 4, 8])

@@ -18,6 +18,7 @@ from medquant.gram import (
     draw_positions,
     focus_on_grid,
     resize_focus,
+    shrunk,
 )
 
 
@@ -191,3 +192,35 @@ def test_dilation(dims: int) -> None:
     mask[(0, *[4] * dims)] = True
     grown = dilate(mask, 2)
     assert grown.dtype == torch.bool and int(grown.sum()) == 5**dims and grown[(0, *[2] * dims)]
+
+
+def halves_of(count: int, size: int, latent: int) -> tuple[Moments, Moments]:
+    """Two halves of inputs whose correlations are real (few latent causes) or chance alone (latent 0)."""
+    generator = torch.Generator().manual_seed(count)
+    mixing = torch.randn(max(latent, 1), size, generator=generator)
+    x = torch.randn(2 * count, size, generator=generator)
+    if latent:
+        x = 0.3 * x + torch.randn(2 * count, latent, generator=generator) @ mixing
+    return moments_of(x[:count]), moments_of(x[count:])
+
+
+def test_correlations_are_trusted_as_far_as_halves_agree() -> None:
+    for centred in (True, False):
+        real, few, chance = (halves_of(*case) for case in ((2000, 20, 4), (12, 40, 4), (12, 40, 0)))
+        share = []
+        for halves in (real, few, chance):
+            gram, _ = (halves[0] + halves[1]).gram(centred=centred)
+            found = shrunk(gram, halves, centred=centred)
+            torch.testing.assert_close(found.diagonal(), gram.diagonal())
+            assert torch.linalg.eigvalsh(found.double()).min() >= -1e-4 * float(gram.diagonal().max())
+            off = ~torch.eye(len(gram), dtype=torch.bool)
+            share.append(float(found[off].norm() / gram[off].norm()))
+        assert share[0] > 0.98 and share[0] > share[1] > share[2] and share[2] < 0.3
+
+
+def test_nothing_is_shrunk_without_two_halves() -> None:
+    first, _ = halves_of(20, 5, 2)
+    gram, _ = first.gram(centred=True)
+    assert torch.equal(shrunk(gram, (first, Moments(5, paired=False)), centred=True), gram)
+    constant = moments_of(torch.ones(20, 5))
+    assert torch.isfinite(shrunk(torch.zeros(5, 5), (constant, constant), centred=True)).all()

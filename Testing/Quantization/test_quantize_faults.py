@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import re
 import threading
 from collections.abc import Callable, Iterator
@@ -230,3 +231,36 @@ def test_recipes_that_cannot_be(small_unet: MakeNetwork) -> None:
         with pytest.raises(UserError) as error:
             Recipe(weights=IntWeights(**wrong))
         assert says_what_to_do(error)
+
+
+@pytest.mark.parametrize("method", ["rtn", "permutation-comq", "gptq"])
+def test_activations_that_all_but_vanish(method: str, pictures: MakePictures, quantized: Quantized) -> None:
+    """A network as freshly initialised, whose features hardly vary: nothing to fit to, and no reason to fail."""
+    torch.manual_seed(0)
+    network = nn.Sequential(nn.Conv2d(1, 8, 3), nn.Conv2d(8, 8, 3), nn.GELU(), nn.Conv2d(8, 2, 1)).eval()
+    with torch.no_grad():
+        network[0].weight.mul_(1e-10)
+        network[1].weight.mul_(1e-10)
+    result = quantized(network, pictures(), 8, settings={"method": method})
+    with torch.inference_mode():
+        torch.testing.assert_close(result.model.network(pictures()[0]), network(pictures()[0]), rtol=0.05, atol=0.01)
+
+
+def test_fewer_inputs_where_not_all_fit() -> None:
+    """Two tensors of 38 MB in each pass, two passes of each input under way at once."""
+    model = from_module(nn.Sequential(nn.Conv2d(1, 64, 1), nn.ReLU(), nn.Conv2d(64, 1, 1)), name="wide")
+    batches = [CalibrationBatch((torch.randn(1, 1, 384, 384),)) for _ in range(4)]
+    used = [quantize(model, batches, max_memory_mb=limit).report.calibration_inputs for limit in (350, 5000)]
+    assert 1 <= used[0] < used[1] == 4
+
+
+def test_a_quantized_network_is_an_ordinary_one(
+    small_unet: MakeNetwork, pictures: MakePictures, quantized: Quantized
+) -> None:
+    """No tensor in it is bound to inference mode: it can be copied, loaded into and run with gradients around it."""
+    network = quantized(small_unet(), pictures()).model.network
+    assert not any(tensor.is_inference() for tensor in network.state_dict().values())
+    copy.deepcopy(network).load_state_dict(network.state_dict())
+    x = pictures()[0].requires_grad_()
+    network(x).sum().backward()
+    assert x.grad is not None and torch.isfinite(x.grad).all()
