@@ -30,6 +30,7 @@ from medquant.recipe import Recipe
 FORMAT = "medquant"
 VERSION = 1
 SUFFIX = ".mq.safetensors"
+BUFFERS = ("packed", "scale", "offset", "row_group", "bias", "live_inputs", "live_outputs")
 
 
 def save(quantized: QuantizedModel, path: str | Path) -> int:
@@ -139,15 +140,16 @@ def _fill(network: nn.Module, description: dict[str, Any], tensors: dict[str, to
         set_module(network, name, nn.Identity())
     tensors = tensors | {alias: tensors[name] for alias, name in description["aliases"].items()}
     for name, layer in description["layers"].items():
-        part = {key: tensors.get(f"{name}.{key}") for key in ("packed", "scale", "offset", "row_group", "bias")}
+        part = {key: tensors.get(f"{name}.{key}") for key in BUFFERS}
         part["bias"] = None if part["bias"] is None else part["bias"].float()
         geometry = LayerGeometry.from_dict(layer["geometry"])
-        count = torch.Size(geometry.weight_shape).numel()
         if geometry != LayerGeometry.of(network.get_submodule(name)):
             raise ValueError(f"layer {name} is another one than that of the model")
+        quantized = QuantizedLayer(geometry, layer["bits"], zero=layer["zero"], **part)
+        count = quantized.matrix_shape.numel()
         if part["packed"].numel() != packed_size(count, layer["bits"]):
             raise ValueError(f"layer {name} does not hold {count} codes")
-        set_module(network, name, QuantizedLayer(geometry, layer["bits"], zero=layer["zero"], **part))
+        set_module(network, name, quantized)
     inside = tuple(f"{name}." for name in description["layers"])
     rest = {
         name: tensor.float() if tensor.dtype == torch.float16 else tensor

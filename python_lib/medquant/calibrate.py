@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import nn
 
+from medquant.channels import Live
 from medquant.errors import UserError
 from medquant.gram import Moments, choose_ridge, corrected_target, draw_positions, shrunk
 from medquant.grid import Grid, initial_grid, sorted_grid, symmetric_zero
@@ -35,6 +36,7 @@ class LayerJob:
     bias: torch.Tensor | None
     bits: IntWeights
     geometry: LayerGeometry
+    live: Live = field(default_factory=Live)
 
     def full(self, inputs: torch.Tensor, output_size: Any = None) -> torch.Tensor:
         """The layer in floating point."""
@@ -104,14 +106,16 @@ def quantize_layer(
     solutions: list[Solution] = []
     bias = torch.zeros(layout.outputs) if job.bias is None else job.bias.clone()
     moments = [first + second for first, second in halves]
+    rows, columns = job.live.rows(layout), job.live.columns(layout)
     for weight, moment, pair in zip(matrices, moments, halves):
         gram, cross = moment.gram(centred=centred)
         ridge = recipe.calibration.ridge
         if ridge is None and moment.paired:
             ridge = choose_ridge(weight, pair, centred=centred)
-        target = corrected_target(weight, gram, cross, ridge)
+        target = corrected_target(weight, gram, cross, ridge, rows)[:, columns]
         if recipe.calibration.shrink:
             gram = shrunk(gram, pair, centred=centred)
+        gram = gram[rows][:, rows]
         check()
         if recipe.scope == "layer":
             grid = sorted_grid(target, gram.diagonal() + gram.diagonal().mean() * 1e-6 + 1e-30, job.bits)
@@ -129,7 +133,7 @@ def quantize_layer(
     zero = symmetric_zero(job.bits)
     codes = torch.stack([solution.codes for solution in solutions])
     layer = QuantizedLayer.from_solutions(
-        job.geometry, job.bits.bits, codes, [solution.grid for solution in solutions], zero, None
+        job.geometry, job.bits.bits, codes, [solution.grid for solution in solutions], zero, None, job.live
     )
     decoded = layout.to_matrices(layer.weight)
     if centred:

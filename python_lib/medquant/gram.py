@@ -92,15 +92,19 @@ class Moments:
         return h, c
 
 
-def corrected_target(weight: torch.Tensor, gram: torch.Tensor, cross: torch.Tensor, ridge: float) -> torch.Tensor:
-    """The weight (m, n) that on the quantized network's inputs best gives the FP32 output.
+def corrected_target(
+    weight: torch.Tensor, gram: torch.Tensor, cross: torch.Tensor, ridge: float | None, rows: torch.Tensor | None = None
+) -> torch.Tensor:
+    """The weight (m', n) of the m' `rows` in use that on the quantized network's inputs best gives the FP32 output.
 
-    argmin_V ||X_q V - X_f W||^2 + ridge mean(diag H) ||V - W||^2 = W + (H + ridge I)^-1 (C - H) W.
-    With `ridge=None` the FP32 weight itself.
+    argmin_V ||X_q V - X_f W||^2 + ridge mean(diag H) ||V - W||^2 = W + (H + ridge I)^-1 (C W - H W), with the rows of
+    H, C and V that are in use. With `ridge=None` the FP32 weight itself.
     """
-    if cross is gram or ridge is None:
-        return weight
-    return weight + torch.cholesky_solve((cross - gram) @ weight, cholesky(gram, ridge))
+    rows = torch.arange(len(weight)) if rows is None else rows
+    if ridge is None or (cross is gram and len(rows) == len(weight)):
+        return weight[rows]
+    block = gram[rows][:, rows]
+    return weight[rows] + torch.cholesky_solve(cross[rows] @ weight - block @ weight[rows], cholesky(block, ridge))
 
 
 def choose_ridge(weight: torch.Tensor, halves: tuple[Moments, Moments], *, centred: bool) -> float | None:

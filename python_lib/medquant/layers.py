@@ -11,6 +11,7 @@ import torch
 from torch import nn
 from torch.nn import functional
 
+from medquant.channels import Live
 from medquant.grid import Grid
 from medquant.matrices import CONVOLUTIONS, TRANSPOSED, Layout, padding_sides
 from medquant.packing import pack, unpack
@@ -95,7 +96,8 @@ class QuantizedLayer(nn.Module):
 
     Buffers: `packed` codes (uint8, flat, in the order (groups, m, n)), `scale` and, unless it follows from the scale,
     `offset` of shape (groups, g, n / share), `row_group` (groups, m) where there are several groups of rows (uint8 or
-    int16; (groups, m, n) where single weights are grouped), `bias` (n) or None. The weight is decoded for each forward
+    int16; (groups, m, n) where single weights are grouped), `bias` (n) or None, `live_inputs` and `live_outputs` (bool)
+    where some channels have no codes; m and n then count the others. The weight is decoded for each forward
     pass, so the memory held is that of the codes.
     """
 
@@ -109,6 +111,8 @@ class QuantizedLayer(nn.Module):
         zero: float | None,
         row_group: torch.Tensor | None,
         bias: torch.Tensor | None,
+        live_inputs: torch.Tensor | None = None,
+        live_outputs: torch.Tensor | None = None,
     ) -> None:
         super().__init__()
         self.geometry = geometry
@@ -120,6 +124,8 @@ class QuantizedLayer(nn.Module):
         self.register_buffer("offset", offset)
         self.register_buffer("row_group", row_group)
         self.register_buffer("bias", bias)
+        self.register_buffer("live_inputs", live_inputs)
+        self.register_buffer("live_outputs", live_outputs)
         self._decoded: torch.Tensor | None = None
 
     @classmethod
@@ -131,8 +137,13 @@ class QuantizedLayer(nn.Module):
         grids: list[Grid],
         zero: float | None,
         bias: torch.Tensor | None,
+        live: Live | None = None,
     ) -> QuantizedLayer:
-        """Store what the solver found: codes (groups, m, n) and one grid for each group of the convolution."""
+        """Store what the solver found: codes (groups, m, n) and one grid for each group of the convolution.
+
+        With `live`, codes and grids are those of the rows and columns in use.
+        """
+        live = live or Live()
         share = geometry.layout.share
         by_weight = grids[0].row_group.ndim == 2
         step = 1 if by_weight else share
@@ -152,11 +163,18 @@ class QuantizedLayer(nn.Module):
             zero,
             row_group,
             bias,
+            live.inputs,
+            live.outputs,
         )
+
+    @property
+    def live(self) -> Live:
+        """The channels that have codes."""
+        return Live(self.live_inputs, self.live_outputs)
 
     def codes(self) -> torch.Tensor:
         """Unpacked codes (groups, m, n), uint8."""
-        shape = self._matrix_shape()
+        shape = self.matrix_shape
         return unpack(self.packed, self.bits, shape.numel()).reshape(shape)
 
     @property
@@ -175,28 +193,32 @@ class QuantizedLayer(nn.Module):
             if self.row_group is not None:
                 index = self.row_group.long()[..., None].expand(-1, -1, scale.shape[-1])
                 scale, offset = scale.gather(1, index), offset.gather(1, index)
-        return layout.to_weight(torch.addcmul(offset, scale, self.codes().float()))
+        matrices = torch.addcmul(offset, scale, self.codes().float())
+        if self.live_inputs is not None or self.live_outputs is not None:
+            whole = matrices.new_zeros(layout.groups, layout.rows, layout.columns)
+            whole[0, self.live.rows(layout)[:, None], self.live.columns(layout)] = matrices[0]
+            matrices = whole
+        return layout.to_weight(matrices)
 
     def forward(self, input: torch.Tensor, output_size: Any = None) -> torch.Tensor:
         """Same as the layer it replaces, with the decoded weight; arguments are named as in torch."""
         return self.geometry.apply(input, self.weight.to(input.dtype), self.bias, output_size)
 
     def stored_bits(self) -> int:
-        """Bits of everything that stands for the weight: codes, scales, offsets, row groups; the bias apart."""
-        parts = (self.packed, self.scale, self.offset, self.row_group)
+        """Bits of everything that stands for the weight: codes, scales, offsets, groups, channel masks; no bias."""
+        parts = (self.packed, self.scale, self.offset, self.row_group, self.live_inputs, self.live_outputs)
         return sum(8 * t.numel() * t.element_size() for t in parts if t is not None)
 
     def extra_repr(self) -> str:
         return f"{self.geometry.kind}, weight={self.geometry.weight_shape}, bits={self.bits}"
 
-    def _matrix_shape(self) -> torch.Size:
+    @property
+    def matrix_shape(self) -> torch.Size:
+        """(groups, m, n) of the codes."""
         layout = self.geometry.layout
-        rows = layout.weight_shape[0] // layout.groups if layout.transposed else None
-        total = torch.Size(layout.weight_shape).numel()
-        if rows is None:
-            columns = layout.weight_shape[0] // layout.groups
-            return torch.Size((layout.groups, total // layout.weight_shape[0], columns))
-        return torch.Size((layout.groups, rows, total // layout.weight_shape[0]))
+        if layout.groups > 1:
+            return torch.Size((layout.groups, layout.rows, layout.columns))
+        return torch.Size((1, len(self.live.rows(layout)), len(self.live.columns(layout))))
 
 
 @contextmanager

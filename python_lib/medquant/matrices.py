@@ -47,6 +47,21 @@ class Layout:
         """Output channels of the layer."""
         return self.weight_shape[1] * self.groups if self.transposed else self.weight_shape[0]
 
+    @property
+    def inputs(self) -> int:
+        """Input channels of one group."""
+        return self.weight_shape[0] // self.groups if self.transposed else self.weight_shape[1]
+
+    @property
+    def rows(self) -> int:
+        """Rows m of one group's matrix."""
+        return self.inputs if self.transposed else torch.Size(self.weight_shape[1:]).numel()
+
+    @property
+    def columns(self) -> int:
+        """Columns n of one group's matrix."""
+        return self.outputs // self.groups * self.share
+
     def to_matrices(self, weight: torch.Tensor) -> torch.Tensor:
         """Weight -> (groups, m, n)."""
         if self.transposed:

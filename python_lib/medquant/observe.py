@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from medquant.channels import channel_variances
 from medquant.matrices import CONVOLUTIONS, TRANSPOSED, is_quantizable
 
 BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
@@ -23,6 +24,8 @@ class Observation:
     calls: dict[str, int] = field(default_factory=dict)
     batch_norms: dict[str, str] = field(default_factory=dict)
     """Convolution -> the batch norm that is applied to its output, where that is the only one."""
+    variances: dict[str, torch.Tensor] = field(default_factory=dict)
+    """Layer -> covariance of its inputs within each channel, at the first call (`channels.channel_variances`)."""
     output: torch.Tensor | None = None
 
 
@@ -33,9 +36,11 @@ def observe(network: nn.Module, run: Callable[[], Any]) -> Observation:
     hooks = []
 
     def layer_hook(name: str, is_convolution: bool) -> Callable[..., None]:
-        def hook(_module: nn.Module, _args: Any, output: torch.Tensor) -> None:
+        def hook(module: nn.Module, args: tuple[Any, ...], options: dict[str, Any], output: torch.Tensor) -> None:
             if name not in seen.calls:
                 seen.order.append(name)
+                if getattr(module, "groups", 1) == 1:
+                    seen.variances[name] = channel_variances(module, args[0] if args else options["input"])
             seen.calls[name] = seen.calls.get(name, 0) + 1
             if is_convolution:
                 maker[id(output)] = name, weakref.ref(output), _sample(output)
@@ -53,7 +58,8 @@ def observe(network: nn.Module, run: Callable[[], Any]) -> Observation:
 
     for name, module in network.named_modules():
         if is_quantizable(module):
-            hooks.append(module.register_forward_hook(layer_hook(name, isinstance(module, CONVOLUTIONS + TRANSPOSED))))
+            is_convolution = isinstance(module, CONVOLUTIONS + TRANSPOSED)
+            hooks.append(module.register_forward_hook(layer_hook(name, is_convolution), with_kwargs=True))
         elif isinstance(module, BATCH_NORMS) and module.running_mean is not None:
             hooks.append(module.register_forward_hook(norm_hook(name)))
     try:

@@ -16,12 +16,13 @@ from torch import nn
 
 import medquant
 from medquant.calibrate import LayerJob, collect_moments, quantize_layer
+from medquant.channels import Live, live_channels
 from medquant.errors import UserError
 from medquant.gram import dilate
 from medquant.imaging.volume import Volume
 from medquant.layers import LayerGeometry, QuantizedLayer
 from medquant.lockstep import run_in_lockstep
-from medquant.matrices import QUANTIZABLE, is_quantizable
+from medquant.matrices import QUANTIZABLE, Layout, is_quantizable
 from medquant.memory import PeakMemory
 from medquant.models.base import CalibrationBatch, CalibrationSelection, Model
 from medquant.observe import Observation, fold_batch_norm, observe
@@ -178,7 +179,9 @@ class _Work:
             else:
                 names.append(name)
         names.sort(key=seen.order.index)
-        chosen = self.recipe.weights_for({name: modules[name].weight.numel() for name in names})
+        live = {name: self._live(name, modules[name], seen) for name in names}
+        sizes = {name: modules[name].weight.numel() for name in names}
+        chosen = self.recipe.weights_for(sizes, {name: part.share() for name, part in live.items()})
         jobs = {}
         for index, (name, bits) in enumerate(chosen.items()):
             if bits is None:
@@ -191,8 +194,15 @@ class _Work:
                     f"The weights of layer {name} are not finite. The weight file is damaged: load another."
                 )
             bias = None if module.bias is None else module.bias.detach().float()
-            jobs[name] = LayerJob(name, index, module, weight, bias, bits, LayerGeometry.of(module))
+            jobs[name] = LayerJob(name, index, module, weight, bias, bits, LayerGeometry.of(module), live[name])
         return jobs
+
+    def _live(self, name: str, module: nn.Module, seen: Observation) -> Live:
+        if not self.recipe.drop_dead_channels or self.recipe.scope == "layer" or name not in seen.variances:
+            return Live()
+        folded = self.recipe.fold_batch_norm and name in seen.batch_norms
+        weight, bits = module.weight.detach().float(), self.recipe.weights.bits
+        return live_channels(weight, Layout.of(module), seen.variances[name], bits, folded=folded)
 
     def _reason_to_keep(self, name: str, module: nn.Module, seen: Observation) -> str:
         if any(fnmatchcase(name, pattern) for pattern in self.ignore):

@@ -92,7 +92,8 @@ class Recipe:
     `overrides` maps layer name patterns (fnmatch) to another `IntWeights`, or to None to leave the layer in floating
     point; the last pattern that fits wins. `ends_bits` keeps the first and the last quantized layer at that many bits
     at least (None: no exception); `extra_bits` per weight, on average, go to them and to the smallest layers
-    (`medquant.allocation`): a few hundredths of a bit that are worth more than any solver. `scope="layer"` is the
+    (`medquant.allocation`): a few hundredths of a bit that are worth more than any solver. `drop_dead_channels` leaves
+    out the weights of channels that training has switched off (`medquant.channels`). `scope="layer"` is the
     paper as read: all weights of a layer sorted by value, each with an index of its own (costly; kept to reproduce it).
     """
 
@@ -102,6 +103,7 @@ class Recipe:
     sweeps: int = 3
     ends_bits: int | None = 8
     extra_bits: float = 0.06
+    drop_dead_channels: bool = True
     fold_batch_norm: bool = True
     calibration: CalibrationSettings = field(default_factory=CalibrationSettings)
     overrides: dict[str, IntWeights | None] = field(default_factory=dict)
@@ -120,12 +122,13 @@ class Recipe:
         if self.sweeps < 1:
             raise UserError(f"At least one sweep is needed, not {self.sweeps}. Choose 3.")
 
-    def weights_for(self, sizes: dict[str, int]) -> dict[str, IntWeights | None]:
+    def weights_for(self, sizes: dict[str, int], live: dict[str, float] | None = None) -> dict[str, IntWeights | None]:
         """The grid of each layer, None where it stays in floating point.
 
-        `sizes` has the layers in the order of the network, with the number of weights of each.
+        `sizes` has the layers in the order of the network with the number of weights of each, `live` the part of them
+        that is stored.
         """
-        bits = spread_bits(sizes, self.weights.bits, self.extra_bits, self.ends_bits)
+        bits = spread_bits(sizes, self.weights.bits, self.extra_bits, self.ends_bits, live)
         chosen: dict[str, IntWeights | None] = {}
         for layer in sizes:
             # Beyond 4 bits half-integer grids and groups gain nothing.
