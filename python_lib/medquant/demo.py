@@ -132,28 +132,28 @@ def run_demo(
     prompt = case.prompt if takes_boxes(model) else None
     with _all_or_nothing(Path(folder)) as (staging, files):
         _warm_up(model, case.volume, prompt)
-        fp32 = segment(model, case.volume, prompt=prompt, **_part(tracker, 0.0, 0.15, "FP32"))
+        fp32 = segment(model, case.volume, prompt=prompt, **_part(tracker, 0.0, 0.2, "FP32"))
         model.forget()
         facts: list[ModelFacts] = [facts_of(model, device=_device_of(model))]
         segmentations, reports = [replace(fp32, model_name=facts[0].name)], {}
-        share = 0.7 / len(bits)
+        share = 0.72 / len(bits)
         for number, width in enumerate(bits):
-            start = 0.15 + number * share
+            start = 0.2 + number * share
             wanted = replace(recipe, weights=replace(recipe.weights, bits=width))
-            part = _part(tracker, start, start + 0.7 * share, f"{width} bits")
+            part = _part(tracker, start, start + 0.2 * share, f"{width} bits")
             made = quantize(model, case.volume, recipe=wanted, selection=selection, **part)
             model.forget()
             file = staging / f"{model.name}-w{width}.mq.safetensors"
             made.save(file)
             quantized = load_model(file, device=device)
-            part = _part(tracker, start + 0.7 * share, start + share, f"{width} bits")
+            part = _part(tracker, start + 0.2 * share, start + share, f"{width} bits")
             found = segment(quantized, case.volume, prompt=prompt, **part)
             fact = facts_of(quantized, device=_device_of(quantized.model))
             facts.append(replace(fact, bytes_on_disk=file.stat().st_size))
             segmentations.append(replace(found, model_name=fact.name))
             reports[fact.name] = made.report
             files[f"model {fact.name}"] = file
-        part = _part(tracker, 0.85, 0.97)
+        part = _part(tracker, 0.92, 0.97)
         comparison = compare(segmentations, reference=case.reference, tolerance_mm=tolerance_mm, facts=facts, **part)
         tracker.report(0.97, "Writing masks and the report")
         _write(staging, files, case, comparison, segmentations, reports, details)
