@@ -36,7 +36,7 @@ class Live:
 
     def columns(self, layout: Layout) -> torch.Tensor:
         """Index of the matrix columns in use."""
-        return _expand(self.outputs, layout.outputs, layout.share)
+        return _expand(self.outputs, layout.columns // layout.share, layout.share)
 
 
 def _expand(live: torch.Tensor | None, channels: int, each: int) -> torch.Tensor:

@@ -26,6 +26,8 @@ class Observation:
     """Convolution -> the batch norm that is applied to its output, where that is the only one."""
     variances: dict[str, torch.Tensor] = field(default_factory=dict)
     """Layer -> covariance of its inputs within each channel, at the first call (`channels.channel_variances`)."""
+    largest_bytes: int = 0
+    """Size of the largest output of a layer."""
     output: torch.Tensor | None = None
 
 
@@ -42,6 +44,7 @@ def observe(network: nn.Module, run: Callable[[], Any]) -> Observation:
                 if getattr(module, "groups", 1) == 1:
                     seen.variances[name] = channel_variances(module, args[0] if args else options["input"])
             seen.calls[name] = seen.calls.get(name, 0) + 1
+            seen.largest_bytes = max(seen.largest_bytes, output.nbytes)
             if is_convolution:
                 maker[id(output)] = name, weakref.ref(output), _sample(output)
 

@@ -99,7 +99,8 @@ class _Work:
     def run(self, max_memory_mb: float) -> None:
         with PeakMemory() as memory:
             seen = self._timed("first pass", self._observe)
-        self._fit_into(max_memory_mb, memory.extra_mb)
+        # Memory that earlier work gave back may be used again unseen; a pass holds two large outputs at least.
+        self._fit_into(max_memory_mb, max(memory.extra_mb, 2 * seen.largest_bytes / 1e6))
         self._fold(seen)
         jobs = self._jobs(seen)
         round_to_half(self.network, except_for=jobs)

@@ -16,8 +16,8 @@ DAMPING = 0.01
 """Added to the diagonal of H, as a part of its mean: decides inputs that are dead on the calibration set."""
 
 STARTS = ((1.0, 0.0), (0.8, 0.0), (1.2, 0.0), (1.0, -0.3), (1.0, 0.3), (0.8, -0.3), (0.8, 0.3), (1.2, -0.3), (1.2, 0.3))
-"""Grids to start from: the initial one with its scale multiplied, and moved by a part of a step. Coordinate descent ends
-in the nearest minimum; with few levels the minima differ much."""
+"""Grids to start from: the initial one with its scale multiplied, and moved by a part of a step. Coordinate descent
+ends in the nearest minimum; with few levels the minima differ much."""
 
 
 @dataclass(frozen=True)

@@ -90,7 +90,7 @@ def organ_blobs(trunk: Trunk, rng: np.random.Generator) -> list[tuple[str, Blob]
         for _ in range(count):
             size = scale * np.exp(rng.uniform(np.log(0.04), np.log(0.4)))
             kind = rng.choice(["solid", "solid", "hollow", "vessel", "kidney"], p=[0.3, 0.25, 0.25, 0.1, 0.1])
-            strewn.append((str(kind), Blob.draw(rng, *trunk.inside(rng), size, aspect=(0.2, 1.0))))
+            strewn.append((str(kind), Blob.draw(rng, *trunk.inside(rng), size, aspect=(0.15, 1.0), bend=0.6)))
         return strewn
 
     half_x, half_y = 1 - trunk.inner, trunk.flat - trunk.inner
@@ -106,7 +106,7 @@ def organ_blobs(trunk: Trunk, rng: np.random.Generator) -> list[tuple[str, Blob]
     tilt = side * rng.uniform(-0.2, 0.9)
     place("liver", 0.9, 0.5, -0.05, 0.48, aspect=(0.5, 0.95), angle=tilt + np.pi / 2, bend=0.25, rough=0.1)
     place("liver", 0.4, 0.05, -0.5, 0.22, aspect=(0.3, 0.9), bend=0.3)
-    place("spleen", 0.8, -0.72, 0.3, 0.2, aspect=(0.25, 0.75), angle=side * 1.1, bend=0.5, rough=0.08)
+    place("spleen", 0.85, -0.72, 0.3, 0.2, aspect=(0.2, 0.7), angle=side * 1.1, bend=0.8, rough=0.08)
     place("stomach", 0.8, -0.38, -0.3, 0.27, aspect=(0.35, 1.0), bend=0.4, rough=0.12)
     place("kidney", 0.6, 0.42, 0.5, 0.14, aspect=(0.45, 0.9), bend=0.4)
     place("kidney", 0.6, -0.42, 0.5, 0.14, aspect=(0.45, 0.9), bend=0.4)

@@ -25,7 +25,7 @@ PREPROCESSOR = {
     "channels": "one grey value in 0..1, copied to three channels",
     "ct_window": {"width": 400.0, "level": 40.0},
     "mr_percentiles": [0.5, 99.5],
-    "zoom": {"factor": 2.0, "threshold": 0.7},
+    "zoom": {"factor": 2.0, "threshold": 1.0},
     "postprocess": {"clip_grow": 0.05, "largest_component": True, "fill_holes": True},
     "box": "inclusive pixel indices (x1, y1, x2, y2); (index + 0.5) * scale - 0.5 in the network's frame",
     "licence": "Apache-2.0",

@@ -11,7 +11,8 @@ import torch
 from medquant.embedded.promptable.scenes import SCENE_SIZE, make_scene
 
 TARGETS = 8
-SMALLEST_TARGET = 40  # pixels of a 256 x 256 image
+RECENT = 1000  # batches are drawn from the latest scenes
+SMALLEST_TARGET = 60  # pixels of a 256 x 256 image
 
 
 @dataclass(frozen=True)
@@ -41,21 +42,21 @@ class ScenePool:
         self.count = 0
 
     def grow(self, count: int) -> None:
-        """Let the first `count` scenes take part; those that the file lacks are made."""
+        """Go on to scene `count`; of the latest ones, those that the file lacks are made."""
         self.count = min(count, self.capacity)
         if self.made >= self.count:
             return
-        for index in range(self.made, self.count):
+        for index in range(max(self.made, self.count - RECENT), self.count):
             scene = make_scene([self.seed, self.stream, index])
             self.store[index] = scene.image, scene.organs, scene.details
         self.made = self.count
         self.count_path.write_text(str(self.made))
 
     def batch(self, rng: np.random.Generator, number: int, size: int) -> Batch:
-        """`number` random scenes at `size` (256 or 128) pixels, each with eight boxes and their masks."""
+        """`number` random scenes of the latest at `size` (256 or 128) pixels, each with eight boxes and their masks."""
         images, boxes, masks, edges = [], [], [], []
         while len(images) < number:
-            scene = _turned(rng, self.store[rng.integers(self.count)])
+            scene = _turned(rng, self.store[rng.integers(max(0, self.count - RECENT), self.count)])
             targets = _targets(rng, scene)
             if targets is None:
                 continue
@@ -88,13 +89,13 @@ def _grey(rng: np.random.Generator, image: np.ndarray) -> np.ndarray:
 
 
 def _targets(rng: np.random.Generator, scene: np.ndarray) -> np.ndarray | None:
-    """Eight masks, bool (8, 256, 256), of distinct things where there are enough; small ones a little preferred."""
+    """Eight masks, bool (8, 256, 256), of distinct things where there are enough; large ones a little preferred."""
     _, organs, details = scene
     areas = [np.bincount(plane.ravel(), minlength=256) for plane in (organs, details)]
     things = [(p, v) for p in (0, 1) for v in np.flatnonzero(areas[p]) if v and areas[p][v] >= SMALLEST_TARGET]
     if not things:
         return None
-    weight = np.array([areas[p][v] for p, v in things], float) ** -0.15
+    weight = np.array([areas[p][v] for p, v in things], float) ** 0.15
     chosen = rng.choice(len(things), TARGETS, replace=len(things) < TARGETS, p=weight / weight.sum())
     planes = (organs, details)
     return np.stack([planes[things[i][0]] == things[i][1] for i in chosen])

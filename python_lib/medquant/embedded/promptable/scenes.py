@@ -26,7 +26,7 @@ class Scene:
 def make_scene(seed: int | list[int], size: int = SCENE_SIZE) -> Scene:
     """The scene of a seed, arrays of shape (size, size); a pure function of its arguments."""
     rng = np.random.default_rng(seed)
-    make = tessellation if rng.random() < 0.2 else body_scene
+    make = tessellation if rng.random() < 0.12 else body_scene
     return Scene(*make(rng, size))
 
 
@@ -116,7 +116,12 @@ def _layers(
     else:
         strand = rng.uniform(0, 0.12) * (np.abs(fine) < 0.12)
         filling = palette.fat + strand + 0.015 * fine
-        if rng.random() < 0.15:  # ascites, or a patient without fat: organs float in soft tissue
+        if rng.random() < 0.6:  # small vessels and folds, in clusters
+            speck = sample_noise(rng, camera.x, camera.y, exponent=2.5, scale=rng.uniform(0.0012, 0.004))
+            patchy = sample_noise(rng, camera.x, camera.y, exponent=3.0, scale=0.006) > rng.uniform(-1, 1)
+            specks = patchy & (speck > rng.uniform(0.5, 1.8))
+            filling = np.where(specks, palette.organ(rng) + rng.uniform(-0.05, 0.1), filling)
+        if rng.random() < 0.1:  # ascites, or a patient without fat: organs float in soft tissue
             filling = palette.fluid + 0.01 * fine
     grey[cavity] = filling[cavity]
     if rng.random() < 0.3 and not trunk.thoracic:
@@ -165,7 +170,7 @@ def _paint_organ(
         deepest = float(depth.max())
         enhanced = mean + rng.uniform(-0.05, 0.35)
         value = np.where(depth < deepest * rng.uniform(0.2, 0.45), enhanced + texture, value)
-        if rng.random() < 0.4:
+        if rng.random() < 0.2:
             value = np.where(depth > deepest * rng.uniform(0.75, 0.95), palette.fat + texture, value)
     elif rng.random() < 0.15:
         value = np.where(depth < rng.uniform(0.006, 0.02), palette.organ(rng), value)

@@ -42,8 +42,8 @@ class Plan:
     small_part: float = 0.25
     first_scenes: int = 256
     #: New scenes a worker makes per step, until it has `scenes`.
-    new_scenes: int = 2
-    scenes: int = 6000
+    new_scenes: int = 3
+    scenes: int = 10000
     average: float = 0.998
     save_every: float = 180.0
 
