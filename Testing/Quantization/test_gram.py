@@ -105,10 +105,18 @@ def test_corrected_target_is_ridge_regression(ridge: float, seed: int) -> None:
     np.testing.assert_allclose(found.numpy(), np.linalg.lstsq(left, right, rcond=None)[0], rtol=1e-8, atol=1e-10)
 
 
+def test_rows_that_are_left_out_are_made_up_for_by_the_others() -> None:
+    full = rows(90, 6, 0).double()
+    x, weight, kept = full + 0.2 * rows(90, 6, 1).double(), rows(6, 3, 2).double(), torch.tensor([0, 2, 5])
+    found = corrected_target(weight, x.T @ x / 90, x.T @ full / 90, 1e-9, kept)
+    left, right = x[:, kept].numpy(), (full @ weight).numpy()
+    np.testing.assert_allclose(found.numpy(), np.linalg.lstsq(left, right, rcond=None)[0], rtol=1e-5)
+
+
 def test_no_correction_where_none_is_asked_or_needed() -> None:
     weight, gram = rows(4, 3, 0), torch.eye(4)
-    assert corrected_target(weight, gram, gram, 0.1) is weight
-    assert corrected_target(weight, gram, gram.clone(), None) is weight
+    assert torch.equal(corrected_target(weight, gram, gram, 0.1), weight)
+    assert torch.equal(corrected_target(weight, gram, 2 * gram, None), weight)
     torch.testing.assert_close(corrected_target(weight, gram, gram.clone(), 0.1), weight)
 
 
