@@ -87,6 +87,9 @@ class _Work:
     ) -> None:
         if isinstance(model.network, QUANTIZABLE):
             raise UserError("The network is a single layer. Wrap it in torch.nn.Sequential.")
+        for name, tensor in model.network.state_dict().items():
+            if tensor.is_floating_point() and not torch.isfinite(tensor).all():
+                raise UserError(f"{name} of the network has values that are not finite. Load undamaged weights.")
         self.model, self.batches, self.recipe, self.tracker = model, batches, recipe, tracker
         self.ignore = (*model.default_ignore(), *ignore)
         self.network = structural_twin(model.network)
@@ -190,10 +193,6 @@ class _Work:
                 continue
             module = modules[name]
             weight = module.weight.detach().float()
-            if not torch.isfinite(weight).all():
-                raise UserError(
-                    f"The weights of layer {name} are not finite. The weight file is damaged: load another."
-                )
             bias = None if module.bias is None else module.bias.detach().float()
             jobs[name] = LayerJob(name, index, module, weight, bias, bits, LayerGeometry.of(module), live[name])
         return jobs
