@@ -16,7 +16,8 @@ from medquant.models.base import CalibrationBatch, CalibrationSelection
 from medquant.models.prompt_images import SlicePreprocessing
 from medquant.models.sam import SamModelAdapter
 from medquant.models.torch_program import from_module
-from medquant.quantize import quantize, structural_twin
+from medquant.network_edit import structural_twin
+from medquant.quantize import quantize
 from medquant.quantized_model import QuantizedModel
 from medquant.recipe import METHODS, CalibrationSettings, IntWeights, PerGroup, Recipe
 

@@ -22,8 +22,8 @@ from medquant.layers import LayerGeometry, QuantizedLayer
 from medquant.matrices import is_quantizable
 from medquant.models.base import Model
 from medquant.models.registry import adapter_class
+from medquant.network_edit import set_module, stored_bits_of
 from medquant.packing import packed_size
-from medquant.quantize import set_module, stored_bits_of
 from medquant.quantized_model import Provenance, QuantizationReport, QuantizedModel
 from medquant.recipe import Recipe
 

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import copy
 import time
-from collections.abc import Callable, Container, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from datetime import datetime, timezone
 from fnmatch import fnmatchcase
@@ -25,6 +24,7 @@ from medquant.lockstep import run_in_lockstep
 from medquant.matrices import QUANTIZABLE, Layout, is_quantizable
 from medquant.memory import PeakMemory
 from medquant.models.base import CalibrationBatch, CalibrationSelection, Model
+from medquant.network_edit import round_to_half, set_module, stored_bits_of, structural_twin
 from medquant.observe import Observation, fold_batch_norm, observe
 from medquant.progress import CancelCheck, Progress, ProgressCallback
 from medquant.quantized_model import LayerReport, Provenance, QuantizationReport, QuantizedModel
@@ -32,8 +32,6 @@ from medquant.recipe import Recipe
 
 MEMORY_SHARE = 0.5
 """Part of the free memory that calibration may take where the caller sets no limit."""
-HALF_PRECISION_FROM = 1024
-"""Tensors outside the quantized layers are stored in half precision from so many numbers on."""
 
 
 def quantize(
@@ -269,36 +267,6 @@ class _Work:
         return result
 
 
-def structural_twin(network: nn.Module) -> nn.Module:
-    """A copy of the modules that shares the tensors, so that layers can be exchanged without touching the original."""
-    memo = {id(t): t for t in (*network.parameters(), *network.buffers())}
-    return copy.deepcopy(network, memo).eval()
-
-
-def set_module(network: nn.Module, name: str, module: nn.Module) -> None:
-    """Put `module` in the place called `name`, and in every other place where the module there stands.
-
-    Networks register one layer under several names (nnU-Net's blocks: `conv` and `all_modules.0`) and call either.
-    """
-    old = network.get_submodule(name)
-    places = [path for path, found in network.named_modules(remove_duplicate=False) if found is old]
-    for path in places:
-        parent, _, leaf = path.rpartition(".")
-        setattr(network.get_submodule(parent), leaf, module)
-
-
-def round_to_half(network: nn.Module, *, except_for: Container[str]) -> None:
-    """Round the large tensors of all but the named layers to what half precision stores, so saving changes nothing."""
-    for path, module in network.named_modules():
-        if path in except_for:
-            continue
-        for name, tensor in module.named_parameters(recurse=False):
-            if tensor.numel() >= HALF_PRECISION_FROM and tensor.dtype == torch.float32:
-                rounded = tensor.detach().half().float()
-                if torch.isfinite(rounded).all():
-                    setattr(module, name, nn.Parameter(rounded, requires_grad=False))
-
-
 def _calibration_batches(
     model: Model, calibration: Any, selection: CalibrationSelection, tracker: Progress
 ) -> tuple[list[CalibrationBatch], tuple[str, ...]]:
@@ -351,9 +319,3 @@ def _report(
         seconds=seconds,
         calibration_inputs=inputs,
     )
-
-
-def stored_bits_of(tensor: torch.Tensor) -> int:
-    """Bits that each number of a floating-point tensor takes on disk: 16 where that loses nothing."""
-    exact = tensor.dtype == torch.float32 and torch.equal(tensor.half().float(), tensor)
-    return 16 if exact else 8 * tensor.element_size()
