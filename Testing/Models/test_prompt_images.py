@@ -21,6 +21,7 @@ from medquant.models.prompt_images import (
     MEDSAM,
     SAM,
     SlicePreprocessing,
+    averaged_masks,
     crop_for,
     grey_window,
     input_boxes,
@@ -189,3 +190,17 @@ def test_settings_survive_json_and_refuse_the_unknown() -> None:
     assert SlicePreprocessing.from_dict(json.loads(json.dumps(SAM.to_dict()))) == SAM
     with pytest.raises(UserError, match="zooom"):
         SlicePreprocessing.from_dict({"zooom": 2})
+
+
+def test_averaged_masks_follow_the_mean_of_both_logits() -> None:
+    shape, where = (40, 60), (10, 5, 29, 24)
+    yes, no = torch.full((1, 8, 8), 1.0), torch.full((1, 8, 8), -3.0)
+    assert averaged_masks(yes, yes, shape, where).shape == (1, 20, 20)
+    assert averaged_masks(yes, yes, shape, where).all()
+    assert not averaged_masks(yes, no, shape, where).any()
+    # The whole picture's logits are cut where the part lies: right half of the picture positive.
+    half = torch.full((1, 8, 8), -1.0)
+    half[..., 4:] = 1.0
+    mask = averaged_masks(torch.zeros(1, 8, 8), half, shape, (20, 0, 39, 19))[0]
+    assert not mask[:, :8].any()
+    assert mask[:, 12:].all()

@@ -47,6 +47,8 @@ class SlicePreprocessing:
     """A box whose longer side is below this part of the picture's longer side is cut out and encoded anew."""
     zoom_factor: float = 2.0
     """Side of the cut-out square, in longer sides of the box."""
+    zoom_average: bool = False
+    """Whether a box that is cut out is also decoded on the whole picture, and the two sets of logits averaged."""
     clip_margin: float | None = None
     """Masks end at the box grown by this part of its size on every side; None: anywhere."""
     largest_component: bool = False
@@ -96,6 +98,7 @@ class SlicePreprocessing:
                 box_centres=True,
                 zoom_below=zoom["threshold"] / zoom["factor"],
                 zoom_factor=zoom["factor"],
+                zoom_average=zoom.get("average", False),
                 clip_margin=tidy["clip_grow"],
                 largest_component=tidy["largest_component"],
                 fill_holes=tidy["fill_holes"],
@@ -192,6 +195,19 @@ def masks_on_picture(logits: torch.Tensor, shape: tuple[int, ...], settings: Sli
     rows, columns = fitted_shape(shape, settings)
     large = resize(logits[None], size=(size, size), mode="bilinear", align_corners=False)[..., :rows, :columns]
     return (resize(large, size=tuple(shape), mode="bilinear", align_corners=False)[0] > 0).cpu().numpy()
+
+
+def averaged_masks(crop: torch.Tensor, whole: torch.Tensor, shape: tuple[int, ...], where: Box2D) -> np.ndarray:
+    """Masks (boxes, rows, columns), bool, of the part `where` of a picture of `shape`.
+
+    `crop` and `whole` are the low-resolution logits (boxes, h, w) of the part and of the whole picture, both stretched
+    to the network's square; the mean of the two decides.
+    """
+    resize = torch.nn.functional.interpolate
+    x0, y0, x1, y1 = where
+    far = resize(whole[None], size=tuple(shape), mode="bilinear", align_corners=False)[0, :, y0 : y1 + 1, x0 : x1 + 1]
+    near = resize(crop[None], size=far.shape[1:], mode="bilinear", align_corners=False)[0]
+    return (near + far > 0).cpu().numpy()
 
 
 def crop_for(box: Box2D, shape: tuple[int, ...], settings: SlicePreprocessing) -> Box2D | None:

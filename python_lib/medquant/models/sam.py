@@ -33,6 +33,7 @@ from medquant.models.prompt_images import (
     SAM,
     Box2D,
     SlicePreprocessing,
+    averaged_masks,
     crop_for,
     focus_map,
     grey_window,
@@ -245,16 +246,23 @@ class SamModelAdapter(Model):
             x0, y0, x1, y1 = crop or (0, 0, grey.shape[1] - 1, grey.shape[0] - 1)
             part = np.ascontiguousarray(grey[y0 : y1 + 1, x0 : x1 + 1])
             embedding = self._embedding(part, stages, progress)
+            if crop is not None and self.preprocessing.zoom_average:
+                whole = self._embedding(grey, stages, progress)
             for start in range(0, len(members), _BOXES_AT_ONCE):
                 some = members[start : start + _BOXES_AT_ONCE]
                 began = time.perf_counter()
                 local = [tuple(np.subtract(box.rectangle, (x0, y0, x0, y0)).tolist()) for box in some]
                 logits = self._decode(embedding, input_boxes(local, part.shape, self.preprocessing))
-                masks = masks_on_picture(logits, part.shape, self.preprocessing)
+                if crop is not None and self.preprocessing.zoom_average:
+                    around = [box.rectangle for box in some]
+                    far = self._decode(whole, input_boxes(around, grey.shape, self.preprocessing))
+                    masks = averaged_masks(logits, far, grey.shape, crop)
+                else:
+                    masks = masks_on_picture(logits, part.shape, self.preprocessing)
                 for box, rectangle, mask in zip(some, local, masks, strict=True):
-                    whole = np.zeros(grey.shape, dtype=bool)
-                    whole[y0 : y1 + 1, x0 : x1 + 1] = tidied(mask, rectangle, self.preprocessing)
-                    yield box, whole
+                    everywhere = np.zeros(grey.shape, dtype=bool)
+                    everywhere[y0 : y1 + 1, x0 : x1 + 1] = tidied(mask, rectangle, self.preprocessing)
+                    yield box, everywhere
                 stages["decoder"] += time.perf_counter() - began
 
     def _embedding(self, grey: np.ndarray, stages: dict[str, float], progress: Progress) -> torch.Tensor:
