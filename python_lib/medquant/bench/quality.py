@@ -24,7 +24,7 @@ from medquant.models.body import body_mask
 from medquant.progress import CancelCheck, Progress, ProgressCallback
 from medquant.prompts import BoxPrompt
 from medquant.quantize import quantize
-from medquant.recipe import METHODS, CalibrationSettings, IntWeights, Method, PerGroup, Recipe
+from medquant.recipe import METHODS, CalibrationSettings, IntWeights, PerGroup, Recipe
 from medquant.segmentation import Segmentation
 
 REFERENCE_LABELS = {1: 1, 7: 2, 3: 3, 4: 4, 15: 5, 5: 6, 6: 7, 19: 8}
@@ -37,9 +37,11 @@ CROPS = (
     ((0.06, 0.94), (0.08, 0.92), (0.0, 0.85)),
     ((0.0, 0.9), (0.1, 1.0), (0.15, 1.0)),
     ((0.1, 1.0), (0.0, 0.9), (0.05, 0.95)),
+    ((0.05, 0.85), (0.05, 1.0), (0.1, 0.9)),
+    ((0.15, 0.95), (0.1, 0.95), (0.0, 0.75)),
 )
 """Parts of the body's bounding box that serve as calibration inputs, along the network's three axes."""
-PLAIN = CalibrationSettings(sequential=False, foreground_share=0.0, centred=False)
+PLAIN = CalibrationSettings(sequential=False, foreground_share=0.0, centred=False, shrink=False)
 """Calibration as the methods' own papers have it; the product's defaults stand beside it."""
 
 
@@ -78,13 +80,24 @@ class _Bench(Model):
         raise UserError("This network belongs to the benchmark. Run `medquant bench quality`.")
 
 
-def recipes(methods: Sequence[Method] = METHODS, bits: Sequence[int] = (8, 4, 3, 2)) -> Iterator[tuple[str, Recipe]]:
+def recipes(
+    methods: Sequence[str] = ("default", *METHODS), bits: Sequence[int] = (8, 4, 3, 2)
+) -> Iterator[tuple[str, Recipe]]:
     """Name and recipe of every row: the product's defaults, and every method as its paper has it."""
     for b in bits:
-        yield "default", Recipe(weights=IntWeights(b))
         for method in methods:
+            if method == "default":
+                yield method, Recipe(weights=IntWeights(b))
+                continue
             integer = IntWeights(b, zero_point="integer")
-            plain = Recipe(weights=integer, method=method, ends_bits=None, extra_bits=0.0, calibration=PLAIN)
+            plain = Recipe(
+                weights=integer,
+                method=method,
+                ends_bits=None,
+                extra_bits=0.0,
+                drop_dead_channels=False,
+                calibration=PLAIN,
+            )
             if method == "permutation-comq":
                 plain = replace(plain, weights=replace(integer, granularity=PerGroup(64)))
             yield method, plain
@@ -95,15 +108,20 @@ def run(
     data: Path,
     folds: Sequence[int] = (2, 1),
     bits: Sequence[int] = (8, 4, 3, 2),
-    methods: Sequence[Method] = METHODS,
+    methods: Sequence[str] = ("default", *METHODS),
     progress: ProgressCallback | None = None,
     cancelled: CancelCheck | None = None,
 ) -> list[dict[str, Any]]:
     """Rows of `network, method, weight_bits, activation_bits, granularity, effective_bits, dsc_vs_fp32,
     dsc_vs_reference, simulated`, with the FP32 row of each fold first.
 
-    `data` is the folder of real scans and weights. Raises `UserError` for what is missing in it.
+    `methods`: "default" is the product's recipe, the others are as their papers have them. `data` is the folder of real
+    scans and weights. Raises `UserError` for what is missing in it, and for an unknown method, fold or number of bits.
     """
+    for name, given, known in (("method", methods, ("default", *METHODS)), ("fold", folds, (1, 2))):
+        odd = [value for value in given if value not in known]
+        if odd:
+            raise UserError(f"Unknown {name} {odd[0]!r}. Choose among {', '.join(map(str, known))}.")
     data = Path(data)
     tracker = Progress(progress, cancelled)
     tracker.report(0.0, "Reading the scans")

@@ -35,17 +35,28 @@ def solver(json_target: o.Json = None) -> None:
 
 
 @app.command("quality", epilog=o.examples("medquant bench quality --data ../shared/data --json quality.json"))
-def quality(data: Annotated[str | None, DATA] = None, json_target: o.Json = None) -> None:
+def quality(
+    data: Annotated[str | None, DATA] = None,
+    folds: Annotated[list[int] | None, typer.Option("--fold", help="1 or 2. Repeatable; both if not given.")] = None,
+    bits: Annotated[list[int] | None, typer.Option("--bits", help="Repeatable; 8, 4, 3 and 2 if not given.")] = None,
+    methods: Annotated[
+        list[str] | None,
+        typer.Option("--method", help="default, or a method as its paper has it. Repeatable; all if not given."),
+    ] = None,
+    json_target: o.Json = None,
+) -> None:
     """Quantize a real 3-D network by every method at 8, 4, 3 and 2 bits, and measure the masks of a real CT.
 
-    Calibrated on one scan, tested on another. Takes some minutes.
+    Calibrated on one scan, tested on another. All of it takes the better part of an hour; choose a part.
     """
     from medquant.bench import quality as bench
 
     with session(json_target) as run:
         folder = data_folder(data)
         with run.track("Quality") as (progress, cancelled):
-            rows = bench.run(data=folder, progress=progress, cancelled=cancelled)
+            chosen = {"folds": folds, "bits": bits, "methods": methods}
+            chosen = {name: tuple(values) for name, values in chosen.items() if values}
+            rows = bench.run(data=folder, **chosen, progress=progress, cancelled=cancelled)
         _print_rows(run, rows)
         run.finish(rows)
 

@@ -22,11 +22,10 @@ def strip_checkpoint(source: Path, target: Path) -> None:
     kept = torch.load(source, map_location="cpu", weights_only=False)
     # nnunetv2 names shared tensors several times; kept as they are, they are stored once.
     weights = {name: value.detach() for name, value in kept["network_weights"].items()}
-    init_args = {name: kept["init_args"][name] for name in ("plans", "configuration", "fold", "dataset_json")}
     torch.save(
         {
             "network_weights": weights,
-            "init_args": json.loads(json.dumps(init_args)),
+            "init_args": {name: kept["init_args"][name] for name in ("configuration", "fold")},
             "trainer_name": "nnUNetTrainer",
             "inference_allowed_mirroring_axes": kept["inference_allowed_mirroring_axes"],
             "current_epoch": int(kept["current_epoch"]),

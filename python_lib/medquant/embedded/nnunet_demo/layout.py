@@ -10,7 +10,7 @@ MODEL = f"nnUNetTrainer__{PLANS}__{CONFIGURATION}"
 # Phantoms are drawn at this grid, and resampled by nnunetv2 to its target spacing; both (k, j, i).
 PHANTOM_SHAPE, PHANTOM_SPACING = (60, 256, 256), (3.0, 1.5, 1.5)
 TARGET_SPACING = (3.0, 2.25, 2.25)
-PATCH = (48, 96, 128)
+PATCH = (32, 80, 96)
 
 # Seeds 900 and above 999 are never the demonstration's own scan (seed 0).
 FIRST_TRAINING_SEED, FIRST_TEST_SEED = 1000, 900

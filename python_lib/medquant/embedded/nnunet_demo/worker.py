@@ -40,7 +40,10 @@ def make_trainer(preprocessed: Path, epochs: int, iterations: int):
             super().__init__(plans, configuration, fold, dataset_json, device)
             self.num_epochs = epochs
             self.num_iterations_per_epoch = iterations
-            self.num_val_iterations_per_epoch = 2
+            self.num_val_iterations_per_epoch = 1
+            # Most patches hold an organ, each as often as any other: small ones are seen in a short training too.
+            self.probabilistic_oversampling = True
+            self.oversample_foreground_percent = 0.8
             self.save_every = 5
 
         def configure_rotation_dummyDA_mirroring_and_inital_patch_size(self):
