@@ -189,7 +189,8 @@ class Status:
             self.megabytes += megabytes
             self.show(f"downloading {size[1].split('/')[-1]} ({megabytes:.0f} MB)", worth_a_line=megabytes > 50)
         elif line.startswith("Installing collected packages"):
-            self.show(f"unpacking {line.count(',') + 1} packages", worth_a_line=True)
+            count = line.count(",") + 1
+            self.show(f"unpacking {count} package{'s' if count > 1 else ''}", worth_a_line=count > 1)
         elif line.startswith(("Collecting", "Building", "Preparing")):
             self.show(line.split("(")[0].lower(), worth_a_line=False)
 
