@@ -1,9 +1,10 @@
-"""Small operations on networks that leave the original untouched."""
+"""Small operations on networks: twins, exchanged layers, passes that can be stopped."""
 
 from __future__ import annotations
 
 import copy
-from collections.abc import Container
+from collections.abc import Callable, Container, Iterator
+from contextlib import contextmanager
 
 import torch
 from torch import nn
@@ -16,6 +17,18 @@ def structural_twin(network: nn.Module) -> nn.Module:
     """A copy of the modules that shares the tensors, so that layers can be exchanged without touching the original."""
     memo = {id(t): t for t in (*network.parameters(), *network.buffers())}
     return copy.deepcopy(network, memo).eval()
+
+
+@contextmanager
+def stoppable(network: nn.Module, check: Callable[[], None]) -> Iterator[None]:
+    """Inside, `check` (which raises to stop) is called before every layer, so that a long pass ends within a second."""
+    leaves = [module for module in network.modules() if next(module.children(), None) is None]
+    hooks = [module.register_forward_pre_hook(lambda *_: check()) for module in leaves]
+    try:
+        yield
+    finally:
+        for hook in hooks:
+            hook.remove()
 
 
 def set_module(network: nn.Module, name: str, module: nn.Module) -> None:

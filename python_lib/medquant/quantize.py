@@ -24,7 +24,7 @@ from medquant.lockstep import run_in_lockstep
 from medquant.matrices import QUANTIZABLE, Layout, is_quantizable
 from medquant.memory import PeakMemory
 from medquant.models.base import CalibrationBatch, CalibrationSelection, Model
-from medquant.network_edit import round_to_half, set_module, stored_bits_of, structural_twin
+from medquant.network_edit import round_to_half, set_module, stoppable, stored_bits_of, structural_twin
 from medquant.observe import Observation, fold_batch_norm, observe
 from medquant.progress import CancelCheck, Progress, ProgressCallback
 from medquant.quantized_model import LayerReport, Provenance, QuantizationReport, QuantizedModel
@@ -60,7 +60,8 @@ def quantize(
         batches, hashes = _calibration_batches(model, calibration, selection or CalibrationSelection(), tracker)
         prepared = time.perf_counter()
         work = _Work(model, batches, recipe, ignore, tracker.span(0.05, 1.0))
-        work.run(psutil.virtual_memory().available / 1e6 * MEMORY_SHARE if max_memory_mb is None else max_memory_mb)
+        with stoppable(work.network, tracker.check):
+            work.run(psutil.virtual_memory().available / 1e6 * MEMORY_SHARE if max_memory_mb is None else max_memory_mb)
     seconds = {"calibration inputs": prepared - began, **work.seconds, "total": time.perf_counter() - began}
     report = _report(work.network, work.reports, work.kept, seconds, len(work.batches))
     report = replace(report, peak_memory_mb=memory.peak_mb)

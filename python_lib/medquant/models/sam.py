@@ -7,7 +7,6 @@ import re
 import time
 from collections import OrderedDict, defaultdict
 from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -18,7 +17,6 @@ import torch
 from torch import nn
 from torch.nn import functional
 from transformers import SamModel
-from transformers.models.sam.modeling_sam import SamVisionLayer
 
 from medquant.errors import UserError
 from medquant.files import sha256_of_file
@@ -51,6 +49,7 @@ from medquant.models.sam_weights import (
 )
 from medquant.models.slice_view import SliceView
 from medquant.models.weight_files import fill, read_state_dict
+from medquant.network_edit import stoppable
 from medquant.progress import Progress
 from medquant.prompts import BoxPrompt
 from medquant.segmentation import Segmentation, Structure
@@ -274,7 +273,7 @@ class SamModelAdapter(Model):
         began = time.perf_counter()
         pixels = pixel_values(grey, self.preprocessing).to(device_of(self.network))
         encoding = time.perf_counter()
-        with _stoppable(self.network.vision_encoder, progress):
+        with stoppable(self.network.vision_encoder, progress.check):
             embedding = self.network.vision_encoder(pixels).last_hidden_state
         stages["preprocess"] += encoding - began
         stages["encoder"] += time.perf_counter() - encoding
@@ -288,18 +287,6 @@ class SamModelAdapter(Model):
         boxes = boxes.to(embedding.device)
         output = self.network(image_embeddings=embedding, input_boxes=boxes, multimask_output=False)
         return output.pred_masks[0, :, 0].float()
-
-
-@contextmanager
-def _stoppable(encoder: nn.Module, progress: Progress) -> Iterator[None]:
-    """Inside, the wish to stop is heard before every block of the encoder (a block of ViT-B: half a second)."""
-    blocks = [module for module in encoder.modules() if isinstance(module, SamVisionLayer)]
-    hooks = [block.register_forward_pre_hook(lambda *_: progress.check()) for block in blocks]
-    try:
-        yield
-    finally:
-        for hook in hooks:
-            hook.remove()
 
 
 def _slices_with_boxes(volume: Volume, prompt: BoxPrompt) -> list[tuple[tuple[SliceView, int], list[_PlacedBox]]]:

@@ -17,7 +17,8 @@ PATCH_SIZE = 8
 WEIGHTS_FOLDER = Path(__file__).resolve().parent.parent / "weights" / "promptable"
 
 #: What a user of the weights does before and after the network; written to `preprocessor.json`. The zoom cuts a
-#: square of `factor` times the box and encodes it anew, where that shows less than `threshold` of the slice.
+#: square of `factor` times the box and encodes it anew, where that shows less than `threshold` of the slice;
+#: `average`: its logits are averaged with the whole slice's.
 PREPROCESSOR = {
     "image_size": IMAGE_SIZE,
     "mean": 0.4,
@@ -25,7 +26,7 @@ PREPROCESSOR = {
     "channels": "one grey value in 0..1, copied to three channels",
     "ct_window": {"width": 400.0, "level": 40.0},
     "mr_percentiles": [0.5, 99.5],
-    "zoom": {"factor": 2.0, "threshold": 1.0},
+    "zoom": {"factor": 2.0, "threshold": 1.0, "average": True},
     "postprocess": {"clip_grow": 0.05, "largest_component": True, "fill_holes": True},
     "box": "inclusive pixel indices (x1, y1, x2, y2); (index + 0.5) * scale - 0.5 in the network's frame",
     "licence": "Apache-2.0",

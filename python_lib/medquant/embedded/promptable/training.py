@@ -69,6 +69,8 @@ def train(
     """
     if (hours is None) == (steps is None):
         raise UserError("Training needs an end. Give either the hours or the number of steps, not both.")
+    if (hours if steps is None else steps) <= 0:
+        raise UserError("Training needs time. Give hours or steps above 0.")
     if workers < 1:
         raise UserError(f"Training cannot run on {workers} workers. Give 1 or more.")
     plan = Plan(seed=seed, workers=workers, hours=hours, steps=steps, **settings)
