@@ -113,6 +113,8 @@ def test_training_needs_one_end(tmp_path: Path) -> None:
         train(tmp_path, workers=1)
     with pytest.raises(UserError, match="not both"):
         train(tmp_path, hours=1, steps=5, workers=1)
+    with pytest.raises(UserError, match="above 0"):
+        train(tmp_path, hours=0.0, workers=1)
     with pytest.raises(UserError, match="workers"):
         train(tmp_path, steps=5, workers=0)
 
