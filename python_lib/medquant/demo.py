@@ -59,6 +59,8 @@ class DemoCase:
     reference_from: str = ""
     prompt: BoxPrompt | None = None
     boxes_from: str = ""
+    made_here: bool = False
+    """Whether the scan is written beside the masks, as there is no file of it."""
 
 
 @dataclass(frozen=True)
@@ -104,6 +106,7 @@ def phantom_case(
         reference_from="the phantom's own labels",
         prompt=boxes_from_labels(labels, volume, structures, per_slice=True),
         boxes_from="around the phantom's own labels on each slice, as the papers do",
+        made_here=True,
     )
 
 
@@ -185,10 +188,10 @@ def _write(
     comparison.write_json(files["comparison"])
     files["table"] = folder / "comparison.csv"
     comparison.write_csv(files["table"])
-    if case.volume.name == "phantom" and case.reference is not None:
-        files["scan"] = folder / "phantom.nii.gz"
+    if case.made_here and case.reference is not None:
+        files["scan"] = folder / f"{case.volume.name}.nii.gz"
         write_volume(case.volume, files["scan"])
-        files["reference"] = save_segmentation(case.reference, folder / "phantom-labels.seg.nrrd")
+        files["reference"] = save_segmentation(case.reference, folder / f"{case.volume.name}-labels.seg.nrrd")
 
 
 def write_volume(volume: Volume, path: Path) -> None:
