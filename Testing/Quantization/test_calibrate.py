@@ -73,11 +73,11 @@ def test_a_single_input_is_cut_into_halves() -> None:
 
 def test_rows_follow_the_focus_and_padding_is_left_out() -> None:
     job = job_of(nn.Linear(1, 1))
-    values = torch.cat([torch.full((60_000, 1), 1.0), torch.full((20_000, 1), 5.0), torch.full((9_000, 1), 1e6)])
-    focus = torch.cat([torch.zeros(60_000), torch.ones(20_000), -torch.ones(9_000)])
+    values = torch.cat([torch.full((160_000, 1), 1.0), torch.full((60_000, 1), 5.0), torch.full((9_000, 1), 1e6)])
+    focus = torch.cat([torch.zeros(160_000), torch.ones(60_000), -torch.ones(9_000)])
 
     def focus_of(job: LayerJob, number: int, grid: tuple[int, ...]) -> torch.Tensor:
-        assert grid == (89_000,)
+        assert grid == (229_000,)
         return focus
 
     for share, mean in ((0.5, 3.0), (0.25, 2.0), (0.75, 4.0)):

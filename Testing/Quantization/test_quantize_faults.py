@@ -130,8 +130,9 @@ def test_too_little_memory(small_unet: MakeNetwork, pictures: MakePictures) -> N
 
 
 def test_a_network_of_another_input_says_so(small_unet: MakeNetwork, quantized: Quantized) -> None:
-    with pytest.raises(RuntimeError, match="channels"):
+    with pytest.raises(UserError, match="channels") as error:
         quantized(small_unet(), [torch.randn(1, 3, 24, 24)])
+    assert says_what_to_do(error)
 
 
 @pytest.mark.parametrize("sequential", [True, False])

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from medquant.grid import sorted_grid
 from medquant.recipe import METHODS, IntWeights, Method, PerChannel, PerGroup, PerTensor
-from medquant.solvers.solve import Solution, damped, round_grid, rows_to_groups, solve
+from medquant.solvers.solve import Solution, damped, rows_to_groups, solve
 
 KINDS = (
     IntWeights(zero_point="real"),
@@ -184,15 +184,6 @@ def test_a_given_grid_is_kept() -> None:
     assert torch.equal(solution.grid.scale, grid.scale) and torch.equal(solution.grid.row_group, grid.row_group)
     check_sane(solution, target, 2)
     assert solution.relative_error < 0.6 * solve(target, gram, IntWeights(2)).relative_error
-
-
-def test_rounding_the_grid_to_half_keeps_the_codes() -> None:
-    gram, target = problem()
-    solution = solve(target, gram, IntWeights(4))
-    rounded = round_grid(solution, torch.float16)
-    assert torch.equal(rounded.codes, solution.codes)
-    torch.testing.assert_close(rounded.grid.scale, solution.grid.scale, rtol=2**-10, atol=0)
-    assert torch.equal(rounded.grid.scale.half().float(), rounded.grid.scale)
 
 
 def test_damping() -> None:

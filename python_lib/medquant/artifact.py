@@ -51,7 +51,7 @@ def save(quantized: QuantizedModel, path: str | Path) -> int:
         "removed": [name for name, module in network.named_modules() if type(module) is nn.Identity],
         "recipe": quantized.recipe.to_dict(),
         "provenance": asdict(quantized.provenance),
-        "report": quantized.report.to_dict(),
+        "report": replace(quantized.report, bytes_on_disk=None).to_dict(),
     }
     text = json.dumps(description)
     metadata = {"format": FORMAT, "description": text, "sha256": _digest(text, tensors)}
@@ -102,7 +102,7 @@ def describe(path: str | Path) -> dict[str, Any]:
             raise ValueError("another format")
         description = json.loads(metadata["description"])
         newer = description["version"] > VERSION
-    except (OSError, ValueError, KeyError, TypeError, struct.error) as error:
+    except (OSError, ValueError, KeyError, TypeError, RecursionError, struct.error) as error:
         raise UserError(f"{path.name} is not a quantized model. Choose a file that medquant wrote.") from error
     if newer:
         raise UserError(f"{path.name} was written by a newer version of medquant. Update medquant to open it.")

@@ -20,7 +20,9 @@ from medquant.quantized_model import LayerReport
 from medquant.recipe import IntWeights, PerTensor, Recipe
 from medquant.solvers.solve import Solution, solve
 
-MINIMUM_POSITIONS = 16384
+MOST_POSITIONS = 65536
+GRAM_OPERATIONS = 1.5e11
+"""Multiplications that the moments of one layer may take; small layers see more positions than large ones."""
 CHUNK_ELEMENTS = 16_000_000
 """Rows are gathered in pieces of so many numbers (64 MB), whatever the layer."""
 
@@ -54,10 +56,13 @@ def collect_moments(
     focus_of: FocusOf,
     recipe: Recipe,
     check: Callable[[], None],
+    *,
+    halves: bool = True,
 ) -> list[tuple[Moments, Moments]]:
     """Moments of the inputs of one layer, a pair of halves for each group of a convolution.
 
-    The halves come from different calibration inputs, or, where there is but one, from different parts of it.
+    The halves come from different calibration inputs, or, where there is but one, from different parts of it. Without
+    `halves` the first holds everything and the second nothing, which takes half the memory.
 
     `quantized_inputs` and, for sequential calibration, `full_inputs` hold the layer's input for each calibration
     input; both are read at the same positions.
@@ -67,7 +72,8 @@ def collect_moments(
     size = layout.to_matrices(job.weight).shape[1]
     paired = full_inputs is not None
     moments = [(Moments(size, paired), Moments(size, paired)) for _ in range(layout.groups)]
-    count = max(settings.positions_per_input * size, MINIMUM_POSITIONS) // len(quantized_inputs)
+    affordable = min(int(GRAM_OPERATIONS / size**2), MOST_POSITIONS)
+    count = max(settings.positions_per_input * size, affordable) // len(quantized_inputs)
     for number, inputs in enumerate(quantized_inputs):
         grid = spatial_grid(job.module, inputs)
         generator = torch.Generator().manual_seed(settings.seed * 1_000_003 + job.index * 1009 + number)
@@ -76,8 +82,8 @@ def collect_moments(
         positions = draw_positions(focus, total, count, settings.foreground_share, generator)
         chunk = max(1, CHUNK_ELEMENTS // (size * layout.groups))
         middle = len(positions) // 2
-        parts = [(number % 2, positions)]
-        if len(quantized_inputs) == 1:
+        parts = [(number % 2 if halves else 0, positions)]
+        if halves and len(quantized_inputs) == 1:
             parts = [(0, positions[:middle]), (1, positions[middle:])]
         for half, piece in ((half, piece) for half, part in parts for piece in part.split(chunk)):
             check()
@@ -91,6 +97,11 @@ def collect_moments(
             "choose other slices."
         )
     return moments
+
+
+def gram_megabytes(job: LayerJob, *, full: bool) -> float:
+    """Memory that solving a layer takes: some 14 matrices of (m, m), or 8 without halves and cross moments."""
+    return (14 if full else 8) * 4 * job.geometry.layout.rows**2 / 1e6
 
 
 def quantize_layer(
@@ -111,7 +122,7 @@ def quantize_layer(
         gram, cross = moment.gram(centred=centred)
         ridge = recipe.calibration.ridge
         if ridge is None and moment.paired:
-            ridge = choose_ridge(weight, pair, centred=centred)
+            ridge = choose_ridge(weight, pair, centred=centred, check=check)
         target = corrected_target(weight, gram, cross, ridge, rows)[:, columns]
         if recipe.calibration.shrink:
             gram = shrunk(gram, pair, centred=centred)

@@ -32,16 +32,16 @@ class Live:
 
     def rows(self, layout: Layout) -> torch.Tensor:
         """Index of the matrix rows in use."""
-        return _expand(self.inputs, layout.inputs, layout.rows // layout.inputs)
+        return self._expand(self.inputs, layout.inputs, layout.rows // layout.inputs)
 
     def columns(self, layout: Layout) -> torch.Tensor:
         """Index of the matrix columns in use."""
-        return _expand(self.outputs, layout.columns // layout.share, layout.share)
+        return self._expand(self.outputs, layout.columns // layout.share, layout.share)
 
-
-def _expand(live: torch.Tensor | None, channels: int, each: int) -> torch.Tensor:
-    mask = torch.ones(channels, dtype=torch.bool) if live is None else live
-    return torch.nonzero(mask.repeat_interleave(each))[:, 0]
+    def _expand(self, live: torch.Tensor | None, channels: int, each: int) -> torch.Tensor:
+        device = next((mask.device for mask in (self.inputs, self.outputs) if mask is not None), None)
+        mask = torch.ones(channels, dtype=torch.bool, device=device) if live is None else live
+        return torch.nonzero(mask.repeat_interleave(each))[:, 0]
 
 
 def channel_variances(module: nn.Module, inputs: torch.Tensor) -> torch.Tensor:
@@ -58,7 +58,7 @@ def channel_variances(module: nn.Module, inputs: torch.Tensor) -> torch.Tensor:
 
 
 def live_channels(weight: torch.Tensor, layout: Layout, variances: torch.Tensor, bits: int, *, folded: bool) -> Live:
-    """Find the channels in use, for a layer that is to have so many bits.
+    """Find the channels in use, for a model that is to have so many bits.
 
     A channel's share is the larger of its parts in the squared weights and in the variance of the output; the least
     channels are left out as long as their shares add up to less than half a per cent of the rounding noise 4^-bits.

@@ -21,7 +21,7 @@ from medquant.imaging.boxes import boxes_from_labels
 from medquant.imaging.itk_file import image_of
 from medquant.imaging.volume import Volume
 from medquant.imaging.writing import save_segmentation
-from medquant.models.base import CalibrationSelection, Model
+from medquant.models.base import CalibrationSelection, Model, device_of
 from medquant.models.registry import load_model
 from medquant.progress import CancelCheck, Progress, ProgressCallback, ProgressEvent
 from medquant.prompts import BoxPrompt
@@ -240,4 +240,4 @@ def _warm_up(model: Model, volume: Volume, prompt: BoxPrompt | None) -> None:
 
 
 def _device_of(model: Model) -> str:
-    return next(model.network.parameters()).device.type.upper()
+    return device_of(model.network).type.upper()

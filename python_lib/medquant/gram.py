@@ -7,6 +7,7 @@ C = X_q^T X_f alone. Centred moments leave the mean to the bias, which can absor
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import torch
@@ -107,7 +108,13 @@ def corrected_target(
     return weight[rows] + torch.cholesky_solve(cross[rows] @ weight - block @ weight[rows], cholesky(block, ridge))
 
 
-def choose_ridge(weight: torch.Tensor, halves: tuple[Moments, Moments], *, centred: bool) -> float | None:
+def choose_ridge(
+    weight: torch.Tensor,
+    halves: tuple[Moments, Moments],
+    *,
+    centred: bool,
+    check: Callable[[], None] = lambda: None,
+) -> float | None:
     """The ridge whose corrected target errs least on the half of the calibration set that it was not fitted to.
 
     None where no correction does better than the FP32 weight itself.
@@ -123,6 +130,7 @@ def choose_ridge(weight: torch.Tensor, halves: tuple[Moments, Moments], *, centr
         scale = (weight * (other_gram @ weight)).sum().clamp_min(torch.finfo(gram.dtype).tiny)
         step = (cross - gram) @ weight
         for ridge in RIDGES:
+            check()
             target = weight + torch.cholesky_solve(step, cholesky(gram, ridge))
             error = (target * (other_gram @ target - 2 * wanted)).sum()
             scores[ridge] += float((error - plain) / scale)

@@ -95,10 +95,10 @@ class QuantizedLayer(nn.Module):
     """Linear, convolution or transposed convolution with 2- to 8-bit weights.
 
     Buffers: `packed` codes (uint8, flat, in the order (groups, m, n)), `scale` and, unless it follows from the scale,
-    `offset` of shape (groups, g, n / share), `row_group` (groups, m) where there are several groups of rows (uint8 or
-    int16; (groups, m, n) where single weights are grouped), `bias` (n) or None, `live_inputs` and `live_outputs` (bool)
-    where some channels have no codes; m and n then count the others. The weight is decoded for each forward
-    pass, so the memory held is that of the codes.
+    `offset` of shape (groups, g, n / share), or (groups, g, 1) for all columns, `row_group` (groups, m) where there are
+    several groups of rows (uint8 or int16; (groups, m, n) where single weights are grouped), `bias` (n) or None,
+    `live_inputs` and `live_outputs` (bool) where some channels have no codes; m and n then count the others. The weight
+    is decoded for each forward pass, so the memory held is that of the codes.
     """
 
     def __init__(
@@ -149,6 +149,10 @@ class QuantizedLayer(nn.Module):
         step = 1 if by_weight else share
         scale = torch.stack([grid.scale[..., ::step] for grid in grids])
         offset = torch.stack([grid.offset[..., ::step] for grid in grids]) if zero is None else None
+        if not by_weight and zero is None and _uniform(scale) and _uniform(offset):
+            scale, offset = scale[..., :1], offset[..., :1]
+        elif not by_weight and zero is not None and _uniform(scale):
+            scale = scale[..., :1]
         row_group = None
         if by_weight or scale.shape[1] > 1:
             row_group = torch.stack([grid.row_group for grid in grids])
@@ -189,7 +193,8 @@ class QuantizedLayer(nn.Module):
             index = self.row_group.long()
             scale, offset = (t.gather(1, index.flatten(1)).view_as(index) for t in (scale, offset))
         else:
-            scale, offset = (t.repeat_interleave(layout.share, -1) for t in (scale, offset))
+            each = layout.share if scale.shape[-1] > 1 else len(self.live.columns(layout))
+            scale, offset = (t.repeat_interleave(each, -1) for t in (scale, offset))
             if self.row_group is not None:
                 index = self.row_group.long()[..., None].expand(-1, -1, scale.shape[-1])
                 scale, offset = scale.gather(1, index), offset.gather(1, index)
@@ -237,6 +242,11 @@ def decoded_once(network: nn.Module, limit_mb: float = 64.0) -> Iterator[None]:
     finally:
         for layer in kept:
             layer._decoded = None
+
+
+def _uniform(values: torch.Tensor) -> bool:
+    """Whether all columns have the same value, so that one stands for them (per-tensor granularity)."""
+    return values.shape[-1] > 1 and bool((values == values[..., :1]).all())
 
 
 def storage_dtype(*tensors: torch.Tensor | None) -> torch.dtype:

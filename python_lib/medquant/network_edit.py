@@ -14,9 +14,14 @@ HALF_PRECISION_FROM = 1024
 
 
 def structural_twin(network: nn.Module) -> nn.Module:
-    """A copy of the modules that shares the tensors, so that layers can be exchanged without touching the original."""
-    memo = {id(t): t for t in (*network.parameters(), *network.buffers())}
-    return copy.deepcopy(network, memo).eval()
+    """A copy of the modules that shares the tensors, so that layers can be exchanged without touching the original.
+
+    A network on another device is copied to the processor.
+    """
+    tensors = [*network.parameters(), *network.buffers()]
+    if any(tensor.device.type != "cpu" for tensor in tensors):
+        return copy.deepcopy(network).cpu().eval()  # the solvers work on the processor
+    return copy.deepcopy(network, {id(tensor): tensor for tensor in tensors}).eval()
 
 
 @contextmanager

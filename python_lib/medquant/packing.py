@@ -22,10 +22,10 @@ def pack(codes: torch.Tensor, bits: int) -> torch.Tensor:
     unit = 8 if stored == 3 else 8 // stored
     flat = torch.cat([flat, flat.new_zeros(-len(flat) % unit)]).reshape(-1, unit)
     if stored == 3:
-        place = torch.arange(8, dtype=torch.uint8)
+        place = torch.arange(8, dtype=torch.uint8, device=codes.device)
         planes = [(((flat >> bit) & 1) << place).sum(1, dtype=torch.uint8) for bit in range(3)]
         return torch.stack(planes, 1).reshape(-1)
-    place = torch.arange(0, 8, stored, dtype=torch.uint8)
+    place = torch.arange(0, 8, stored, dtype=torch.uint8, device=codes.device)
     return (flat << place).sum(1, dtype=torch.uint8)
 
 
@@ -38,10 +38,10 @@ def unpack(packed: torch.Tensor, bits: int, count: int) -> torch.Tensor:
         return packed
     if stored == 3:
         planes = packed.reshape(-1, 3)
-        place = torch.arange(8, dtype=torch.uint8)
+        place = torch.arange(8, dtype=torch.uint8, device=packed.device)
         codes = sum(((planes[:, bit, None] >> place) & 1) << bit for bit in range(3))
     else:
-        place = torch.arange(0, 8, stored, dtype=torch.uint8)
+        place = torch.arange(0, 8, stored, dtype=torch.uint8, device=packed.device)
         codes = (packed[:, None] >> place) & (2**stored - 1)
     return codes.reshape(-1)[:count]
 

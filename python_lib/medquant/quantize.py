@@ -14,7 +14,8 @@ import torch
 from torch import nn
 
 import medquant
-from medquant.calibrate import LayerJob, collect_moments, quantize_layer
+from medquant.accounting import account_for
+from medquant.calibrate import LayerJob, collect_moments, gram_megabytes, quantize_layer
 from medquant.channels import Live, live_channels
 from medquant.errors import UserError
 from medquant.gram import dilate
@@ -24,10 +25,10 @@ from medquant.lockstep import run_in_lockstep
 from medquant.matrices import QUANTIZABLE, Layout, is_quantizable
 from medquant.memory import PeakMemory
 from medquant.models.base import CalibrationBatch, CalibrationSelection, Model
-from medquant.network_edit import round_to_half, set_module, stoppable, stored_bits_of, structural_twin
+from medquant.network_edit import round_to_half, set_module, stoppable, structural_twin
 from medquant.observe import Observation, fold_batch_norm, observe
 from medquant.progress import CancelCheck, Progress, ProgressCallback
-from medquant.quantized_model import LayerReport, Provenance, QuantizationReport, QuantizedModel
+from medquant.quantized_model import LayerReport, Provenance, QuantizedModel
 from medquant.recipe import Recipe
 
 MEMORY_SHARE = 0.5
@@ -59,11 +60,12 @@ def quantize(
     with PeakMemory() as memory:
         batches, hashes = _calibration_batches(model, calibration, selection or CalibrationSelection(), tracker)
         prepared = time.perf_counter()
-        work = _Work(model, batches, recipe, ignore, tracker.span(0.05, 1.0))
+        limit = psutil.virtual_memory().available / 1e6 * MEMORY_SHARE if max_memory_mb is None else max_memory_mb
+        work = _Work(model, batches, recipe, ignore, limit, tracker.span(0.05, 1.0))
         with stoppable(work.network, tracker.check):
-            work.run(psutil.virtual_memory().available / 1e6 * MEMORY_SHARE if max_memory_mb is None else max_memory_mb)
+            work.run()
     seconds = {"calibration inputs": prepared - began, **work.seconds, "total": time.perf_counter() - began}
-    report = _report(work.network, work.reports, work.kept, seconds, len(work.batches))
+    report = account_for(work.network, work.reports, work.kept, seconds, len(work.batches))
     report = replace(report, peak_memory_mb=memory.peak_mb)
     provenance = Provenance(
         model=model.name,
@@ -82,7 +84,13 @@ class _Work:
     """One quantization under way: the twin network, its layers, and what was found so far."""
 
     def __init__(
-        self, model: Model, batches: list[CalibrationBatch], recipe: Recipe, ignore: Sequence[str], tracker: Progress
+        self,
+        model: Model,
+        batches: list[CalibrationBatch],
+        recipe: Recipe,
+        ignore: Sequence[str],
+        max_memory_mb: float,
+        tracker: Progress,
     ) -> None:
         if isinstance(model.network, QUANTIZABLE):
             raise UserError("The network is a single layer. Wrap it in torch.nn.Sequential.")
@@ -90,7 +98,9 @@ class _Work:
             if tensor.is_floating_point() and not torch.isfinite(tensor).all():
                 raise UserError(f"{name} of the network has values that are not finite. Load undamaged weights.")
         self.model, self.batches, self.recipe, self.tracker = model, batches, recipe, tracker
-        self.ignore = (*model.default_ignore(), *ignore)
+        self.ignore = dict.fromkeys(model.default_ignore(), "kept by the model's own rule")
+        self.ignore |= dict.fromkeys(ignore, "ignored as asked")
+        self.max_memory_mb = max_memory_mb
         self.network = structural_twin(model.network)
         self.kept: dict[str, str] = {}
         self.reports: dict[str, LayerReport] = {}
@@ -98,11 +108,11 @@ class _Work:
         self.seconds: dict[str, float] = {}
         self.focus: list[torch.Tensor | None] = [batch.focus for batch in batches]
 
-    def run(self, max_memory_mb: float) -> None:
+    def run(self) -> None:
         with PeakMemory() as memory:
             seen = self._timed("first pass", self._observe)
         # Memory that earlier work gave back may be used again unseen; a pass holds two large outputs at least.
-        self._fit_into(max_memory_mb, max(memory.extra_mb, 2 * seen.largest_bytes / 1e6))
+        self._fit_into(max(memory.extra_mb, 2 * seen.largest_bytes / 1e6))
         self._fold(seen)
         jobs = self._jobs(seen)
         round_to_half(self.network, except_for=jobs)
@@ -120,14 +130,14 @@ class _Work:
         for name, layer in self.quantized.items():
             set_module(self.network, name, layer)
 
-    def _fit_into(self, max_memory_mb: float, one_pass_mb: float) -> None:
+    def _fit_into(self, one_pass_mb: float) -> None:
         """Keep as many inputs, evenly spread, as can be under way at once; each has an FP32 and a quantized pass."""
         passes = 2 if self.recipe.calibration.sequential else 1
-        fitting = int(max_memory_mb / max(passes * one_pass_mb, 1e-6))
+        fitting = int(self.max_memory_mb / max(passes * one_pass_mb, 1e-6))
         if fitting < 1:
             raise UserError(
-                f"One calibration input takes about {passes * one_pass_mb:.0f} MB, {max_memory_mb:.0f} MB are allowed. "
-                "Allow more memory, close other programs, or calibrate with sequential=False."
+                f"One calibration input takes about {passes * one_pass_mb:.0f} MB, {self.max_memory_mb:.0f} MB are "
+                "allowed. Allow more memory, or close other programs."
             )
         count = len(self.batches)
         if fitting < count:
@@ -137,24 +147,37 @@ class _Work:
 
     def _observe(self) -> Observation:
         self.tracker.report(0.0, "Looking at the network")
-        return observe(self.network, lambda: self._forward(self.batches[0]))
+        try:
+            return observe(self.network, lambda: self._forward(self.batches[0]))
+        except (RuntimeError, ValueError, TypeError) as error:
+            raise UserError(
+                f"The network cannot take the calibration input ({error}). Check the number of channels, the size and "
+                "the preprocessing."
+            ) from error
 
     def _fold(self, seen: Observation) -> None:
         if not self.recipe.fold_batch_norm or not seen.batch_norms:
             return
-        modules = dict(self.network.named_modules())
+        folded = [self.network.get_submodule(name) for name in seen.batch_norms]
+        before = [(layer, layer.weight, layer.bias) for layer in folded]
+        norms = {name: self.network.get_submodule(name) for name in seen.batch_norms.values()}
         for convolution, norm in seen.batch_norms.items():
-            weight, bias = fold_batch_norm(modules[convolution], modules[norm])
-            modules[convolution].weight = nn.Parameter(weight, requires_grad=False)
-            modules[convolution].bias = nn.Parameter(bias, requires_grad=False)
+            layer = self.network.get_submodule(convolution)
+            weight, bias = fold_batch_norm(layer, norms[norm])
+            layer.weight = nn.Parameter(weight, requires_grad=False)
+            layer.bias = nn.Parameter(bias, requires_grad=False)
             set_module(self.network, norm, nn.Identity())
         with torch.inference_mode():
             output = self._forward(self.batches[0])
         size = seen.output.abs().max().clamp_min(1e-6)
-        if float((output - seen.output).abs().max() / size) > 1e-3:
-            raise UserError(
-                "Folding the batch norms changed the output of this network. Quantize it with fold_batch_norm=False."
-            )
+        if float((output - seen.output).abs().max() / size) <= 1e-3:
+            return
+        # The network uses a convolution's output before its norm as well: leave the norms where they are.
+        for layer, weight, bias in before:
+            layer.weight, layer.bias = weight, bias
+        for name, norm in norms.items():
+            set_module(self.network, name, norm)
+        seen.batch_norms.clear()
 
     def _find_focus(self, seen: Observation) -> None:
         if self.recipe.calibration.foreground_share <= 0:
@@ -174,6 +197,10 @@ class _Work:
         modules = dict(self.network.named_modules())
         names = []
         for name, module in modules.items():
+            if isinstance(module, nn.MultiheadAttention):
+                inside = ("in_proj_weight", "q_proj_weight", "k_proj_weight", "v_proj_weight")
+                found = (f"{name}.{key}" for key in inside if getattr(module, key) is not None)
+                self.kept |= dict.fromkeys(found, "a weight of nn.MultiheadAttention, not of a layer")
             if not isinstance(module, QUANTIZABLE):
                 continue
             reason = self._reason_to_keep(name, module, seen)
@@ -183,6 +210,7 @@ class _Work:
                 names.append(name)
         names.sort(key=seen.order.index)
         live = {name: self._live(name, modules[name], seen) for name in names}
+        live |= dict.fromkeys((names[0], names[-1]), Live()) if names else {}
         sizes = {name: modules[name].weight.numel() for name in names}
         chosen = self.recipe.weights_for(sizes, {name: part.share() for name, part in live.items()})
         jobs = {}
@@ -194,6 +222,11 @@ class _Work:
             weight = module.weight.detach().float()
             bias = None if module.bias is None else module.bias.detach().float()
             jobs[name] = LayerJob(name, index, module, weight, bias, bits, LayerGeometry.of(module), live[name])
+            if gram_megabytes(jobs[name], full=False) > self.max_memory_mb:
+                raise UserError(
+                    f"Layer {name} needs about {gram_megabytes(jobs[name], full=False):.0f} MB to be solved, "
+                    f"{self.max_memory_mb:.0f} MB are allowed. Allow more memory, or ignore that layer."
+                )
         return jobs
 
     def _live(self, name: str, module: nn.Module, seen: Observation) -> Live:
@@ -204,8 +237,9 @@ class _Work:
         return live_channels(weight, Layout.of(module), seen.variances[name], bits, folded=folded)
 
     def _reason_to_keep(self, name: str, module: nn.Module, seen: Observation) -> str:
-        if any(fnmatchcase(name, pattern) for pattern in self.ignore):
-            return "ignored as asked"
+        for pattern, reason in self.ignore.items():
+            if fnmatchcase(name, pattern):
+                return reason
         if not is_quantizable(module):
             return "its forward pass is not that of a plain layer"
         if hasattr(module, "parametrizations"):
@@ -251,7 +285,8 @@ class _Work:
             return self.model.row_focus(job.name, job.module, grid, self.focus[number])
 
         check = self.tracker.check
-        moments = collect_moments(job, inputs, full, focus_of, self.recipe, check)
+        plenty = gram_megabytes(job, full=True) <= self.max_memory_mb
+        moments = collect_moments(job, inputs, full if plenty else None, focus_of, self.recipe, check, halves=plenty)
         self.quantized[job.name], self.reports[job.name] = quantize_layer(job, moments, self.recipe, check)
 
     def _announce(self, done: int, count: int, fraction: float) -> None:
@@ -284,39 +319,3 @@ def _calibration_batches(
     if not batches:
         raise UserError("No part of the volume can be used to calibrate. Choose other slices.")
     return batches, tuple(volume.content_hash() for volume in calibration)
-
-
-def _report(
-    network: nn.Module,
-    reports: dict[str, LayerReport],
-    kept: dict[str, str],
-    seconds: dict[str, float],
-    inputs: int,
-) -> QuantizationReport:
-    weight_bits = weights = other_bits = parameters = 0
-    for name, module in network.named_modules():
-        if isinstance(module, QuantizedLayer):
-            count = torch.Size(module.geometry.weight_shape).numel()
-            weight_bits += module.stored_bits()
-            weights += count
-            biases = 0 if module.bias is None else module.bias.numel()
-            other_bits += 32 * biases
-            parameters += count + biases
-        else:
-            for key, tensor in module.named_parameters(recurse=False):
-                bits = stored_bits_of(tensor) * tensor.numel()
-                parameters += tensor.numel()
-                if name in kept and key == "weight":
-                    weight_bits += bits
-                    weights += tensor.numel()
-                else:
-                    other_bits += bits
-    return QuantizationReport(
-        layers=tuple(reports.values()),
-        kept=kept,
-        effective_bits=weight_bits / weights,
-        bits_per_parameter=(weight_bits + other_bits) / parameters,
-        parameters=parameters,
-        seconds=seconds,
-        calibration_inputs=inputs,
-    )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields, replace
 from fnmatch import fnmatchcase
 from typing import Any, Literal
 
@@ -75,7 +75,7 @@ class CalibrationSettings:
     shrink: bool = True
     """Trust correlations between inputs only as far as two halves of the calibration set agree on them."""
     positions_per_input: int = 4
-    """Positions drawn for each unknown of a layer, a cap that keeps large inputs affordable."""
+    """Positions drawn for each unknown of a layer at least; small layers see more (`calibrate.GRAM_OPERATIONS`)."""
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -131,8 +131,7 @@ class Recipe:
         bits = spread_bits(sizes, self.weights.bits, self.extra_bits, self.ends_bits, live)
         chosen: dict[str, IntWeights | None] = {}
         for layer in sizes:
-            # Beyond 4 bits half-integer grids and groups gain nothing.
-            chosen[layer] = self.weights if bits[layer] == self.weights.bits else IntWeights(bits[layer])
+            chosen[layer] = replace(self.weights, bits=bits[layer])
             for pattern, weights in self.overrides.items():
                 if fnmatchcase(layer, pattern):
                     chosen[layer] = weights

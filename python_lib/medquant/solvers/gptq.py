@@ -14,9 +14,15 @@ from medquant.grid import Grid
 from medquant.solvers.coordinate import BLOCK
 
 
-def inverse_factor(gram: torch.Tensor) -> torch.Tensor:
+def inverse_factor(gram: torch.Tensor, check: Callable[[], None] | None = None) -> torch.Tensor:
     """Upper Cholesky factor (m, m) of the inverse of a positive definite `gram`."""
-    return cholesky(torch.cholesky_inverse(cholesky(gram, 0.0)), 0.0).T
+    lower = cholesky(gram, 0.0)
+    if check is not None:
+        check()
+    inverse = torch.cholesky_inverse(lower)
+    if check is not None:
+        check()
+    return cholesky(inverse, 0.0).T
 
 
 def gptq(

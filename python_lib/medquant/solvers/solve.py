@@ -108,7 +108,7 @@ def _solve_ordered(
 ) -> tuple[torch.Tensor, Grid]:
     """Codes and grid of rows that already stand in solving order; `fit` refits the grid to codes."""
     if method == "gptq":
-        return gptq(inverse_factor(gram), target, grid, check), grid
+        return gptq(inverse_factor(gram, check), target, grid, check), grid
     error = torch.zeros_like(target)
     if method == "permutation-comq":
         grid, error = _best_start(gram, target, grid, fit, share, check)
@@ -131,7 +131,7 @@ def _best_start(
 
     Columns that share a scale choose together. A grid that may not move (no `fit`) is the only start.
     """
-    factor = inverse_factor(gram)
+    factor = inverse_factor(gram, check)
     best: tuple[torch.Tensor, Grid, torch.Tensor] | None = None
     for stretch, shift in STARTS[: starts_for(grid.levels)] if fit else STARTS[:1]:
         centre = grid.offset + grid.scale * ((grid.levels - 1) / 2 + shift)
@@ -178,10 +178,3 @@ def rows_to_groups(target: torch.Tensor, weights: IntWeights, *, gather: bool) -
     groups = torch.empty_like(runs)
     groups[order] = runs
     return groups
-
-
-def round_grid(solution: Solution, dtype: torch.dtype) -> Solution:
-    """The same codes with scales and offsets rounded to the type they are stored in."""
-    grid = solution.grid
-    scale, offset = (t.to(dtype).to(t.dtype) for t in (grid.scale, grid.offset))
-    return replace(solution, grid=replace(grid, scale=scale, offset=offset))
