@@ -1,7 +1,7 @@
 """Dice of the demonstration nnU-Net on phantoms that it never saw, or on a scan with labels.
 
 python -m medquant.embedded.nnunet_demo.evaluate
-python -m medquant.embedded.nnunet_demo.evaluate --scan ct.nii.gz --labels labels.nii.gz
+python -m medquant.embedded.nnunet_demo.evaluate --scan ct.nii.gz --labels labels.nii.gz --renumber 52=8 63=9
 """
 
 from __future__ import annotations
@@ -41,12 +41,24 @@ def read_oriented(scan: Path, labels: Path) -> tuple[np.ndarray, np.ndarray, tup
     return *(sitk.GetArrayFromImage(image) for image in images), images[0].GetSpacing()[::-1]
 
 
+def renumbered(labels: np.ndarray, pairs: list[str]) -> np.ndarray:
+    """Labels with the values of `pairs` ("52=8") changed; what stood under a new value before is dropped."""
+    out = labels.copy()
+    changes = [tuple(int(value) for value in pair.split("=")) for pair in pairs]
+    for _, ours in changes:
+        out[labels == ours] = 0
+    for theirs, ours in changes:
+        out[labels == theirs] = ours
+    return out
+
+
 def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="python -m medquant.embedded.nnunet_demo.evaluate", description=__doc__)
     parser.add_argument("--model", type=Path, default=results_folder(), help="model folder with plans.json")
     parser.add_argument("--phantoms", type=int, default=5, help="number of phantoms, seeds from 900")
     parser.add_argument("--scan", type=Path, help="a CT instead of phantoms: file or DICOM folder")
     parser.add_argument("--labels", type=Path, help="its labels, numbered as the phantom's")
+    parser.add_argument("--renumber", nargs="*", default=[], metavar="THEIRS=OURS", help="label values that differ")
     options = parser.parse_args(arguments)
     if (options.scan is None) != (options.labels is None):
         parser.error("--scan and --labels go together")
@@ -54,7 +66,8 @@ def main(arguments: list[str] | None = None) -> None:
     predictor = load_predictor(options.model)
     rows = []
     if options.scan:
-        rows.append(_row(predictor, options.scan.name, *read_oriented(options.scan, options.labels)))
+        image, labels, spacing = read_oriented(options.scan, options.labels)
+        rows.append(_row(predictor, options.scan.name, image, renumbered(labels, options.renumber), spacing))
     else:
         for seed in range(FIRST_TEST_SEED, FIRST_TEST_SEED + options.phantoms):
             image, labels, _, affine = make_phantom(seed)

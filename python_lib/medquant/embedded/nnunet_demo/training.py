@@ -22,7 +22,7 @@ def train(
     output: Path,
     *,
     cases: int = 36,
-    epochs: int = 40,
+    epochs: int = 80,
     iterations: int = 25,
     seed: int = 0,
     threads: int = 2,

@@ -31,6 +31,13 @@ def as_float(output):
     return [level.float() for level in output] if isinstance(output, (list, tuple)) else output.float()
 
 
+def drop_broken_gradients(optimizer: torch.optim.Optimizer) -> None:
+    """Skips a step whose gradients overflowed: rare in bfloat16, and one is enough to lose the network."""
+    parameters = [p for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
+    if not all(bool(torch.isfinite(p.grad).all()) for p in parameters):
+        optimizer.zero_grad(set_to_none=True)
+
+
 def make_trainer(preprocessed: Path, epochs: int, iterations: int):
     """nnunetv2's trainer with AdamW (its own variant), made short; left and right are not mirrored."""
     from nnunetv2.training.nnUNetTrainer.variants.optimizer.nnUNetTrainerAdam import nnUNetTrainerAdam1en3
@@ -56,6 +63,7 @@ def make_trainer(preprocessed: Path, epochs: int, iterations: int):
             super().initialize()
             # Whatever the network computes in, the loss sums over millions of voxels in float32.
             self.network.register_forward_hook(lambda module, inputs, output: as_float(output))
+            self.optimizer.register_step_pre_hook(lambda optimizer, *_: drop_broken_gradients(optimizer))
 
         def train_step(self, batch):
             # On a processor nnunetv2 trains in float32; bfloat16 takes less than half the time.
