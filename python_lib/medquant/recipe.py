@@ -50,6 +50,12 @@ class IntWeights:
     symmetric: bool = False
     zero_point: ZeroPoint = "real"
 
+    @property
+    def granularity_name(self) -> str:
+        """ "per-tensor", "per-channel" or "per-group-64", as `granularity_from_name` reads it."""
+        size = f"-{self.granularity.size}" if isinstance(self.granularity, PerGroup) else ""
+        return _granularity_name(self.granularity) + size
+
     def __post_init__(self) -> None:
         if not isinstance(self.bits, int) or not 2 <= self.bits <= 8:
             raise UserError(f"Weights can have 2 to 8 bits, not {self.bits}. Choose 2, 3, 4 or 8.")

@@ -42,7 +42,8 @@ CROPS = (
 )
 """Parts of the body's bounding box that serve as calibration inputs, along the network's three axes."""
 PLAIN = CalibrationSettings(sequential=False, foreground_share=0.0, centred=False, shrink=False)
-"""Calibration as the methods' own papers have it; the product's defaults stand beside it."""
+"""No more than a solver needs: evenly drawn positions, raw moments, the FP32 network's inputs."""
+SETTINGS = ("default", "uniform", "plain")
 
 
 class _Bench(Model):
@@ -81,26 +82,25 @@ class _Bench(Model):
 
 
 def recipes(
-    methods: Sequence[str] = ("default", *METHODS), bits: Sequence[int] = (8, 4, 3, 2)
-) -> Iterator[tuple[str, Recipe]]:
-    """Name and recipe of every row: the product's defaults, and every method as its paper has it."""
+    methods: Sequence[str] = METHODS, bits: Sequence[int] = (8, 4, 3, 2), settings: Sequence[str] = SETTINGS
+) -> Iterator[tuple[str, str, Recipe]]:
+    """Settings, method and recipe of every row.
+
+    "default": the product's calibration, extra bits and pruning, with this solver in the last step. "uniform": the
+    product's calibration at the same bits in every layer. "plain": the solver alone on evenly drawn, uncentred inputs
+    of the FP32 network, an integer zero point, the same bits everywhere; `permutation-comq` has groups of 64 rows there.
+    """
     for b in bits:
-        for method in methods:
-            if method == "default":
-                yield method, Recipe(weights=IntWeights(b))
-                continue
-            integer = IntWeights(b, zero_point="integer")
-            plain = Recipe(
-                weights=integer,
-                method=method,
-                ends_bits=None,
-                extra_bits=0.0,
-                drop_dead_channels=False,
-                calibration=PLAIN,
-            )
-            if method == "permutation-comq":
-                plain = replace(plain, weights=replace(integer, granularity=PerGroup(64)))
-            yield method, plain
+        for how in settings:
+            for method in methods:
+                recipe = Recipe(weights=IntWeights(b), method=method)
+                if how != "default":
+                    recipe = replace(recipe, ends_bits=None, extra_bits=0.0, drop_dead_channels=False)
+                if how == "plain":
+                    grouped = {"granularity": PerGroup(64)} if method == "permutation-comq" else {}
+                    integer = IntWeights(b, zero_point="integer", **grouped)
+                    recipe = replace(recipe, weights=integer, calibration=PLAIN)
+                yield how, method, recipe
 
 
 def run(
@@ -108,17 +108,18 @@ def run(
     data: Path,
     folds: Sequence[int] = (2, 1),
     bits: Sequence[int] = (8, 4, 3, 2),
-    methods: Sequence[str] = ("default", *METHODS),
+    methods: Sequence[str] = METHODS,
+    settings: Sequence[str] = SETTINGS,
     progress: ProgressCallback | None = None,
     cancelled: CancelCheck | None = None,
 ) -> list[dict[str, Any]]:
-    """Rows of `network, method, weight_bits, activation_bits, granularity, effective_bits, dsc_vs_fp32,
-    dsc_vs_reference, simulated`, with the FP32 row of each fold first.
+    """Rows of `network, method, settings, weight_bits, activation_bits, granularity, recipe, effective_bits,
+    dsc_vs_fp32, dsc_vs_reference, simulated`, with the FP32 row of each fold first.
 
-    `methods`: "default" is the product's recipe, the others are as their papers have them. `data` is the folder of real
-    scans and weights. Raises `UserError` for what is missing in it, and for an unknown method, fold or number of bits.
+    `settings` and `methods` are those of `recipes`; the product's recipe is "default" with "permutation-comq". `data`
+    is the folder of real scans and weights. Raises `UserError` for what is missing in it, and for an unknown choice.
     """
-    for name, given, known in (("method", methods, ("default", *METHODS)), ("fold", folds, (1, 2))):
+    for name, given, known in (("method", methods, METHODS), ("setting", settings, SETTINGS), ("fold", folds, (1, 2))):
         odd = [value for value in given if value not in known]
         if odd:
             raise UserError(f"Unknown {name} {odd[0]!r}. Choose among {', '.join(map(str, known))}.")
@@ -127,22 +128,22 @@ def run(
     tracker.report(0.0, "Reading the scans")
     calibration = read_volume(data / "ct_calibration_dicom" / "series")
     cube, reference = _test_case(data)
-    plan = list(recipes(methods, bits))
+    plan = list(recipes(methods, bits, settings))
     rows: list[dict[str, Any]] = []
     for number, fold in enumerate(folds):
         part = tracker.span(number / len(folds), (number + 1) / len(folds))
         model = _Bench.load(data / "weights" / "allconvunet" / f"allconvunet_tcia_fold{fold}.pth")
         full = _labels(model.network, cube)
         organs = [label for label in ORGANS if dice(full, reference, label) > 0.5]
-        rows.append(_row(model.name, "fp32", None, 32.0, full, full, reference, organs))
-        for done, (name, recipe) in enumerate(plan):
-            part.report(done / len(plan), f"Fold {fold}: {name}, {recipe.weights.bits} bits")
+        rows.append(_row(model.name, "", "fp32", None, 32.0, full, full, reference, organs))
+        for done, (how, name, recipe) in enumerate(plan):
+            part.report(done / len(plan), f"Fold {fold}: {name} ({how}), {recipe.weights.bits} bits")
             quantized = quantize(
                 model, calibration, recipe=recipe, selection=CalibrationSelection(count=len(CROPS)), cancelled=cancelled
             )
             found = _labels(quantized.model.network, cube)
             effective = quantized.report.effective_bits
-            rows.append(_row(model.name, name, recipe, effective, found, full, reference, organs))
+            rows.append(_row(model.name, how, name, recipe, effective, found, full, reference, organs))
     return rows
 
 
@@ -172,6 +173,7 @@ def _labels(network: AllConvUNet, cube: torch.Tensor) -> torch.Tensor:
 
 def _row(
     network: str,
+    settings: str,
     method: str,
     recipe: Recipe | None,
     effective_bits: float,
@@ -184,9 +186,11 @@ def _row(
     return {
         "network": network,
         "method": method,
+        "settings": settings,
         "weight_bits": recipe.weights.bits if recipe else 32,
         "activation_bits": 32,
-        "granularity": recipe.describe() if recipe else "",
+        "granularity": recipe.weights.granularity_name if recipe else "",
+        "recipe": recipe.describe() if recipe else "",
         "effective_bits": effective_bits,
         "dsc_vs_fp32": float(np.mean(list(per_organ.values()))),
         "dsc_vs_reference": float(np.mean([dice(found, reference, label) for label in organs])),

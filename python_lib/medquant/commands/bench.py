@@ -34,14 +34,21 @@ def solver(json_target: o.Json = None) -> None:
         run.finish(result)
 
 
-@app.command("quality", epilog=o.examples("medquant bench quality --data ../shared/data --json quality.json"))
+@app.command("quality", epilog=o.examples("medquant bench quality --data FOLDER --json quality.json"))
 def quality(
     data: Annotated[str | None, DATA] = None,
     folds: Annotated[list[int] | None, typer.Option("--fold", help="1 or 2. Repeatable; both if not given.")] = None,
     bits: Annotated[list[int] | None, typer.Option("--bits", help="Repeatable; 8, 4, 3 and 2 if not given.")] = None,
     methods: Annotated[
         list[str] | None,
-        typer.Option("--method", help="default, or a method as its paper has it. Repeatable; all if not given."),
+        typer.Option("--method", help="rtn, comq, permutation-comq or gptq. Repeatable; all if not given."),
+    ] = None,
+    settings: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--settings",
+            help="default (the product's), uniform (same bits everywhere) or plain (solver alone). Repeatable.",
+        ),
     ] = None,
     json_target: o.Json = None,
 ) -> None:
@@ -54,7 +61,7 @@ def quality(
     with session(json_target) as run:
         folder = data_folder(data)
         with run.track("Quality") as (progress, cancelled):
-            chosen = {"folds": folds, "bits": bits, "methods": methods}
+            chosen = {"folds": folds, "bits": bits, "methods": methods, "settings": settings}
             chosen = {name: tuple(values) for name, values in chosen.items() if values}
             rows = bench.run(data=folder, **chosen, progress=progress, cancelled=cancelled)
         _print_rows(run, rows)
@@ -62,7 +69,10 @@ def quality(
 
 
 @app.command("footprint", epilog=o.examples("medquant bench footprint --json footprint.json"))
-def footprint(json_target: o.Json = None) -> None:
+def footprint(
+    bits: Annotated[list[int] | None, typer.Option("--bits", help="Repeatable; 4, 2 and 8 if not given.")] = None,
+    json_target: o.Json = None,
+) -> None:
     """Quantize MedSAM's network (random weights) with 8 slices: time by stage, memory, and bytes on disk.
 
     Size and time do not depend on the values of the weights, so nothing is downloaded. Takes some ten minutes.
@@ -71,17 +81,22 @@ def footprint(json_target: o.Json = None) -> None:
 
     with session(json_target) as run:
         with run.track("Footprint") as (progress, cancelled):
-            rows = bench.run(progress=progress, cancelled=cancelled)
+            rows = bench.run(bits=tuple(bits or (4, 2, 8)), progress=progress, cancelled=cancelled)
         for row in rows:
             _print_object(run, row)
         run.finish(rows)
 
 
 def data_folder(given: str | None) -> Path:
-    """The real scans and weights: as given, else `shared/data` beside the checkout. Raises `UserError`."""
-    folder = Path(given).expanduser() if given else Path(__file__).resolve().parents[4] / "shared" / "data"
+    """The real scans and weights. Raises `UserError` where they are not."""
+    if not given:
+        raise UserError(
+            "This measures real scans and weights, which are not part of medquant. "
+            "Give their folder with --data or in MEDQUANT_TEST_DATA."
+        )
+    folder = Path(given).expanduser()
     if not folder.is_dir():
-        raise UserError(f"There is no folder {folder}. Give that of the real scans and weights with --data.")
+        raise UserError(f"There is no folder {folder}. Correct --data, or MEDQUANT_TEST_DATA where that is not given.")
     return folder
 
 
@@ -104,6 +119,7 @@ def _print_rows(run: Session, rows: list[dict[str, Any]]) -> None:
         table.add_row(
             str(row["network"]),
             str(row["method"]),
+            str(row["settings"]),
             f"W{row['weight_bits']}",
             f"{row['effective_bits']:.2f}",
             wording.score(row["dsc_vs_fp32"]),

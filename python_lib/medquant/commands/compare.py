@@ -6,9 +6,10 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
+from rich.markup import escape
 
 from medquant.commands import options as o
-from medquant.commands.session import output_file, session
+from medquant.commands.session import output_file, session, strong
 from medquant.errors import UserError
 
 EXAMPLES = o.examples(
@@ -75,7 +76,7 @@ def compare(
         run.say("\nMeans:")
         run.console.print(models_table(comparison.summary, has_reference=comparison.has_reference))
         if comparison.not_in_reference:
-            run.say(f"Not in the reference: {', '.join(comparison.not_in_reference)}.")
+            run.say(f"Not in the reference: {escape(', '.join(comparison.not_in_reference))}.")
         if "--csv" in written:
             comparison.write_csv(written["--csv"])
         if "--report" in written:
@@ -87,7 +88,7 @@ def compare(
 
             contact_sheet(written["--figure"], found, comparison=comparison)
         for path in written.values():
-            run.say(f"Written: [bold]{path}[/bold]")
+            run.say(f"Written: {strong(path)}")
         run.finish(comparison.to_dict())
 
 

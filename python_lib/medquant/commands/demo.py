@@ -8,9 +8,10 @@ import webbrowser
 from typing import TYPE_CHECKING, Annotated
 
 import typer
+from rich.markup import escape
 
 from medquant.commands import options as o
-from medquant.commands.session import Session, session
+from medquant.commands.session import Session, session, strong
 from medquant.errors import UserError
 
 if TYPE_CHECKING:
@@ -64,9 +65,7 @@ def demo(
         typer.Option(metavar="NAME", help="permutation-comq (default), comq, gptq or rtn."),
     ] = None,
     slices: Annotated[int, typer.Option(min=1, metavar="N", help="Slices (or 3-D patches) that calibrate.")] = 8,
-    output: Annotated[
-        str, typer.Option("--output", "-o", metavar="FOLDER", help="Folder for everything it writes.")
-    ] = "medquant-output",
+    output: Annotated[str, o.output("Folder for everything it writes.", "FOLDER")] = "medquant-output",
     open_report: Annotated[
         bool, typer.Option("--open/--no-open", help="Open the report where there is a display.")
     ] = True,
@@ -166,7 +165,8 @@ def explain(run: Session, model: Model, case: DemoCase, slices: int) -> None:
     from medquant.demo import takes_boxes
 
     k, j, i = case.volume.shape
-    run.say(f"{case.scan}, {i} \N{MULTIPLICATION SIGN} {j} \N{MULTIPLICATION SIGN} {k} voxels. Model: {model.name}.")
+    size = f"{i} \N{MULTIPLICATION SIGN} {j} \N{MULTIPLICATION SIGN} {k} voxels"
+    run.say(escape(f"{case.scan}, {size}. Model: {model.name}."))
     if takes_boxes(model):
         if case.prompt is None:
             raise UserError(
@@ -187,14 +187,14 @@ def show(run: Session, result: DemoResult, demonstrates: str) -> None:
     best = best_model(models[1:])
     if best is not None:
         times = models[0].bytes_on_disk / best.bytes_on_disk
-        run.say(f"\nSmallest with masks as FP32: [bold]{best.name}[/bold], {times:.1f} times smaller.")
+        run.say(f"\nSmallest with masks as FP32: {strong(best.name)}, {times:.1f} times smaller.")
     run.say(
         f"\nMeans over the structures; Dice and NSD ({result.comparison.tolerance_mm:g} mm) are 1 for equal masks. "
         "Simulated: weights are decoded to float32 to run, so the files are smaller and running is not faster."
     )
     run.say(f"{demonstrates} Not for clinical use.".strip())
-    run.say(f"\nReport: [bold]{result.files['report'].resolve()}[/bold]")
-    run.say(f"Masks, quantized models, numbers: {result.folder.resolve()}")
+    run.say(f"\nReport: {strong(result.files['report'].resolve())}")
+    run.say(f"Masks, quantized models, numbers: {escape(str(result.folder.resolve()))}")
 
 
 def has_display() -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
@@ -25,15 +26,7 @@ def export_mask(
         str | None,
         typer.Option(metavar="SCAN", help="The scan it was drawn on; for dicom-seg the folder of its DICOM series."),
     ] = None,
-    output: Annotated[
-        str | None,
-        typer.Option(
-            "--output",
-            "-o",
-            metavar="FILE",
-            help="The file. (default: the mask's name with the new suffix)",
-        ),
-    ] = None,
+    output: Annotated[str | None, o.output("The file. (default: the mask's name with the new suffix)")] = None,
     names: o.Names = None,
     series: o.Series = None,
     frame: o.Frame = None,
@@ -59,7 +52,8 @@ def export_mask(
             raise UserError(f"{target} is the mask itself. Give --output another name.")
         scan = open_volume(volume or mask, series=series, frame=frame)
         labels = read_labels(mask, scan, names=parse_names(names))
-        save_segmentation(labels, target, source=volume, series=series_choice(series), frame=frame)
+        unnamed = replace(labels, model_name="")  # here the mask's file name, which may name a patient
+        save_segmentation(unnamed, target, source=volume, series=series_choice(series), frame=frame)
         listing = ", ".join(structure.name for structure in labels.structures) or "no structure"
         run.console.print(f"{target}: {listing}", markup=False, highlight=False, soft_wrap=True)
         run.finish({"output": str(target), "format": to, "structures": [s.name for s in labels.structures]})

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -89,6 +89,11 @@ Names = Annotated[
         metavar="1=spleen,5=liver", help="Names of label values, where the file has none.", rich_help_panel=SCAN
     ),
 ]
+
+
+def output(about: str, metavar: str = "FILE") -> Any:
+    """The option --output, -o: what it names differs from command to command."""
+    return typer.Option("--output", "-o", metavar=metavar, help=about)
 
 
 def examples(*lines: str) -> str:

@@ -7,9 +7,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
+from rich.markup import escape
 
 from medquant.commands import options as o
-from medquant.commands.session import Session, output_file, session
+from medquant.commands.session import Session, output_file, session, strong
 from medquant.errors import UserError
 
 if TYPE_CHECKING:
@@ -34,12 +35,7 @@ def quantize(
     bits: Annotated[
         int | None, typer.Option("--bits", "-b", metavar="N", help="Bits of a weight: 2 to 8. (default: 4)")
     ] = None,
-    output: Annotated[
-        str | None,
-        typer.Option(
-            "--output", "-o", metavar="FILE", help="The quantized model's file. (default: MODEL-wBITS.mq.safetensors)"
-        ),
-    ] = None,
+    output: Annotated[str | None, o.output("The quantized model's file. (default: MODEL-wBITS.mq.safetensors)")] = None,
     slices: Annotated[
         int,
         typer.Option(min=1, metavar="N", help="Slices (or 3-D patches) of each scan.", rich_help_panel=_CALIBRATION),
@@ -183,10 +179,10 @@ def _show(run: Session, made: QuantizedModel, target: Path, size: int) -> None:
     from medquant.evaluation import wording
 
     report = made.report
-    run.say(f"[bold]{made.name}[/bold]: {made.recipe.describe()}")
+    run.say(f"{strong(made.name)}: {escape(made.recipe.describe())}")
     before = wording.size(4 * report.parameters)
     run.say(
-        f"{before} in FP32, {wording.size(size)} now; {report.effective_bits:.2f} bits for each weight, "
+        f"{before} in FP32, {wording.size(size)} now; {wording.stored_bits(report)}; "
         f"{len(report.layers)} layers quantized, {len(report.kept)} kept in floating point"
     )
     for name, reason in report.kept.items():
@@ -197,7 +193,7 @@ def _show(run: Session, made: QuantizedModel, target: Path, size: int) -> None:
         run.console.print(f"Largest relative output errors: {listing}", markup=False, highlight=False)
     stages = ", ".join(f"{name} {wording.seconds(value)}" for name, value in report.seconds.items())
     run.console.print(f"Time: {stages}. Peak memory {wording.memory(report.peak_memory_mb)}.", highlight=False)
-    run.say(f"Quantized model: [bold]{target}[/bold]")
+    run.say(f"Quantized model: {strong(target)}")
     run.finish(
         {
             "model": made.name,

@@ -6,9 +6,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
+from rich.markup import escape
 
 from medquant.commands import options as o
-from medquant.commands.session import Session, output_file, session
+from medquant.commands.session import Session, output_file, session, strong
 from medquant.errors import UserError
 
 if TYPE_CHECKING:
@@ -27,13 +28,7 @@ def segment(
     model: o.ModelName = "embedded",
     weights: o.Weights = None,
     output: Annotated[
-        str | None,
-        typer.Option(
-            "--output",
-            "-o",
-            metavar="FILE",
-            help="Where the masks go: .seg.nrrd (3D Slicer), .nii.gz, .nrrd, .mha or .dcm.",
-        ),
+        str | None, o.output("Where the masks go: .seg.nrrd (3D Slicer), .nii.gz, .nrrd, .mha or .dcm.")
     ] = None,
     box: o.Boxes = None,
     box_world: o.WorldBoxes = None,
@@ -111,7 +106,7 @@ def _show(run: Session, found: Segmentation, target: Path) -> None:
     for name, millilitres in volumes.items():
         run.console.print(f"{name}: {wording.volume(millilitres)} mL", markup=False, highlight=False)
     cost = f"{wording.seconds(found.seconds)}, {wording.memory(found.peak_memory_mb)} of memory"
-    run.say(f"{found.model_name}: {cost}. Masks: [bold]{target}[/bold]")
+    run.say(f"{escape(found.model_name)}: {cost}. Masks: {strong(target)}")
     run.finish(
         {
             "model": found.model_name,

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import BarColumn, Progress, ProgressColumn, Task, TextColumn
 from rich.text import Text
 
@@ -33,7 +34,7 @@ class Session:
         self.data: Any = None
 
     def say(self, text: str) -> None:
-        """A line for people; rich markup is allowed."""
+        """A line for people; rich markup is allowed, so what users named goes through `escape` or `strong`."""
         self.console.print(text, highlight=False, soft_wrap=True)
 
     def finish(self, data: Any) -> None:
@@ -55,16 +56,21 @@ def session(json_target: str | None = None) -> Iterator[Session]:
     """A session whose `finish` data go to the file `json_target`, or for "-" to standard output and nothing else."""
     if json_target == "-":
         with _standard_output_kept() as write:
-            run = Session(Console(stderr=True))
+            run = Session(Console(stderr=True, emoji=False))
             yield run
         write(_as_json(run.data))
         return
     target = None if json_target is None else output_file(json_target, "--json")
-    run = Session(Console())
+    run = Session(Console(emoji=False))
     yield run
     if target is not None:
         with atomic_path(target) as temporary:
             temporary.write_text(_as_json(run.data), encoding="utf-8")
+
+
+def strong(text: object) -> str:
+    """A path or name in bold for `Session.say`, its own brackets as they are."""
+    return f"[bold]{escape(str(text))}[/bold]"
 
 
 def output_file(path: str | Path, option: str = "--output") -> Path:

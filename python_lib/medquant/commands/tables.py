@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
+from rich.markup import escape
 from rich.table import Table
 
 from medquant.evaluation import wording
@@ -45,7 +46,10 @@ def models_table(models: Sequence[ModelSummary], *, has_reference: bool) -> Tabl
     for row, model in enumerate(models):
         verdict = wording.verdict(model) if row else ""
         table.add_row(
-            names[row], *(cells[row] for cells in shown.values()), verdict, style="bold" if model is best else None
+            escape(names[row]),
+            *(cells[row] for cells in shown.values()),
+            verdict,
+            style="bold" if model is best else None,
         )
     return table
 
@@ -72,7 +76,7 @@ def structures_table(comparison: Comparison) -> Table:
     table = _table("structure", "model", *titles)
     table.columns[1].justify = "left"
     for structure in comparison.structures:
-        shown = structure
+        shown = escape(structure)
         for row in comparison.rows:
             if row.structure != structure:
                 continue
@@ -80,7 +84,7 @@ def structures_table(comparison: Comparison) -> Table:
             first = row.model == comparison.summary[0].name
             table.add_row(
                 shown,
-                row.model,
+                escape(row.model),
                 wording.score(row.dsc_vs_fp32),
                 wording.score(row.nsd_vs_fp32),
                 wording.distance(row.hd95_mm_vs_fp32),

@@ -6,9 +6,10 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
+from rich.markup import escape
 
 from medquant.commands import options as o
-from medquant.commands.session import session
+from medquant.commands.session import session, strong
 
 EXAMPLES = o.examples(
     "medquant train-demo --output training --hours 2.5",
@@ -16,9 +17,7 @@ EXAMPLES = o.examples(
 
 
 def train_demo(
-    output: Annotated[
-        str, typer.Option("--output", "-o", metavar="FOLDER", help="Folder for checkpoint, scenes, log and weights.")
-    ],
+    output: Annotated[str, o.output("Folder for checkpoint, scenes, log and weights.", "FOLDER")],
     hours: Annotated[
         float | None, typer.Option(min=0.0, metavar="HOURS", help="How long, over all resumptions.")
     ] = None,
@@ -48,5 +47,5 @@ def train_demo(
             progress=progress,
             cancelled=cancelled,
         )
-        run.say(f"Weights: [bold]{weights}[/bold]. Use them with --model {weights}")
+        run.say(f"Weights: {strong(weights)}. Use them with --model {escape(str(weights))}")
         run.finish({"weights": str(weights)})

@@ -102,6 +102,7 @@ def write_report(
             pictures=_pictures(comparison, segmentations, slices, axis),
             layers=_layer_table(comparison, layers or {}),
             recipes=[(model.name, model.recipe) for model in comparison.summary if model.recipe],
+            stored={name: wording.stored_bits(report) for name, report in (layers or {}).items()},
             colors={"fp32": FP32_COLOR, "quantized": QUANTIZED_COLOR},
             versions=_versions(),
             today=date.today().isoformat(),

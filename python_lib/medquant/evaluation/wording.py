@@ -6,6 +6,7 @@ import math
 from collections.abc import Sequence
 
 from medquant.evaluation.comparison import ModelSummary
+from medquant.quantized_model import QuantizationReport
 
 NOTHING = "\N{EN DASH}"
 MINUS = "\N{MINUS SIGN}"
@@ -52,6 +53,14 @@ def bits(value: float | None) -> str:
     if value is None:
         return NOTHING
     return f"{value:.0f}" if float(value).is_integer() else f"{value:.1f}"
+
+
+def stored_bits(report: QuantizationReport) -> str:
+    """What a number takes on disk, with and without all that is not a layer's weight."""
+    return (
+        f"{report.effective_bits:.2f} bits for each of the layers' weights, "
+        f"{report.bits_per_parameter:.2f} bits for each parameter of everything stored"
+    )
 
 
 def size(count: int | None) -> str:

@@ -55,7 +55,7 @@ def make_dicom_seg(
     structures = segmentation.structures
     numbers = np.zeros(int(max(labels.max(), *(s.label for s in structures))) + 1, np.uint16)
     numbers[[structure.label for structure in structures]] = np.arange(1, len(structures) + 1)
-    model = segmentation.model_name or "medquant"
+    model = segmentation.model_name
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # about the style of the patient's name, which is not ours to change
@@ -78,7 +78,7 @@ def make_dicom_seg(
                 software_versions=medquant.__version__,
                 device_serial_number="0",
                 content_description="Automatic segmentation, not for clinical use",
-                series_description=f"Segmentation by {model}"[:64],
+                series_description=(f"Segmentation by {model}" if model else "Segmentation")[:64],
             )
     except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise UserError(
@@ -105,7 +105,7 @@ def _complete(header: pydicom.Dataset, first_instance: str) -> pydicom.Dataset:
 
 def _descriptions(structures: tuple[Structure, ...], model: str) -> list[SegmentDescription]:
     algorithm = highdicom.AlgorithmIdentificationSequence(
-        name=model[:64], version=medquant.__version__, family=codes.DCM.ArtificialIntelligence
+        name=model[:64] or "not recorded", version=medquant.__version__, family=codes.DCM.ArtificialIntelligence
     )
     colors = colors_of(structures)
     described = []

@@ -5,11 +5,13 @@ Fields as documented in 3D Slicer's user guide under "Segmentations: file format
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import SimpleITK as sitk
 
+from medquant.errors import UserError
 from medquant.imaging.lattice import extents_of
 from medquant.imaging.terminology import ANATOMICAL_STRUCTURE, Code, colors_of, describe
 from medquant.segmentation import Structure
@@ -64,7 +66,7 @@ def segments_of(image: sitk.Image) -> tuple[np.ndarray, tuple[Structure, ...]]:
     """Label map (k, j, i) and structures of an image read from `.seg.nrrd`; no structures where none are described.
 
     Segments that overlap lie on several layers; the later layer wins. Labels are renumbered from 1 where layers
-    use the same value twice.
+    use the same value twice. Raises `UserError` for fields that do not fit the voxels.
     """
     keys = set(image.GetMetaDataKeys())
     layers = sitk.GetArrayFromImage(image)
@@ -77,17 +79,48 @@ def segments_of(image: sitk.Image) -> tuple[np.ndarray, tuple[Structure, ...]]:
         segments.append(field | {"number": len(segments) + 1})
     if not segments or not np.issubdtype(layers.dtype, np.integer):
         return layers[..., 0], ()
-    values = [int(segment.get("LabelValue", segment["number"])) for segment in segments]
+    values = [_whole(segment, "LabelValue", segment["number"], range(1, 65536)) for segment in segments]
     unique = len(set(values)) == len(values)
     dtype = np.uint8 if max(*values, len(values)) < 256 else np.uint16
-    tables = np.zeros((layers.shape[3], int(max(layers.max(), *values)) + 1), dtype)
+    tables = np.zeros((layers.shape[3], max(values) + 1), dtype)
     structures = []
     for segment, value in zip(segments, values):
         label = value if unique else segment["number"]
-        tables[int(segment.get("Layer", 0)), value] = label
-        color = tuple(float(part) for part in segment["Color"].split()) if segment.get("Color") else None
-        structures.append(Structure(label, segment.get("Name") or f"label {label}", color))
+        tables[_whole(segment, "Layer", 0, range(len(tables))), value] = label
+        structures.append(Structure(label, segment.get("Name") or f"label {label}", _color(segment)))
+    layers = np.where((layers < 0) | (layers > max(values)), 0, layers)  # values that no segment has
     labels = tables[0][layers[..., 0]]
     for table, layer in zip(tables[1:], np.moveaxis(layers, -1, 0)[1:]):
         labels = np.where(table[layer] > 0, table[layer], labels)
     return labels, tuple(structures)
+
+
+def _whole(segment: Mapping[str, Any], field: str, otherwise: int, allowed: range) -> int:
+    """A field's whole number, known to be allowed."""
+    try:
+        value = int(segment.get(field, otherwise))
+    except ValueError:
+        value = None
+    if value not in allowed:
+        raise UserError(
+            f"Segment {segment['number']} of the .seg.nrrd file has the {field} {segment[field]!r}, which is not a "
+            f"number from {allowed[0]} to {allowed[-1]}. Save it again in 3D Slicer."
+        )
+    return value
+
+
+def _color(segment: Mapping[str, Any]) -> tuple[float, float, float] | None:
+    """Red, green and blue, 0 to 1; None where there is no colour."""
+    text = segment.get("Color", "").strip()
+    if not text:
+        return None
+    try:
+        red, green, blue = (float(part) for part in text.split())
+    except ValueError:
+        red = green = blue = float("nan")
+    if not (0 <= red <= 1 and 0 <= green <= 1 and 0 <= blue <= 1):
+        raise UserError(
+            f"Segment {segment['number']} of the .seg.nrrd file has the Color {text!r}, which is not three numbers "
+            f"from 0 to 1. Save it again in 3D Slicer."
+        )
+    return red, green, blue

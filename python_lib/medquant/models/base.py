@@ -53,6 +53,16 @@ def device_of(network: nn.Module) -> torch.device:
     return torch.device("cpu") if held is None else held.device
 
 
+def described(spec: dict[str, Any], name: str = "") -> dict[str, Any]:
+    """What an adapter's description says of every model, as `Model` takes it; `name` where it has none."""
+    return {
+        "name": str(spec.get("name", name)),
+        "spec": spec,
+        "weights_hash": spec.get("weights_hash", ""),
+        "licence": spec.get("licence", ""),
+    }
+
+
 class Model(ABC):
     """A segmentation model: preprocessing, network, postprocessing.
 

@@ -16,12 +16,12 @@ from torch import nn
 from medquant.errors import UserError
 from medquant.files import sha256_of_file
 from medquant.imaging.volume import Volume
-from medquant.models.base import CalibrationBatch, CalibrationSelection, Model, device_of
+from medquant.models.base import CalibrationBatch, CalibrationSelection, Model, described, device_of
 from medquant.models.body import calibration_region, choose_patches, require_usable
 from medquant.models.catalogue import MONAI_NETWORKS
 from medquant.models.orientation import Reorientation
 from medquant.models.sliding_window import sliding_window_logits
-from medquant.models.torch_program import first_output, label_type, named_by_number, patch_of, refuse_prompt
+from medquant.models.torch_program import begin_without_boxes, first_output, label_type, named_by_number, patch_of
 from medquant.models.weight_files import fill, read_state_dict
 from medquant.progress import Progress
 from medquant.prompts import BoxPrompt
@@ -84,19 +84,14 @@ class MonaiModel(Model):
     def from_spec(cls, spec: dict[str, Any]) -> MonaiModel:
         """Build the adapter around an untrained network."""
         try:
-            structures = tuple(Structure(int(label), str(name)) for label, name in spec["structures"])
-            network = build_network(spec["network"], spec["arguments"])
-            return cls(
-                network,
-                name=spec["name"],
-                spec=spec,
-                weights_hash=spec["weights_hash"],
-                structures=structures,
-                modality=spec["modality"],
-                licence=spec["licence"],
-            )
+            return cls._around(build_network(spec["network"], spec["arguments"]), spec)
         except KeyError as error:
             raise UserError(f"The description of this MONAI model lacks {error}. Get the file again.") from error
+
+    @classmethod
+    def _around(cls, network: nn.Module, spec: dict[str, Any]) -> MonaiModel:
+        structures = tuple(Structure(int(label), str(name)) for label, name in spec["structures"])
+        return cls(network, structures=structures, modality=spec["modality"], **described(spec, spec["network"]))
 
     @classmethod
     def load(
@@ -124,7 +119,6 @@ class MonaiModel(Model):
             preprocessing = VolumePreprocessing.from_dict(preprocessing)
         built = build_network(network, arguments or {})
         fill(built, read_state_dict(source), source=source.name, what=f"MONAI's {network} with these arguments")
-        digest = sha256_of_file(source)
         structures = sorted((int(label), str(known)) for known, label in (labels or {}).items())
         spec = {
             "family": cls.family,
@@ -137,21 +131,13 @@ class MonaiModel(Model):
             "structures": [list(entry) for entry in structures],
             "modality": modality,
             "licence": licence,
-            "weights_hash": digest,
+            "weights_hash": sha256_of_file(source),
         }
         if len(roi_size) != 3 or min(roi_size) < 1 or not 0 <= overlap < 1:
             raise UserError(
                 f"A window of {tuple(roi_size)} that overlaps by {overlap} cannot be. Try (96, 96, 96), 0.5."
             )
-        return cls(
-            built,
-            name=spec["name"],
-            spec=spec,
-            weights_hash=digest,
-            structures=tuple(Structure(label, known) for label, known in structures),
-            modality=modality,
-            licence=licence,
-        )
+        return cls._around(built, spec)
 
     def default_ignore(self) -> tuple[str, ...]:
         """Layers that these networks hold but never run at inference, so that no input of theirs is ever seen."""
@@ -182,10 +168,7 @@ class MonaiModel(Model):
         self, volume: Volume, prompt: BoxPrompt | None = None, progress: Progress | None = None
     ) -> Segmentation:
         """Labels on the volume's own grid; logits are resampled, not labels."""
-        refuse_prompt(self.name, prompt)
-        require_usable(volume)
-        progress = progress or Progress()
-        progress.report(0.0, "Preparing the scan")
+        progress = begin_without_boxes(self.name, volume, prompt, progress)
         began = time.perf_counter()
         data, turned = self._prepared(volume)
         ready = time.perf_counter()

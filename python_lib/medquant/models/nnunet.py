@@ -18,13 +18,14 @@ from torch import nn
 
 from medquant.errors import UserError
 from medquant.imaging.volume import Volume
-from medquant.models.base import CalibrationBatch, CalibrationSelection, Model, device_of
+from medquant.models.base import CalibrationBatch, CalibrationSelection, Model, described, device_of
 from medquant.models.body import calibration_region, choose_patches, require_usable
 from medquant.models.nnunet_folder import read_results_folder
 from medquant.models.nnunet_plans import FoldEnsemble, Plans, without_deep_supervision
 from medquant.models.orientation import Reorientation
-from medquant.models.torch_program import patch_of, refuse_prompt
+from medquant.models.torch_program import begin_without_boxes, patch_of
 from medquant.models.weight_files import fill, strip_wrappers
+from medquant.network_edit import stoppable
 from medquant.progress import Progress
 from medquant.prompts import BoxPrompt
 from medquant.segmentation import Segmentation
@@ -54,14 +55,8 @@ class NnUNetModel(Model):
             networks = [plans.network(spec["trainer"]) for _ in spec["folds"]]
         except KeyError as error:
             raise UserError(f"The description of this nnU-Net lacks {error}. Get the file again.") from error
-        return cls(
-            _joined([without_deep_supervision(network) for network in networks]),
-            plans=plans,
-            name=spec.get("name", "nnU-Net"),
-            spec=spec,
-            weights_hash=spec.get("weights_hash", ""),
-            licence=spec.get("licence", ""),
-        )
+        joined = _joined([without_deep_supervision(network) for network in networks])
+        return cls(joined, plans=plans, **described(spec, "nnU-Net"))
 
     @classmethod
     def load(
@@ -70,7 +65,7 @@ class NnUNetModel(Model):
         *,
         name: str | None = None,
         configuration: str | None = None,
-        folds: str | tuple[int | str, ...] | None = None,
+        folds: int | str | tuple[int | str, ...] | None = None,
         checkpoint: str | None = None,
         mirroring: bool = True,
         step_size: float = 0.5,
@@ -94,10 +89,9 @@ class NnUNetModel(Model):
             what = f"the plans beside it ({found.configuration})"
             fill(network, strip_wrappers(state), source=f"the checkpoint of fold {fold}", what=what)
             networks.append(without_deep_supervision(network))
-        name = name or str(found.plans.get("dataset_name", "nnU-Net"))
         spec = {
             "family": cls.family,
-            "name": name,
+            "name": name or str(found.plans.get("dataset_name", "nnU-Net")),
             "plans": found.plans,
             "dataset": {key: found.dataset[key] for key in _DATASET_ENTRIES if key in found.dataset},
             "configuration": found.configuration,
@@ -110,9 +104,7 @@ class NnUNetModel(Model):
             "weights_hash": found.weights_hash,
             "licence": licence,
         }
-        return cls(
-            _joined(networks), plans=plans, name=name, spec=spec, weights_hash=found.weights_hash, licence=licence
-        )
+        return cls(_joined(networks), plans=plans, **described(spec))
 
     # -- calibration ---------------------------------------------------------------------------------------------
 
@@ -151,10 +143,7 @@ class NnUNetModel(Model):
         self, volume: Volume, prompt: BoxPrompt | None = None, progress: Progress | None = None
     ) -> Segmentation:
         """Labels on the volume's own grid, as nnunetv2's own predictor gives them for the same voxels."""
-        refuse_prompt(self.name, prompt)
-        require_usable(volume)
-        progress = progress or Progress()
-        progress.report(0.0, "Preparing the scan")
+        progress = begin_without_boxes(self.name, volume, prompt, progress)
         began = time.perf_counter()
         turned = self._orienting(volume)
         data, properties = self._preprocessed(turned.volume(volume))
@@ -202,11 +191,11 @@ class NnUNetModel(Model):
         weight = self.plans.gaussian(padded.device)
         logits = torch.zeros((self.plans.labels.num_segmentation_heads, *padded.shape[1:]), dtype=torch.half)
         weights = torch.zeros(padded.shape[1:], dtype=torch.half)
-        with torch.autocast(device.type, enabled=device.type == "cuda"):
+        with torch.autocast(device.type, enabled=device.type == "cuda"), stoppable(network, progress.check):
             for done, slicer in enumerate(slicers):
                 progress.report(done / len(slicers), f"Patch {done + 1} of {len(slicers)}")
                 patch = padded[slicer][None].contiguous().to(device)
-                prediction = self._mirrored(network, patch, progress)[0].to(logits.device)
+                prediction = self._mirrored(network, patch)[0].to(logits.device)
                 logits[slicer] += prediction.mul_(weight)
                 weights[slicer[1:]] += weight
         torch.div(logits, weights, out=logits)
@@ -214,13 +203,12 @@ class NnUNetModel(Model):
             raise UserError(f"{self.name} gave infinite values. Its weights or the scan's intensities are not usable.")
         return logits[(slice(None), *inside[1:])]
 
-    def _mirrored(self, network: nn.Module, patch: torch.Tensor, progress: Progress) -> torch.Tensor:
+    def _mirrored(self, network: nn.Module, patch: torch.Tensor) -> torch.Tensor:
         """The mean over the patch and its mirror images."""
         axes = [axis + 2 for axis in self.mirroring_axes if axis + 2 < patch.ndim]
         mirrors = [c for size in range(1, len(axes) + 1) for c in itertools.combinations(axes, size)]
         prediction = network(patch)
         for mirror in mirrors:
-            progress.check()
             prediction += torch.flip(network(torch.flip(patch, mirror)), mirror)
         return prediction.div_(len(mirrors) + 1) if mirrors else prediction
 

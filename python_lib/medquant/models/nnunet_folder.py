@@ -44,16 +44,17 @@ def read_results_folder(
     folder: str | Path,
     *,
     configuration: str | None = None,
-    folds: str | tuple[int | str, ...] | None = None,
+    folds: int | str | tuple[int | str, ...] | None = None,
     checkpoint: str | None = None,
 ) -> ResultsFolder:
     """Read a trained model.
 
     `folder`: of one trainer, plans and configuration, or of the whole dataset above it (`configuration` then
-    chooses). `folds`: None takes every fold with a checkpoint. `checkpoint`: a file name; None takes the final one,
+    chooses). `folds`: none takes every fold with a checkpoint. `checkpoint`: a file name; None takes the final one,
     else the best. Raises `UserError` that says what is missing and where it was looked for.
     """
     folder = Path(folder).expanduser()
+    folds = (folds,) if isinstance(folds, int) else folds
     if folder.is_file() or re.fullmatch(r"fold_\w+", folder.name):  # a checkpoint, or a fold, was pointed at
         fold = folder.parent if folder.is_file() else folder
         folder, folds = fold.parent, folds or (fold.name.removeprefix("fold_"),)
@@ -112,7 +113,7 @@ def _checkpoints(folder: Path, folds: str | tuple[int | str, ...] | None, checkp
     there = {d.name.removeprefix("fold_"): d for d in sorted(folder.glob("fold_*")) if d.is_dir()}
     if not there:
         raise UserError(f"There is no folder fold_0 (nor any other fold) in {folder}. {_LAYOUT}.")
-    if folds is None:
+    if not folds:
         # as nnU-Net finds them: the numbered folds, fold_all only by name or alone
         numbered = [fold for fold in there if fold.isdigit()]
         wanted = [f for f in numbered if any((there[f] / n).is_file() for n in names)] or numbered or list(there)

@@ -40,7 +40,7 @@ class Reorientation:
 
         Oblique volumes go by the nearest patient axes. Raises `UserError` for what is no such code.
         """
-        code = code.upper()
+        code = str(code).upper()
         wanted = [_LETTERS.get(letter) for letter in reversed(code)]  # k, j, i
         if None in wanted or sorted(axis for axis, _ in wanted) != [0, 1, 2]:
             raise UserError(f"{code!r} is no orientation. Give three letters such as RAS or LPS.")

@@ -76,7 +76,12 @@ def load_model(
     found = _find(str(spec), weights, Progress(progress, cancelled))
     adapter = adapter_class(found.family)
     _require_known(options, adapter.load, str(spec))
-    model = adapter.load(found.source, **{**found.options, **options})
+    try:
+        model = adapter.load(found.source, **{**found.options, **options})
+    except (TypeError, ValueError, AttributeError) as error:
+        if not options:
+            raise  # nothing that the user gave
+        raise UserError(f"An option of {spec} has an unusable value ({error}). Correct --option.") from error
     if str(spec) in _SAM_WIDTHS:
         _require_width(model, str(spec))
     model.network.to(target)

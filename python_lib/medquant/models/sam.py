@@ -24,7 +24,7 @@ from medquant.gram import resize_focus
 from medquant.imaging.boxes import resolve_box, slice_axis_of
 from medquant.imaging.volume import Volume
 from medquant.imaging.windows import IntensityWindow
-from medquant.models.base import CalibrationBatch, CalibrationSelection, Model, device_of
+from medquant.models.base import CalibrationBatch, CalibrationSelection, Model, described, device_of
 from medquant.models.body import body_mask, choose_slices, require_usable
 from medquant.models.prompt_images import (
     MEDSAM,
@@ -95,14 +95,7 @@ class SamModelAdapter(Model):
             raise UserError(
                 f"The description of this SAM model cannot be used ({error}). Get the file again."
             ) from error
-        return cls(
-            network.to_empty(device="cpu"),
-            preprocessing=preprocessing,
-            name=spec.get("name", "SAM"),
-            spec=spec,
-            weights_hash=spec.get("weights_hash", ""),
-            licence=spec.get("licence", ""),
-        )
+        return cls(network.to_empty(device="cpu"), preprocessing=preprocessing, **described(spec, "SAM"))
 
     @classmethod
     def load(
@@ -134,17 +127,15 @@ class SamModelAdapter(Model):
         with torch.device("meta"):
             network = SamModel(config)
         fill(network, state, source=file.name, what=f"a SAM of width {config.vision_config.hidden_size}")
-        digest = sha256_of_file(file)
-        name = name or source.stem
         spec = {
             "family": cls.family,
-            "name": name,
+            "name": name or source.stem,
             "config": plain_config(config),
             "preprocessing": settings.to_dict(),
-            "weights_hash": digest,
+            "weights_hash": sha256_of_file(file),
             "licence": licence,
         }
-        return cls(network, preprocessing=settings, name=name, spec=spec, weights_hash=digest, licence=licence)
+        return cls(network, preprocessing=settings, **described(spec))
 
     def forget(self) -> None:
         """Drop the image embeddings and the grey windows."""

@@ -10,6 +10,7 @@ from monai.inferers import sliding_window_inference
 from torch import nn
 
 from medquant.models.base import device_of
+from medquant.network_edit import stoppable
 from medquant.progress import Progress
 
 
@@ -32,7 +33,6 @@ def sliding_window_logits(
         progress.report(done / max(total, done + 1), f"Patch {done + 1} of {total}")
         return first_output(network(patch.to(device))).float()
 
-    logits = sliding_window_inference(
-        data[None], roi_size, 1, run, overlap=overlap, mode="gaussian", sw_device=device, device=torch.device("cpu")
-    )
-    return logits[0]
+    settings = {"overlap": overlap, "mode": "gaussian", "sw_device": device, "device": torch.device("cpu")}
+    with stoppable(network, progress.check):
+        return sliding_window_inference(data[None], roi_size, 1, run, **settings)[0]

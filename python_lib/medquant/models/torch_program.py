@@ -15,6 +15,7 @@ from medquant.imaging.volume import Volume
 from medquant.models.base import CalibrationBatch, CalibrationSelection, Model, device_of
 from medquant.models.body import calibration_region, choose_patches, require_usable
 from medquant.models.sliding_window import sliding_window_logits
+from medquant.network_edit import stoppable
 from medquant.progress import Progress
 from medquant.prompts import BoxPrompt
 from medquant.segmentation import Segmentation, Structure
@@ -91,13 +92,12 @@ class TorchModel(Model):
         self, volume: Volume, prompt: BoxPrompt | None = None, progress: Progress | None = None
     ) -> Segmentation:
         """Labels on the volume's own grid, as `postprocess` gives them."""
-        refuse_prompt(self.name, prompt)
-        require_usable(volume)
-        progress = progress or Progress()
-        progress.report(0.0, "Preparing the scan")
+        progress = begin_without_boxes(self.name, volume, prompt, progress)
         data = self._prepared(volume)
         if self.roi_size is None:
-            logits = first_output(self.network(data[None].to(device_of(self.network))))[0].float().cpu()
+            with stoppable(self.network, progress.check):
+                output = self.network(data[None].to(device_of(self.network)))
+            logits = first_output(output)[0].float().cpu()
         else:
             logits = sliding_window_logits(
                 self.network, data, roi_size=self.roi_size, overlap=self.overlap, progress=progress.span(0.05, 0.95)
@@ -178,10 +178,17 @@ def patch_of(data: torch.Tensor, corner: tuple[int, ...], size: tuple[int, ...])
     return nn.functional.pad(cut, padding) if any(short) else cut.clone()
 
 
-def refuse_prompt(name: str, prompt: BoxPrompt | None) -> None:
-    """Raise `UserError` where a box was given to a model that takes none."""
+def begin_without_boxes(name: str, volume: Volume, prompt: BoxPrompt | None, progress: Progress | None) -> Progress:
+    """The first step of every model that finds the structures by itself.
+
+    Raises `UserError` where a box was given, and for a volume that no network can use.
+    """
     if prompt is not None and prompt.boxes:
         raise UserError(f"{name} finds the structures by itself and takes no box. Leave the boxes out.")
+    require_usable(volume)
+    progress = progress or Progress()
+    progress.report(0.0, "Preparing the scan")
+    return progress
 
 
 def named_by_number(classes: int) -> tuple[Structure, ...]:
