@@ -88,7 +88,7 @@ def recipes(
 
     "default": the product's calibration, extra bits and pruning, with this solver in the last step. "uniform": the
     product's calibration at the same bits in every layer. "plain": the solver alone on evenly drawn, uncentred inputs
-    of the FP32 network, an integer zero point, the same bits everywhere; `permutation-comq` has groups of 64 rows there.
+    of the FP32 network, an integer zero point, the same bits everywhere; `permutation-comq` has groups of 64 rows.
     """
     for b in bits:
         for how in settings:
