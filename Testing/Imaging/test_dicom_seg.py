@@ -13,7 +13,9 @@ import pydicom
 import pytest
 from pydicom.uid import generate_uid
 from scipy.spatial.transform import Rotation
+from typer.testing import CliRunner
 
+from medquant.cli import app
 from medquant.errors import UserError
 from medquant.imaging.reading import read_labels, read_volume
 from medquant.imaging.volume import Volume
@@ -60,6 +62,19 @@ def test_dicom_seg_carries_patient_terms_and_references(
         for item in data.PerFrameFunctionalGroupsSequence
     }
     assert referenced == sources
+
+
+def test_an_exported_mask_does_not_carry_the_name_of_its_file(
+    tmp_path: Path, write_series: Callable, draw_mask: Callable
+) -> None:
+    write_series(tmp_path / "ct")
+    mask = save_segmentation(draw_mask(read_volume(tmp_path / "ct")), tmp_path / "mueller_hans.seg.nrrd")
+    words = ["export-mask", mask, "--to", "dicom-seg", "--volume", tmp_path / "ct", "--output", tmp_path / "m.dcm"]
+    assert CliRunner().invoke(app, [str(word) for word in words]).exit_code == 0
+    assert b"mueller" not in (tmp_path / "m.dcm").read_bytes()
+    data = highdicom.seg.segread(tmp_path / "m.dcm")
+    assert data.SeriesDescription == "Segmentation"
+    assert data.get_segment_description(1).algorithm_identification[0].AlgorithmName == "not recorded"
 
 
 @pytest.mark.parametrize("name", ["mask.dcm", "mask.seg.nrrd"])

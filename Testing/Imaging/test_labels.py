@@ -184,6 +184,46 @@ def test_slicer_files_cropped_and_in_layers_are_read(tmp_path: Path, scan: Volum
     assert "cropped" in found.model_name
 
 
+def changed_fields(path: Path, changes: dict[str, str]) -> Path:
+    image = sitk.ReadImage(str(path))
+    for key, value in changes.items():
+        image.SetMetaData(key, value)
+    sitk.WriteImage(image, str(path))
+    return path
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("LabelValue", "one"), ("LabelValue", "0"), ("LabelValue", "-2"), ("LabelValue", "4000000000"),
+        ("LabelValue", "1.5"), ("Layer", "1"), ("Layer", "-1"), ("Layer", "x"),
+        ("Color", "red"), ("Color", "1 0"), ("Color", "0 0 nan"), ("Color", "0 0 255"),
+    ],
+)  # fmt: skip
+def test_broken_fields_of_slicer_files_are_named(
+    tmp_path: Path, scan: Volume, draw_mask: Callable, field: str, value: str
+) -> None:
+    path = save_segmentation(draw_mask(scan), tmp_path / "mask.seg.nrrd")
+    with pytest.raises(UserError, match=rf"Segment 2 of the \.seg\.nrrd file has the {field} '{value}'"):
+        read_labels(changed_fields(path, {f"Segment1_{field}": value}), scan)
+
+
+@pytest.mark.parametrize("other", [-5, 60_000, 2**31 - 1])
+def test_values_that_no_segment_has_are_background(
+    tmp_path: Path, scan: Volume, draw_mask: Callable, other: int
+) -> None:
+    before = draw_mask(scan)
+    path = save_segmentation(before, tmp_path / "mask.seg.nrrd")
+    stored = sitk.ReadImage(str(path))
+    image = sitk.GetImageFromArray(np.where(before.labels == 0, other, before.labels).astype(np.int32))
+    image.CopyInformation(stored)
+    for key in stored.GetMetaDataKeys():
+        if key.startswith("Segment"):
+            image.SetMetaData(key, stored.GetMetaData(key))
+    sitk.WriteImage(image, str(path))
+    assert np.array_equal(read_labels(path, scan).labels, before.labels)
+
+
 def test_labels_without_a_name_and_large_labels_are_written(tmp_path: Path, scan: Volume) -> None:
     volume = scan
     labels = np.zeros(volume.shape, np.int64)
