@@ -36,17 +36,18 @@ LIBRARY = ROOT / "python_lib"
 ENVIRONMENT = ROOT / ".venv"
 SETUP_FAILED, CANCELLED = 3, 130
 DOWNLOAD_MB, DISK_GB = 500, 2.2
+PLATFORMS = "Python 3.10 to 3.13 on Linux, Windows, or macOS 14 or later (Apple silicon)"
 SIGNS_OF_NO_NETWORK = (
     "Failed to establish a new connection",
     "NewConnectionError",
     "NameResolutionError",
-    "Temporary failure in name resolution",
-    "Cannot connect to proxy",
+    "Temporary failure",
     "ProxyError",
-    "Max retries exceeded",
+    "Max retries",
     "ReadTimeoutError",
+    "timed out",
     "Connection refused",
-    "Network is unreachable",
+    "Network is unreach",
 )
 GPU_NOTE = (
     "  pip found a PyTorch with GPU libraries: about 3 GB more to download. To take the smaller CPU build, press\n"
@@ -135,16 +136,7 @@ def explain(output: str) -> str:
         return "The network's certificate is not trusted. Name your institution's certificate file in PIP_CERT."
     if "Permission denied" in output or "Errno 13" in output:
         return f"{ENVIRONMENT} cannot be written. Move the checkout to a folder where you may write."
-    unreachable = (
-        "Failed to establish a new connection",
-        "Temporary failure",
-        "ProxyError",
-        "timed out",
-        "Max retries",
-    )
-    if any(
-        sign in output for sign in (*unreachable, "NameResolutionError", "Connection refused", "Network is unreach")
-    ):
+    if any(sign in output for sign in SIGNS_OF_NO_NETWORK):
         return (
             "The package registry cannot be reached. Check the network, or the proxy in HTTPS_PROXY; "
             "without a network give a folder of wheels by --find-links."
@@ -154,7 +146,7 @@ def explain(output: str) -> str:
         python = "{}.{}".format(*sys.version_info[:2])
         return (
             f"No package {missing[1]} for Python {python} on this system. Add its wheel to the --find-links folder, "
-            "or use 64-bit Linux, Windows, or macOS 14 with Python 3.11 to 3.13."
+            f"or use 64-bit {PLATFORMS}."
         )
     errors = [line for line in output.splitlines() if line.startswith("ERROR")]
     return errors[-1] if errors else "pip failed without saying why."

@@ -156,6 +156,7 @@ def test_an_incomplete_wheel_folder_is_helped_by_the_network(
         ("WARNING: Retrying ... NewConnectionError('...: Failed to establish a new connection')\n"
          "ERROR: No matching distribution found for torch==2.13.0", "network"),
         ("WARNING: Retrying (Retry(total=4)) after ProxyError('Cannot connect to proxy.')", "HTTPS_PROXY"),
+        ("pip._vendor.urllib3.exceptions.ReadTimeoutError: HTTPSConnectionPool(host='x')", "cannot be reached"),
         ("SSLError(SSLCertVerificationError(1, '[SSL: CERTIFICATE_VERIFY_FAILED] ...", "PIP_CERT"),
         ("ERROR: Could not install packages due to an OSError: [Errno 13] Permission denied: 'x'", "may write"),
         ("ERROR: No matching distribution found for torch==2.13.0", "torch==2.13.0"),
@@ -264,6 +265,14 @@ def test_an_old_python_is_told_so() -> None:
 
     with pytest.raises(SystemExit, match=r"this is Python 3\.8"):
         exec(compile(check, "run.py", "exec"), {"sys": Old})
+
+
+def test_the_readme_names_the_same_platforms(run_py: ModuleType) -> None:
+    readme = " ".join((CHECKOUT / "README.md").read_text(encoding="utf-8").split())
+    project = (CHECKOUT / "python_lib" / "pyproject.toml").read_text(encoding="utf-8")
+    assert run_py.PLATFORMS in readme
+    assert run_py.PLATFORMS in run_py.explain("ERROR: No matching distribution found for torch==2.13.0")
+    assert 'requires-python = ">=3.10,<3.14"' in project
 
 
 def test_the_pins_are_exact_and_agree_with_the_package() -> None:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import struct
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -151,9 +153,24 @@ def test_windows_are_options(folder: Path) -> None:
         load_model(folder, device="cpu", window_width=0)
 
 
+@pytest.mark.parametrize(
+    "option", [{"window_level": "abc"}, {"window_width": [1]}, {"preprocessing": {"image_size": 64}}]
+)
+def test_unusable_options_are_told(folder: Path, option: dict[str, Any]) -> None:
+    with pytest.raises(UserError, match=r"An option of .*folder has an unusable value .*Correct --option"):
+        load_model(folder, device="cpu", **option)
+
+
+def test_a_deeply_nested_file_is_no_quantized_model(tmp_path: Path) -> None:
+    header = b"[" * 200_000
+    path = tmp_path / "deep.mq.safetensors"
+    path.write_bytes(struct.pack("<Q", len(header)) + header)
+    with pytest.raises(UserError, match="is not a quantized model"):
+        load_model(path)
+
+
 @pytest.mark.parametrize(("name", "place"), [("embedded", EMBEDDED_PROMPTABLE), ("embedded-nnunet", EMBEDDED_NNUNET)])
 def test_embedded_models_load_without_a_network(name: str, place: Path) -> None:
-    if not place.is_dir():
-        pytest.skip(f"{name} is not in this checkout")
+    assert place.is_dir(), f"{name} is a part of this checkout"
     model = load_model(name, device="cpu")
     assert model.name == name and model.licence == "Apache-2.0" and len(model.weights_hash) == 64
