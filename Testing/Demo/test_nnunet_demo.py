@@ -13,7 +13,7 @@ import torch
 from medquant.embedded.nnunet_demo import results_folder, train
 from medquant.embedded.nnunet_demo.checkpoint import strip_checkpoint
 from medquant.embedded.nnunet_demo.dataset import other_phase, write_case
-from medquant.embedded.nnunet_demo.evaluate import dice_by_organ, read_oriented
+from medquant.embedded.nnunet_demo.evaluate import dice_by_organ, read_oriented, renumbered
 from medquant.embedded.nnunet_demo.layout import CONFIGURATION, DATASET, MODEL, TARGET_SPACING
 from medquant.embedded.nnunet_demo.prediction import load_predictor, predict
 from medquant.embedded.phantom import LABEL_NAMES, make_phantom
@@ -125,6 +125,12 @@ def test_cases_are_written_where_they_lie(tmp_path, monkeypatch):
         sitk.WriteImage(sitk.DICOMOrient(sitk.ReadImage(str(file)), "RAS"), str(file))
     again = read_oriented(scan, labels)
     assert np.array_equal(again[0], image) and np.array_equal(again[1], reference)
+
+
+def test_labels_of_other_numbering_are_read_and_clashes_dropped():
+    labels = np.array([5, 52, 8, 63, 9])
+    assert renumbered(labels, ["52=8", "63=9"]).tolist() == [5, 8, 0, 9, 0]
+    assert renumbered(labels, []).tolist() == labels.tolist()
 
 
 def test_a_failing_training_says_where_its_messages_are(tmp_path):
