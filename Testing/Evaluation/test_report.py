@@ -212,3 +212,9 @@ def test_a_folder_that_cannot_be_written_is_named(comparison, segmentations, tmp
     (tmp_path / "file").write_text("in the way")
     with pytest.raises(UserError, match="Cannot write"):
         write_report(tmp_path / "file" / "report.html", comparison, segmentations)
+
+
+def test_bits_of_the_weights_and_of_everything_stand_side_by_side(text):
+    words = " ".join("".join(Page(text).words).split())
+    assert "4.30 bits for each of the layers' weights, 4.50 bits for each parameter of everything stored" in words
+    assert "2.30 bits for each of the layers' weights, 2.50 bits for each parameter of everything stored" in words

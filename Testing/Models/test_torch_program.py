@@ -119,3 +119,24 @@ def test_mistakes_are_explained(blob_ct: MakeVolume) -> None:
         adapter_class("torch").load(Path("x.pth"))
     with pytest.raises(UserError, match="Unknown model family"):
         adapter_class("none")
+
+
+def test_the_device_of_networks_without_parameters() -> None:
+    """A quantized network of one layer holds buffers only."""
+    held = nn.Module()
+    assert device_of(held) == torch.device("cpu")
+    held.register_buffer("packed", torch.zeros(3, device="meta"))
+    assert device_of(held) == torch.device("meta")
+
+
+def test_cancel_stops_within_the_network() -> None:
+    ran: list[int] = []
+    two = nn.Sequential(nn.Conv3d(1, 2, 3, padding=1), nn.Conv3d(2, 2, 3, padding=1))
+    for number, layer in enumerate(two):
+        layer.register_forward_hook(lambda *_, number=number: ran.append(number))
+    volume = Volume(np.arange(512, dtype=np.float32).reshape(8, 8, 8), np.eye(4))
+    for roi_size in (None, (8, 8, 8)):
+        ran.clear()
+        with pytest.raises(Cancelled):
+            from_module(two, name="two", roi_size=roi_size).segment(volume, None, Progress(None, lambda: bool(ran)))
+        assert ran == [0]

@@ -113,7 +113,7 @@ def _print_rows(run: Session, rows: list[dict[str, Any]]) -> None:
     from medquant.evaluation import wording
 
     table = Table(box=None, padding=(0, 2, 0, 0), header_style="bold", pad_edge=False)
-    for title in ("network", "method", "weights", "bits/\nweight", "Dice\nFP32", "Dice\nreference"):
+    for title in ("network", "method", "settings", "weights", "bits/\nweight", "Dice\nFP32", "Dice\nreference"):
         table.add_column(title)
     for row in rows:
         table.add_row(

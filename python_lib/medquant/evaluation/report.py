@@ -101,8 +101,7 @@ def write_report(
             ],
             pictures=_pictures(comparison, segmentations, slices, axis),
             layers=_layer_table(comparison, layers or {}),
-            recipes=[(model.name, model.recipe) for model in comparison.summary if model.recipe],
-            stored={name: wording.stored_bits(report) for name, report in (layers or {}).items()},
+            recipes=_recipes(comparison.summary, layers or {}),
             colors={"fp32": FP32_COLOR, "quantized": QUANTIZED_COLOR},
             versions=_versions(),
             today=date.today().isoformat(),
@@ -222,6 +221,13 @@ def _layer_table(comparison: Comparison, reports: Mapping[str, QuantizationRepor
     kept = {name: reason for model in models for name, reason in reports[model].kept.items()}
     errors = [cell["error"] for row in found.values() for cell in row["cells"].values()]
     return {"models": models, "rows": list(found.values()), "largest": max(errors, default=0.0), "kept": kept}
+
+
+def _recipes(models: Sequence[ModelSummary], reports: Mapping[str, QuantizationReport]) -> list[tuple[str, str]]:
+    """How each quantized model was made, and what a number of it takes on disk."""
+    stored = {name: wording.stored_bits(report) for name, report in reports.items()}
+    told = [(model.name, "; ".join(filter(None, (model.recipe, stored.get(model.name))))) for model in models]
+    return [(name, words) for name, words in told if words]
 
 
 def _versions() -> str:
