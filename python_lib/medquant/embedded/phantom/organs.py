@@ -13,7 +13,6 @@ from medquant.embedded.phantom.shapes import (
     ellipsoid,
     rotation_xyz,
     smooth_intersection,
-    smooth_union,
     spline,
     tube,
     without,
@@ -36,7 +35,7 @@ def build_kidneys(body: Body) -> None:
         turn = rotation_xyz(degrees_z=side * (-28 + body.rng.normal(0, 5))) @ rotation_xyz(8, side * 12)
         outer = ellipsoid(region, middle, np.array((28, 24, 55)) * size, turn)
         outer += body.roughness(region, 20, 1.1)
-        outer = body.clear_of(outer, region, {"cavity": -100, "spine": 8})
+        outer = body.clear_of(outer, region, {"spine": 8})
         outer = smooth_intersection(outer, body.shapes["cavity"].on(region) + 4, 6)
         for muscle in ("psoas", "quadratus", "crus"):
             outer = body.clear_of(outer, region, {f"{'left' if side > 0 else 'right'} {muscle}": 3})
@@ -215,5 +214,4 @@ def build_pancreas(body: Body) -> None:
         "liver": 2,
     }
     gaps |= {"gallbladder": 3, "left renal vein": 2, "spine": 12}
-    distance = smooth_union(distance, distance + 1, 1)
     body.place("pancreas", region, body.clear_of(distance, region, gaps, 3), materials.pancreas, PANCREAS)
