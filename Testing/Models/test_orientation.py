@@ -7,7 +7,7 @@ import itertools
 import numpy as np
 import pytest
 import SimpleITK as sitk
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from medquant.errors import UserError
@@ -32,6 +32,7 @@ def image_and_volume(stored: str, tilt: float) -> tuple[sitk.Image, Volume]:
     return image, Volume(sitk.GetArrayFromImage(image), affine)
 
 
+@settings(deadline=None)
 @given(stored=st.sampled_from(CODES), wanted=st.sampled_from(CODES), tilt=st.sampled_from([0.0, 0.3]))
 def test_every_orientation_equals_simpleitk_and_comes_back(stored: str, wanted: str, tilt: float) -> None:
     image, volume = image_and_volume(stored, tilt)
