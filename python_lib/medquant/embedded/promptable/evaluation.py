@@ -53,17 +53,18 @@ def evaluate(
     slices: int | None = None,
     preprocessing: SlicePreprocessing | None = None,
 ) -> list[DiceRow]:
-    """Rows for every scan below `data_folder` that is there.
+    """Rows for every scan below `data_folder` that is there and has masks of enough pixels.
 
     `scans` chooses some by name, `slices` limits the sections per mask, `preprocessing` replaces the folder's own.
     Raises `UserError` where no scan is found.
     """
     model = SamModelAdapter.load(weights_folder, preprocessing=preprocessing)
-    rows = [
+    every = [
         _row(model, scan, volume, structure, masks, slices)
         for scan, volume, structures in _scans(Path(data_folder), scans)
         for structure, masks in structures.items()
     ]
+    rows = [row for row in every if row["masks"]]
     if not rows:
         raise UserError(f"No scan to evaluate on was found in {data_folder}. Give the folder of the test scans.")
     return rows
@@ -114,7 +115,7 @@ def _row(
             reference = sections[k]
             others = otsu_in_box(window.apply(pictures[k]), reference), ellipse_in_box(reference)
             found.append([dice(candidate, reference) for candidate in (predicted[k], *others)])
-    mean = np.mean(found, axis=0) if found else np.full(3, np.nan)
+    mean = np.mean(found, axis=0) if found else np.zeros(3)
     return DiceRow(
         scan=scan,
         structure=structure,
@@ -175,7 +176,7 @@ def as_table(rows: list[DiceRow]) -> str:
     for scan in dict.fromkeys(row["scan"] for row in rows):
         own = [row for row in rows if row["scan"] == scan]
         if len(own) > 1:
-            mean = {key: float(np.nanmean([row[key] for row in own])) for key in ("dice", "dice_otsu", "dice_ellipse")}
+            mean = {key: float(np.mean([row[key] for row in own])) for key in ("dice", "dice_otsu", "dice_ellipse")}
             own.append(DiceRow(scan=scan, structure="mean", masks=sum(row["masks"] for row in own), **mean))
         for row in own:
             figures = " | ".join(f"{row[key]:.3f}" for key in ("dice_ellipse", "dice_otsu", "dice"))
