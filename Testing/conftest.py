@@ -7,6 +7,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from hypothesis import settings
+
+# A busy machine is no failure: properties have no deadline.
+settings.register_profile("medquant", deadline=None)
+settings.load_profile("medquant")
 
 CHECKOUT = Path(__file__).resolve().parents[1]
 
