@@ -9,6 +9,7 @@ import pytest
 import torch
 from hypothesis import HealthCheck, settings
 from torch import nn
+from transformers import SamConfig
 
 from medquant.models.base import CalibrationBatch
 from medquant.models.torch_program import from_module
@@ -95,3 +96,16 @@ def pictures() -> Callable[..., list[torch.Tensor]]:
 def quantized() -> Callable[..., QuantizedModel]:
     """Quantizes a network on inputs, (network, inputs, bits, settings={...} of the recipe, options of quantize)."""
     return _quantized
+
+
+@pytest.fixture
+def tiny_sam() -> SamConfig:
+    """A SAM with one windowed and one global block, whose windows do not fill the 6 x 6 tokens evenly."""
+    return SamConfig(
+        vision_config={
+            "hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "mlp_dim": 24, "image_size": 48,
+            "patch_size": 8, "window_size": 4, "global_attn_indexes": [1], "output_channels": 16, "num_pos_feats": 8,
+        },
+        prompt_encoder_config={"hidden_size": 16, "image_size": 48, "patch_size": 8},
+        mask_decoder_config={"hidden_size": 16, "mlp_dim": 20, "iou_head_hidden_dim": 12, "num_attention_heads": 2},
+    )  # fmt: skip

@@ -282,20 +282,12 @@ with torch.inference_mode():
 """
 
 
-def test_a_sam_in_a_fresh_process(tmp_path: Path) -> None:
-    config = SamConfig(
-        vision_config={
-            "hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "mlp_dim": 24, "image_size": 48,
-            "patch_size": 8, "window_size": 4, "global_attn_indexes": [1], "output_channels": 16, "num_pos_feats": 8,
-        },
-        prompt_encoder_config={"hidden_size": 16, "image_size": 48, "patch_size": 8},
-        mask_decoder_config={"hidden_size": 16, "mlp_dim": 20, "iou_head_hidden_dim": 12, "num_attention_heads": 2},
-    )  # fmt: skip
+def test_a_sam_in_a_fresh_process(tiny_sam: SamConfig, tmp_path: Path) -> None:
     torch.manual_seed(0)
     settings = SlicePreprocessing(image_size=48)
-    spec = {"family": "medsam", "name": "tiny", "config": config.to_dict(), "preprocessing": settings.to_dict()}
+    spec = {"family": "medsam", "name": "tiny", "config": tiny_sam.to_dict(), "preprocessing": settings.to_dict()}
     spec = json.loads(json.dumps(spec, default=str))
-    model = SamModelAdapter(SamModel(config), preprocessing=settings, name="tiny", spec=spec, weights_hash="0" * 64)
+    model = SamModelAdapter(SamModel(tiny_sam), preprocessing=settings, name="tiny", spec=spec, weights_hash="0" * 64)
     inputs = (torch.randn(1, 3, 48, 48), torch.tensor([[[5.0, 6.0, 30.0, 40.0]]]))
     result = quantize(model, [CalibrationBatch(inputs, torch.ones(1, 48, 48))], recipe=Recipe(weights=IntWeights(4)))
     path, given_file, output = (tmp_path / name for name in ("a.mq.safetensors", "inputs.pt", "output.pt"))

@@ -229,23 +229,15 @@ def test_an_output_without_places(quantized: Quantized) -> None:
     assert error(quantized(network, [x], 8), network, [x]) < 0.03
 
 
-def test_a_windowed_vision_transformer_with_its_decoder() -> None:
-    config = SamConfig(
-        vision_config={
-            "hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "mlp_dim": 24, "image_size": 48,
-            "patch_size": 8, "window_size": 4, "global_attn_indexes": [1], "output_channels": 16, "num_pos_feats": 8,
-        },
-        prompt_encoder_config={"hidden_size": 16, "image_size": 48, "patch_size": 8},
-        mask_decoder_config={"hidden_size": 16, "mlp_dim": 20, "iou_head_hidden_dim": 12, "num_attention_heads": 2},
-    )  # fmt: skip
+def test_a_windowed_vision_transformer_with_its_decoder(tiny_sam: SamConfig) -> None:
     torch.manual_seed(0)
-    network = SamModel(config).eval()
+    network = SamModel(tiny_sam).eval()
     with torch.no_grad():
         for parameter in network.parameters():
             if parameter.ndim > 1:
                 parameter.copy_(torch.randn_like(parameter) * 0.3)
     settings = SlicePreprocessing(image_size=48)
-    spec = {"family": "medsam", "name": "tiny", "config": config.to_dict(), "preprocessing": settings.to_dict()}
+    spec = {"family": "medsam", "name": "tiny", "config": tiny_sam.to_dict(), "preprocessing": settings.to_dict()}
     model = SamModelAdapter(network, preprocessing=settings, name="tiny", spec=spec, weights_hash="0" * 64)
     box = torch.tensor([[[5.0, 6.0, 30.0, 40.0], [10.0, 10.0, 20.0, 44.0]]])
     batches = [CalibrationBatch((torch.randn(1, 3, 48, 48), box), torch.ones(1, 48, 48)) for _ in range(2)]
