@@ -237,6 +237,12 @@ def _own_prediction(folder: Path, file: Path, *, mirroring: bool = True, folds: 
     return sitk.GetArrayFromImage(sitk.ReadImage(str(written)))
 
 
+@pytest.fixture
+def small_sam() -> SamModel:
+    """A SAM of a few thousand random weights."""
+    return _small_network()
+
+
 @pytest.fixture(scope="session")
 def small_adapter() -> Callable[..., SamModelAdapter]:
     """Makes a box-prompted model of a few thousand random weights, (settings, seed) -> adapter."""

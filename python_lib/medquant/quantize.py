@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from dataclasses import replace
 from datetime import datetime, timezone
 from fnmatch import fnmatchcase
@@ -20,7 +21,7 @@ from medquant.channels import Live, live_channels
 from medquant.errors import UserError
 from medquant.gram import dilate
 from medquant.imaging.volume import Volume
-from medquant.layers import LayerGeometry, QuantizedLayer
+from medquant.layers import LayerGeometry, QuantizedLayer, decoded_once
 from medquant.lockstep import run_in_lockstep
 from medquant.matrices import QUANTIZABLE, Layout, is_quantizable
 from medquant.memory import PeakMemory
@@ -262,12 +263,15 @@ class _Work:
             same = all(a is b or torch.equal(a, b) for a, b in zip(full, quantized))
             self._solve(job, quantized, None if same else full)
             done += job.weight.numel()
-
+            # Every input goes through this layer next.
+            latest.close()
+            latest.enter_context(decoded_once(self.quantized[name]))
             return [job.full] * count + [self.quantized[name]] * count
 
         runs = [lambda batch=batch: self._forward(batch) for batch in self.batches] * 2
         modules = dict(self.network.named_modules())
-        run_in_lockstep({name: modules[name] for name in jobs}, runs, at_layer)
+        with ExitStack() as latest:
+            run_in_lockstep({name: modules[name] for name in jobs}, runs, at_layer)
 
     def _independent(self, jobs: dict[str, LayerJob]) -> None:
         def at_layer(name: str, inputs: list[torch.Tensor]) -> list[Callable[[torch.Tensor], torch.Tensor]]:

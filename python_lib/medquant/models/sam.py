@@ -40,6 +40,7 @@ from medquant.models.prompt_images import (
     pixel_values,
     tidied,
 )
+from medquant.models.sam_attention import attend_in_chunks
 from medquant.models.sam_source import is_plain_sam, plain_config, read_source, sam_config
 from medquant.models.sam_weights import (
     complete_shared_positions,
@@ -80,6 +81,7 @@ class SamModelAdapter(Model):
 
     def __init__(self, network: nn.Module, *, preprocessing: SlicePreprocessing = MEDSAM, **options: Any) -> None:
         super().__init__(network, **options)
+        attend_in_chunks(network)
         self.preprocessing = preprocessing
         self.forget()
 

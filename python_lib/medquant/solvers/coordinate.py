@@ -67,13 +67,13 @@ def refit(
     given the others, so the objective never grows.
     """
     scale, offset = grid.scale.clone(), grid.offset.clone()
-    value = grid.decode(codes)
     single = scale.shape[0] == 1
+    value = grid.decode(codes)
     for g in range(scale.shape[0]):
         rows = slice(None) if single else torch.nonzero(grid.row_group == g)[:, 0]
         block, own = (gram if single else gram[rows][:, rows]), codes[rows]
         # What the group has to explain: H (target - value of all the other groups), on the group's rows.
-        wanted = gram[rows] @ (target - value) + block @ value[rows]
+        wanted = gram @ target if single else gram[rows] @ (target - value) + block @ value[rows]
         if zero is None:
             new_scale, new_offset = _fit_line(block, own, wanted, share, (scale[g], offset[g]))
         else:
