@@ -15,6 +15,7 @@ from torch import nn
 from torch.nn import functional
 
 from medquant.factorize import cholesky
+from medquant.products import linear, product
 
 RIDGES = (0.01, 0.1, 0.5, 3.0)
 """Candidate ridges for the corrected target, as parts of the mean of diag(H)."""
@@ -55,14 +56,15 @@ class Moments:
         if self.shift is None:
             self.shift, self.shift_full = rows.mean(0), full.mean(0)
         rows = rows - self.shift
+        columns = rows.T.contiguous()
         for start in range(0, self.size, BLOCK):
             stop = min(start + BLOCK, self.size)
-            self.second[start:, start:stop].addmm_(rows[:, start:].T, rows[:, start:stop])
+            self.second[start:, start:stop] += linear(columns[start:], columns[start:stop])
             self.second[start:stop, stop:] = self.second[stop:, start:stop].T
         self.first += rows.sum(0)
         if self.cross is not None:
             full = full - self.shift_full
-            self.cross.addmm_(rows.T, full)
+            self.cross += product(columns, full)
             self.first_full += full.sum(0)
         self.count += len(rows)
 
@@ -112,7 +114,8 @@ def corrected_target(
     if ridge is None or (cross is gram and len(rows) == len(weight)):
         return weight[rows]
     block = gram[rows][:, rows]
-    return weight[rows] + torch.cholesky_solve(cross[rows] @ weight - block @ weight[rows], cholesky(block, ridge))
+    step = product(cross[rows], weight) - product(block, weight[rows])
+    return weight[rows] + torch.cholesky_solve(step, cholesky(block, ridge))
 
 
 def choose_ridge(

@@ -15,6 +15,7 @@ from medquant.channels import Live
 from medquant.grid import Grid
 from medquant.matrices import CONVOLUTIONS, TRANSPOSED, Layout, padding_sides
 from medquant.packing import pack, unpack
+from medquant.products import linear
 
 
 @dataclass(frozen=True)
@@ -68,7 +69,7 @@ class LayerGeometry:
     ) -> torch.Tensor:
         """The layer's forward pass with the given numbers."""
         if self.kind == "Linear":
-            return functional.linear(inputs, weight, bias)
+            return linear(inputs, weight, bias)
         dims = int(self.kind[-2])
         if self.kind.startswith("ConvTranspose"):
             operation = getattr(functional, f"conv_transpose{dims}d")

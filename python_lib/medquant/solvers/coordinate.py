@@ -12,6 +12,7 @@ from dataclasses import replace
 import torch
 
 from medquant.grid import Grid
+from medquant.products import product
 
 BLOCK = 128
 """Rows that share one matrix product; inside a block the gradient follows by rank-1 updates."""
@@ -73,7 +74,7 @@ def refit(
         rows = slice(None) if single else torch.nonzero(grid.row_group == g)[:, 0]
         block, own = (gram if single else gram[rows][:, rows]), codes[rows]
         # What the group has to explain: H (target - value of all the other groups), on the group's rows.
-        wanted = gram @ target if single else gram[rows] @ (target - value) + block @ value[rows]
+        wanted = product(gram, target) if single else gram[rows] @ (target - value) + block @ value[rows]
         if zero is None:
             new_scale, new_offset = _fit_line(block, own, wanted, share, (scale[g], offset[g]))
         else:
@@ -97,7 +98,7 @@ def _fit_line(
     old: tuple[torch.Tensor, torch.Tensor],
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Scale and offset per column from the 2x2 normal equations of value = offset + scale * code."""
-    products = block @ codes
+    products = product(block, codes)
     ones = block.sum()
     aa = pooled((codes * products).sum(0), share)
     ab = pooled(products.sum(0), share)
@@ -122,4 +123,4 @@ def pooled(values: torch.Tensor, share: int) -> torch.Tensor:
 
 def objective(gram: torch.Tensor, error: torch.Tensor) -> torch.Tensor:
     """(n,) squared output error of each column."""
-    return (error * (gram @ error)).sum(0).clamp_min(0)
+    return (error * product(gram, error)).sum(0).clamp_min(0)
