@@ -5,10 +5,10 @@ from __future__ import annotations
 import copy
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import chain
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import nn
@@ -45,6 +45,32 @@ class CalibrationSelection:
     first: int | None = None
     last: int | None = None
     seed: int = 0
+
+
+@dataclass(frozen=True)
+class Part:
+    """A piece of a model that a runtime executes as a whole."""
+
+    module: nn.Module
+    """Takes positional tensors, gives one tensor or a tuple of them; nothing in it branches on the data."""
+    inputs: dict[str, torch.Tensor]
+    """Example inputs by name, of the shapes that segmentation uses; empty where these are not known."""
+    outputs: tuple[str, ...]
+    dynamic: dict[str, tuple[int, ...]] = field(default_factory=dict)
+    """Axes of an input that may vary, such as the number of boxes; all others are fixed."""
+
+
+class Session(Protocol):
+    """A part that was compiled by a runtime: called like its module."""
+
+    runtime: str
+    precision: str
+    """What the arithmetic is done in: "fp32", "bf16", "fp16", "int8"."""
+    simulated: bool
+    """True while quantized numbers are computed with in floating point."""
+    device: str
+
+    def __call__(self, *inputs: torch.Tensor) -> torch.Tensor: ...
 
 
 def device_of(network: nn.Module) -> torch.device:
@@ -85,6 +111,9 @@ class Model(ABC):
         licence: str = "",
     ) -> None:
         self.network = network.eval()
+        self.sessions: dict[str, Session] = {}
+        """Parts that a runtime executes; the others are run by PyTorch. Filled by `medquant.deploy.accelerate`."""
+        self._modules: dict[str, nn.Module] = {}
         self.name = name
         self.spec = spec
         """JSON-able: everything `from_spec` needs to build this adapter with an untrained network."""
@@ -141,10 +170,22 @@ class Model(ABC):
     ) -> Segmentation:
         """Labels on the volume's own grid."""
 
+    def parts(self) -> dict[str, Part]:
+        """The pieces of the network that `segment` computes with, by name: what a runtime compiles or a file holds."""
+        return {"network": Part(self.network, {}, ("logits",))}
+
+    def compute(self, part: str, *inputs: torch.Tensor) -> torch.Tensor:
+        """One pass through a part: by its session where there is one, else by PyTorch."""
+        if part in self.sessions:
+            return self.sessions[part](*inputs)
+        if not self._modules:
+            self._modules = {name: piece.module for name, piece in self.parts().items()}
+        return self._modules[part](*inputs)
+
     def with_network(self, network: nn.Module) -> Model:
-        """The same adapter around another network (the quantized one)."""
+        """The same adapter around another network (the quantized one), run by PyTorch."""
         twin = copy.copy(self)
-        twin.network = network.eval()
+        twin.network, twin.sessions, twin._modules = network.eval(), {}, {}
         twin.forget()
         return twin
 
