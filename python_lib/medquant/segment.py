@@ -3,19 +3,25 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from medquant.errors import UserError
 from medquant.imaging.volume import Volume
 from medquant.layers import decoded_once
 from medquant.memory import PeakMemory
 from medquant.progress import CancelCheck, Progress, ProgressCallback
 from medquant.prompts import BoxPrompt
-from medquant.segmentation import Segmentation
+from medquant.segmentation import Execution, Segmentation
 
 if TYPE_CHECKING:
     from medquant.models.base import Model
     from medquant.quantized_model import QuantizedModel
+
+# How libraries say that an allocation failed, where they raise a plain RuntimeError.
+_NO_MEMORY = ("not enough memory", "can't allocate memory", "cannot allocate memory", "bad_alloc", "out of memory")
 
 
 def segment(
@@ -29,12 +35,51 @@ def segment(
     """Segment `volume` with an FP32 or a quantized model.
 
     Promptable models need a `prompt`; automatic ones take none. Returns labels on the volume's own grid, with the
-    seconds and the peak memory of this call. Raises `UserError` for a prompt that is missing, empty or outside the
-    volume, `Cancelled` when `cancelled()` turns true.
+    seconds and the peak memory of this call and what computed it. Raises `UserError` for a prompt that is missing,
+    empty or outside the volume, and where the memory does not suffice; `Cancelled` when `cancelled()` turns true.
     """
     adapter = getattr(model, "model", model)
-    with PeakMemory() as memory, decoded_once(adapter.network):
+    decoded = nullcontext() if adapter.sessions else decoded_once(adapter.network)
+    with PeakMemory() as memory, decoded, _memory_told(model.name):
         began = time.perf_counter()
         result = adapter.segment(volume, prompt, Progress(progress, cancelled))
         seconds = time.perf_counter() - began
-    return replace(result, seconds=seconds, peak_memory_mb=memory.peak_mb, model_name=model.name)
+    return replace(
+        result,
+        seconds=seconds,
+        peak_memory_mb=memory.peak_mb,
+        model_name=model.name,
+        execution=execution_of(model),
+    )
+
+
+def execution_of(model: Model | QuantizedModel) -> Execution:
+    """What computes a model as it stands."""
+    from medquant.models.base import device_of
+
+    adapter = getattr(model, "model", model)
+    quantized, sessions = adapter is not model, adapter.sessions.values()
+    if not sessions:
+        device = device_of(adapter.network).type.upper()
+        return Execution(device=device, simulated=True if quantized else None, reason=adapter.why)
+    runtime, device, precision = (
+        " + ".join(dict.fromkeys(getattr(session, name) for session in sessions))
+        for name in ("runtime", "device", "precision")
+    )
+    simulated = any(session.simulated for session in sessions) if quantized else None
+    return Execution(runtime, device, precision, simulated, adapter.why)
+
+
+@contextmanager
+def _memory_told(name: str) -> Iterator[None]:
+    """Turn a failed allocation, however a library reports it, into a message."""
+    try:
+        yield
+    except (MemoryError, RuntimeError) as error:
+        text = str(error).lower()
+        if not isinstance(error, MemoryError) and not any(words in text for words in _NO_MEMORY):
+            raise
+        raise UserError(
+            f"There is not enough memory to run {name} on this scan. Close other programs, cut the scan to the part "
+            "of interest, or take a smaller model."
+        ) from error

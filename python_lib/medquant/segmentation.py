@@ -19,12 +19,32 @@ class Structure:
     """Red, green, blue in 0..1; None: chosen by `medquant.imaging.terminology`."""
 
 
+@dataclass(frozen=True)
+class Execution:
+    """What computed a segmentation; where the parts of a model differ, both with a plus sign between."""
+
+    runtime: str = "pytorch"
+    device: str = "CPU"
+    precision: str = "fp32"
+    """What the arithmetic was done in: "fp32", "bf16", "fp16", "int8"."""
+    simulated: bool | None = None
+    """True: quantized numbers, floating-point arithmetic. False: integer kernels. None: not quantized."""
+    reason: str = ""
+    """Why it ran there, where the program chose."""
+
+    def describe(self) -> str:
+        """In words: "openvino int8 on CPU, integer kernels"."""
+        kernels = {None: "", True: ", simulated", False: ", integer kernels"}[self.simulated]
+        return f"{self.runtime} {self.precision} on {self.device}{kernels}"
+
+
 @dataclass(frozen=True, eq=False)
 class Segmentation:
     """A label map of shape (k, j, i) on the grid of `volume`, 0 for background.
 
-    `seconds` counts from the scan in memory to the labels in memory; `stages` splits it by name (preprocess,
-    network, resample ...). `peak_memory_mb` is the largest resident memory of the process during the call.
+    `seconds` counts from the scan in memory to the labels in memory; `stages` splits it by name (preprocess, network,
+    resample ...), and stages that run at the same time count in full each. `peak_memory_mb` is the largest resident
+    memory of the process during the call.
     """
 
     labels: np.ndarray
@@ -34,6 +54,8 @@ class Segmentation:
     seconds: float | None = None
     peak_memory_mb: float | None = None
     stages: dict[str, float] = field(default_factory=dict)
+    execution: Execution | None = None
+    """None where the labels were not computed but read."""
 
     def __post_init__(self) -> None:
         if self.labels.shape != self.volume.shape:

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from itertools import chain
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
@@ -17,6 +17,9 @@ from medquant.imaging.volume import Volume
 from medquant.progress import Progress
 from medquant.prompts import BoxPrompt
 from medquant.segmentation import Segmentation, Structure
+
+if TYPE_CHECKING:
+    from medquant.deploy.runtime import Session
 
 
 @dataclass(frozen=True)
@@ -60,19 +63,6 @@ class Part:
     """Axes of an input that may vary, such as the number of boxes; all others are fixed."""
 
 
-class Session(Protocol):
-    """A part that was compiled by a runtime: called like its module."""
-
-    runtime: str
-    precision: str
-    """What the arithmetic is done in: "fp32", "bf16", "fp16", "int8"."""
-    simulated: bool
-    """True while quantized numbers are computed with in floating point."""
-    device: str
-
-    def __call__(self, *inputs: torch.Tensor) -> torch.Tensor: ...
-
-
 def device_of(network: nn.Module) -> torch.device:
     """Where a network's tensors live (a quantized one may hold buffers only); the CPU for one without any."""
     held = next(chain(network.parameters(), network.buffers()), None)
@@ -114,6 +104,8 @@ class Model(ABC):
         self.sessions: dict[str, Session] = {}
         """Parts that a runtime executes; the others are run by PyTorch. Filled by `medquant.deploy.accelerate`."""
         self._modules: dict[str, nn.Module] = {}
+        self.why = ""
+        """Why its parts run where they run, in a sentence; empty where nobody chose."""
         self.name = name
         self.spec = spec
         """JSON-able: everything `from_spec` needs to build this adapter with an untrained network."""
@@ -185,7 +177,7 @@ class Model(ABC):
     def with_network(self, network: nn.Module) -> Model:
         """The same adapter around another network (the quantized one), run by PyTorch."""
         twin = copy.copy(self)
-        twin.network, twin.sessions, twin._modules = network.eval(), {}, {}
+        twin.network, twin.sessions, twin._modules, twin.why = network.eval(), {}, {}, ""
         twin.forget()
         return twin
 

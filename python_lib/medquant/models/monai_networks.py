@@ -16,12 +16,13 @@ from torch import nn
 from medquant.errors import UserError
 from medquant.files import sha256_of_file
 from medquant.imaging.volume import Volume
-from medquant.models.base import CalibrationBatch, CalibrationSelection, Model, described, device_of
+from medquant.models.base import CalibrationBatch, CalibrationSelection, Model, Part, described, device_of
 from medquant.models.body import calibration_region, choose_patches, require_usable
 from medquant.models.catalogue import MONAI_NETWORKS
+from medquant.models.network_part import first_output, network_part
 from medquant.models.orientation import Reorientation
 from medquant.models.sliding_window import sliding_window_logits
-from medquant.models.torch_program import begin_without_boxes, first_output, label_type, named_by_number, patch_of
+from medquant.models.torch_program import begin_without_boxes, label_type, named_by_number, patch_of
 from medquant.models.weight_files import fill, read_state_dict
 from medquant.progress import Progress
 from medquant.prompts import BoxPrompt
@@ -163,6 +164,10 @@ class MonaiModel(Model):
         """Logits (1, classes, *roi_size)."""
         return first_output(network(inputs[0].to(device_of(network))))
 
+    def parts(self) -> dict[str, Part]:
+        """ "network": patches (1, 1, *roi_size) -> logits (1, classes, *roi_size)."""
+        return network_part(self.network, (1, 1, *self.roi_size))
+
     @torch.inference_mode()
     def segment(
         self, volume: Volume, prompt: BoxPrompt | None = None, progress: Progress | None = None
@@ -173,7 +178,7 @@ class MonaiModel(Model):
         data, turned = self._prepared(volume)
         ready = time.perf_counter()
         logits = sliding_window_logits(
-            self.network, data, roi_size=self.roi_size, overlap=self.overlap, progress=progress.span(0.05, 0.9)
+            self, data, roi_size=self.roi_size, overlap=self.overlap, progress=progress.span(0.05, 0.9)
         )
         seen = time.perf_counter()
         progress.report(0.9, "Resampling to the scan's grid")

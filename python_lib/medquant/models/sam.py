@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import hashlib
 import re
 import time
-from collections import OrderedDict, defaultdict
+from collections import OrderedDict
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 from weakref import WeakKeyDictionary
@@ -21,26 +20,25 @@ from transformers import SamModel
 from medquant.errors import UserError
 from medquant.files import sha256_of_file
 from medquant.gram import resize_focus
-from medquant.imaging.boxes import resolve_box, slice_axis_of
+from medquant.imaging.boxes import slice_axis_of
 from medquant.imaging.volume import Volume
 from medquant.imaging.windows import IntensityWindow
-from medquant.models.base import CalibrationBatch, CalibrationSelection, Model, described, device_of
+from medquant.models.base import CalibrationBatch, CalibrationSelection, Model, Part, described, device_of
 from medquant.models.body import body_mask, choose_slices, require_usable
+from medquant.models.pipeline import pipelined
 from medquant.models.prompt_images import (
     MEDSAM,
     SAM,
     Box2D,
     SlicePreprocessing,
-    averaged_masks,
-    crop_for,
     focus_map,
     grey_window,
     input_boxes,
-    masks_on_picture,
     pixel_values,
-    tidied,
 )
 from medquant.models.sam_attention import attend_in_chunks
+from medquant.models.sam_parts import sam_parts
+from medquant.models.sam_slices import Cut, Picture, PlacedBox, cuts_of, masks_of, slices_with_boxes
 from medquant.models.sam_source import is_plain_sam, plain_config, read_source, sam_config
 from medquant.models.sam_weights import (
     complete_shared_positions,
@@ -56,17 +54,16 @@ from medquant.prompts import BoxPrompt
 from medquant.segmentation import Segmentation, Structure
 
 _CACHE_BYTES = 768 * 2**20
-_BOXES_AT_ONCE = 16
 
 
-@dataclass(frozen=True)
-class _PlacedBox:
-    """A box on the volume's grid: its slices and its rectangle in each of them."""
+@dataclass(frozen=True, eq=False)
+class _Slice:
+    """A slice on its way: where its masks go, its pictures, those not encoded yet as pixels, and the embeddings."""
 
-    order: int
-    label: int
-    slices: range
-    rectangle: Box2D
+    into: np.ndarray
+    cuts: list[Cut]
+    pixels: dict[str, torch.Tensor]
+    embeddings: dict[str, torch.Tensor] = field(default_factory=dict)
 
 
 class SamModelAdapter(Model):
@@ -200,101 +197,78 @@ class SamModelAdapter(Model):
 
     # -- segmentation --------------------------------------------------------------------------------------------
 
-    @torch.inference_mode()
+    def parts(self) -> dict[str, Part]:
+        """ "image_encoder" (pixels -> embedding) and "mask_decoder" (embedding, any number of boxes -> logits)."""
+        return sam_parts(self.network)
+
     def segment(
         self, volume: Volume, prompt: BoxPrompt | None = None, progress: Progress | None = None
     ) -> Segmentation:
-        """One label for every box; where masks overlap, the later box wins."""
+        """One label for every box; where masks overlap, the later box wins.
+
+        While a slice is encoded the next one is prepared and the masks of the last one are decoded, so the stages
+        overlap and their sum may exceed the seconds of the whole.
+        """
         if prompt is None or not prompt.boxes:
             raise UserError(f"{self.name} needs a box around each structure. Draw or name at least one box.")
         progress = progress or Progress()
         window = self._window(volume)
         winner = np.zeros(volume.shape, dtype=np.uint16)
-        stages: dict[str, float] = defaultdict(float)
-        work = _slices_with_boxes(volume, prompt)
-        for done, ((view, index), boxes) in enumerate(work):
-            one = progress.span(done / len(work), (done + 1) / len(work))
-            one.report(0.0, f"Slice {done + 1} of {len(work)}")
+        stages: dict[str, float] = dict.fromkeys(("preprocess", "encoder", "decoder"), 0.0)
+        settings = self.preprocessing
+
+        def prepare(item: tuple[tuple[SliceView, int], list[PlacedBox]]) -> _Slice:
+            began = time.perf_counter()
+            (view, index), boxes = item
             grey = window.apply(view.picture(volume.array, index))
-            into = view.picture(winner, index)
-            for box, mask in self._masks(grey, boxes, stages, one):
-                np.maximum(into, box.order, out=into, where=mask)
+            cuts = cuts_of(grey, boxes, settings)
+            unseen = {p.key: p for cut in cuts for p in cut.pictures if p.key not in self._embeddings}
+            pixels = {key: pixel_values(picture.grey, settings) for key, picture in unseen.items()}
+            stages["preprocess"] += time.perf_counter() - began
+            return _Slice(view.picture(winner, index), cuts, pixels)
+
+        def encode(one: _Slice) -> _Slice:
+            began = time.perf_counter()
+            pictures = [picture for cut in one.cuts for picture in cut.pictures]
+            found = {p.key: self._embedding(p, one.pixels.get(p.key), progress) for p in pictures}
+            stages["encoder"] += time.perf_counter() - began
+            return replace(one, embeddings=found, pixels={})
+
+        def decode(one: _Slice) -> None:
+            began = time.perf_counter()
+            for cut in one.cuts:
+                for box, mask in masks_of(
+                    cut, one.into.shape, settings, lambda p, boxes: self._decode(one.embeddings[p.key], boxes)
+                ):
+                    np.maximum(one.into, box.order, out=one.into, where=mask)
+            stages["decoder"] += time.perf_counter() - began
+
+        steps = [torch.inference_mode()(step) for step in (prepare, encode, decode)]
+        pipelined(slices_with_boxes(volume, prompt), *steps, progress=progress, what="Slice")
         progress.report(1.0, "Segmented")
         labels = np.array([0, *(box.label for box in prompt.boxes)])
         labels = labels.astype(np.uint8 if labels.max() < 256 else np.uint16)
         named = {box.label: Structure(box.label, box.name) for box in reversed(prompt.boxes)}
         structures = tuple(named[label] for label in sorted(named))
-        return Segmentation(labels[winner], volume, structures, self.name, stages=dict(stages))
+        return Segmentation(labels[winner], volume, structures, self.name, stages=stages)
 
-    def _masks(
-        self, grey: np.ndarray, boxes: list[_PlacedBox], stages: dict[str, float], progress: Progress
-    ) -> Iterator[tuple[_PlacedBox, np.ndarray]]:
-        """Each box of a picture with its mask (rows, columns). Boxes that share an embedding share the decoder."""
-        by_crop: dict[Box2D | None, list[_PlacedBox]] = defaultdict(list)
-        for box in boxes:
-            by_crop[crop_for(box.rectangle, grey.shape, self.preprocessing)].append(box)
-        for crop, members in by_crop.items():
-            progress.check()
-            x0, y0, x1, y1 = crop or (0, 0, grey.shape[1] - 1, grey.shape[0] - 1)
-            part = np.ascontiguousarray(grey[y0 : y1 + 1, x0 : x1 + 1])
-            embedding = self._embedding(part, stages, progress)
-            if crop is not None and self.preprocessing.zoom_average:
-                whole = self._embedding(grey, stages, progress)
-            for start in range(0, len(members), _BOXES_AT_ONCE):
-                some = members[start : start + _BOXES_AT_ONCE]
-                began = time.perf_counter()
-                local = [tuple(np.subtract(box.rectangle, (x0, y0, x0, y0)).tolist()) for box in some]
-                logits = self._decode(embedding, input_boxes(local, part.shape, self.preprocessing))
-                if crop is not None and self.preprocessing.zoom_average:
-                    around = [box.rectangle for box in some]
-                    far = self._decode(whole, input_boxes(around, grey.shape, self.preprocessing))
-                    masks = averaged_masks(logits, far, grey.shape, crop)
-                else:
-                    masks = masks_on_picture(logits, part.shape, self.preprocessing)
-                for box, rectangle, mask in zip(some, local, masks, strict=True):
-                    everywhere = np.zeros(grey.shape, dtype=bool)
-                    everywhere[y0 : y1 + 1, x0 : x1 + 1] = tidied(mask, rectangle, self.preprocessing)
-                    yield box, everywhere
-                stages["decoder"] += time.perf_counter() - began
-
-    def _embedding(self, grey: np.ndarray, stages: dict[str, float], progress: Progress) -> torch.Tensor:
-        """The image embedding (1, channels, h, w) of a picture, from the cache where the same picture was seen."""
-        key = hashlib.sha256(np.array(grey.shape).tobytes() + grey.tobytes()).hexdigest()
-        if key in self._embeddings:
-            self._embeddings.move_to_end(key)
-            return self._embeddings[key]
-        began = time.perf_counter()
-        pixels = pixel_values(grey, self.preprocessing).to(device_of(self.network))
-        encoding = time.perf_counter()
+    def _embedding(self, picture: Picture, pixels: torch.Tensor | None, progress: Progress) -> torch.Tensor:
+        """The image embedding (1, channels, h, w) of a picture, kept for the next box on it."""
+        if picture.key in self._embeddings:
+            self._embeddings.move_to_end(picture.key)
+            return self._embeddings[picture.key]
+        if pixels is None:  # it was known when the slice was prepared, and went since
+            pixels = pixel_values(picture.grey, self.preprocessing)
         with stoppable(self.network.vision_encoder, progress.check):
-            embedding = self.network.vision_encoder(pixels).last_hidden_state
-        stages["preprocess"] += encoding - began
-        stages["encoder"] += time.perf_counter() - encoding
-        self._embeddings[key] = embedding
+            embedding = self.compute("image_encoder", pixels.to(device_of(self.network)))
+        self._embeddings[picture.key] = embedding
         held = sum(tensor.nbytes for tensor in self._embeddings.values())
         while held > _CACHE_BYTES and len(self._embeddings) > 1:
             held -= self._embeddings.popitem(last=False)[1].nbytes
         return embedding
 
     def _decode(self, embedding: torch.Tensor, boxes: torch.Tensor) -> torch.Tensor:
-        boxes = boxes.to(embedding.device)
-        output = self.network(image_embeddings=embedding, input_boxes=boxes, multimask_output=False)
-        return output.pred_masks[0, :, 0].float()
-
-
-def _slices_with_boxes(volume: Volume, prompt: BoxPrompt) -> list[tuple[tuple[SliceView, int], list[_PlacedBox]]]:
-    """Every (view, slice) that a box crosses, with its boxes in the prompt's order."""
-    work: dict[tuple[SliceView, int], list[_PlacedBox]] = defaultdict(list)
-    for order, box in enumerate(prompt.boxes, start=1):
-        if not 0 < box.label < 65536:
-            raise UserError(f"The box {box.name} has the label {box.label}. Labels run from 1 to 65535.")
-        lower, upper, axis = resolve_box(box, volume)
-        view = SliceView.of(volume, axis)
-        slices = range(int(lower[2 - axis]), int(upper[2 - axis]) + 1)
-        placed = _PlacedBox(order, box.label, slices, view.box(lower, upper, volume.shape))
-        for index in slices:
-            work[view, index].append(placed)
-    return sorted(work.items(), key=lambda item: (item[0][0].axis, item[0][1]))
+        return self.compute("mask_decoder", embedding, boxes.to(embedding.device)).float()
 
 
 def _plausible_boxes(inside: np.ndarray, generator: np.random.Generator, count: int = 4) -> list[Box2D]:

@@ -12,8 +12,9 @@ from torch import nn
 
 from medquant.errors import UserError
 from medquant.imaging.volume import Volume
-from medquant.models.base import CalibrationBatch, CalibrationSelection, Model, device_of
+from medquant.models.base import CalibrationBatch, CalibrationSelection, Model, Part, device_of
 from medquant.models.body import calibration_region, choose_patches, require_usable
+from medquant.models.network_part import first_output, network_part
 from medquant.models.sliding_window import sliding_window_logits
 from medquant.network_edit import stoppable
 from medquant.progress import Progress
@@ -87,6 +88,13 @@ class TorchModel(Model):
         """Logits (batch, classes, *spatial)."""
         return first_output(network(*(value.to(device_of(network)) for value in inputs)))
 
+    def parts(self) -> dict[str, Part]:
+        """ "network": patches (1, channels, *roi_size) -> logits; without `roi_size` the shape is not known."""
+        if self.roi_size is None:
+            return network_part(self.network, None)
+        channels = (module.in_channels for module in self.network.modules() if hasattr(module, "in_channels"))
+        return network_part(self.network, (1, next(channels, 1), *self.roi_size))
+
     @torch.inference_mode()
     def segment(
         self, volume: Volume, prompt: BoxPrompt | None = None, progress: Progress | None = None
@@ -96,11 +104,11 @@ class TorchModel(Model):
         data = self._prepared(volume)
         if self.roi_size is None:
             with stoppable(self.network, progress.check):
-                output = self.network(data[None].to(device_of(self.network)))
-            logits = first_output(output)[0].float().cpu()
+                output = self.compute("network", data[None].to(device_of(self.network)))
+            logits = output[0].float().cpu()
         else:
             logits = sliding_window_logits(
-                self.network, data, roi_size=self.roi_size, overlap=self.overlap, progress=progress.span(0.05, 0.95)
+                self, data, roi_size=self.roi_size, overlap=self.overlap, progress=progress.span(0.05, 0.95)
             )
         labels = np.asarray(self.postprocess(logits, volume))
         progress.report(1.0, "Segmented")
@@ -161,13 +169,6 @@ def voxels_as_they_are(volume: Volume) -> torch.Tensor:
 def largest_logit(logits: torch.Tensor, volume: Volume) -> np.ndarray:
     """Labels from logits (classes, K, J, I): the largest, or above zero where there is one class."""
     return (logits.argmax(0) if logits.shape[0] > 1 else logits[0] > 0).cpu().numpy()
-
-
-def first_output(output: Any) -> torch.Tensor:
-    """The logits of a network that may also give deep supervision's or other outputs after them."""
-    while isinstance(output, (tuple, list)):
-        output = output[0]
-    return output
 
 
 def patch_of(data: torch.Tensor, corner: tuple[int, ...], size: tuple[int, ...]) -> torch.Tensor:
