@@ -1,14 +1,14 @@
-"""nnU-Net v2 on the real nnunetv2 package: its preprocessing, sliding window, mirroring and resampling.
+"""nnU-Net v2: the labels of nnunetv2's own predictor, sooner and in less memory, by any network and runtime.
 
-Source: Isensee et al., nnU-Net, Nature Methods 18 (2021). Everything that decides a voxel is called from nnunetv2
-itself; the loop over patches is here, so that it can report, be stopped, and run a quantized network.
+Source: Isensee et al., nnU-Net, Nature Methods 18 (2021). Plans, networks, normalisation, patches and weights come from
+the nnunetv2 package itself. Resampling, the sums over patches and the choice of labels are written anew, with its
+arithmetic, so that no more than a slab of the scan's logits is ever held.
 """
 
 from __future__ import annotations
 
-import itertools
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -18,10 +18,12 @@ from torch import nn
 
 from medquant.errors import UserError
 from medquant.imaging.volume import Volume
-from medquant.models.base import CalibrationBatch, CalibrationSelection, Model, described, device_of
+from medquant.models.base import CalibrationBatch, CalibrationSelection, Model, Part, described, device_of
 from medquant.models.body import calibration_region, choose_patches, require_usable
+from medquant.models.network_part import network_part
 from medquant.models.nnunet_folder import read_results_folder
 from medquant.models.nnunet_plans import FoldEnsemble, Plans, without_deep_supervision
+from medquant.models.nnunet_window import Network, SlidingWindow
 from medquant.models.orientation import Reorientation
 from medquant.models.torch_program import begin_without_boxes, patch_of
 from medquant.models.weight_files import fill, strip_wrappers
@@ -30,6 +32,7 @@ from medquant.progress import Progress
 from medquant.prompts import BoxPrompt
 from medquant.segmentation import Segmentation
 
+_NO_MEMORY = ("allocate memory", "not enough memory", "out of memory", "bad_alloc")
 # What inference needs of dataset.json; the rest may name the cases of the training set.
 _DATASET_ENTRIES = ("channel_names", "modality", "labels", "regions_class_order", "file_ending")
 
@@ -138,32 +141,88 @@ class NnUNetModel(Model):
 
     # -- segmentation --------------------------------------------------------------------------------------------
 
+    def parts(self) -> dict[str, Part]:
+        """ "network": patches (1, 1, *patch) -> logits (1, classes, *patch), of several folds their mean."""
+        return network_part(self.network, (1, 1, *self.plans.patch_size))
+
     @torch.inference_mode()
     def segment(
         self, volume: Volume, prompt: BoxPrompt | None = None, progress: Progress | None = None
     ) -> Segmentation:
-        """Labels on the volume's own grid, as nnunetv2's own predictor gives them for the same voxels."""
+        """Labels on the volume's own grid, as nnunetv2's own predictor gives them for the same voxels.
+
+        Where the memory does not suffice for a patch, smaller patches are tried, which see less around each voxel.
+        """
         progress = begin_without_boxes(self.name, volume, prompt, progress)
         began = time.perf_counter()
         turned = self._orienting(volume)
-        data, properties = self._preprocessed(turned.volume(volume))
-        ready = time.perf_counter()
-        logits = self._logits(data, progress.span(0.05, 0.85))
-        seen = time.perf_counter()
-        progress.report(0.85, "Resampling to the scan's grid")
-        labels = turned.undo(self.plans.labels_on_grid(logits, properties))
-        stages = {"preprocess": ready - began, "network": seen - ready, "resample": time.perf_counter() - seen}
+        data, properties = self._preprocessed(turned.volume(volume), progress.check)
+        stages = {"preprocess": time.perf_counter() - began}
+        plans, part = self.plans, progress.span(0.05, 0.99)
+        while True:
+            try:
+                labels = self._labels(plans, data, properties, stages, part)
+                break
+            except (MemoryError, RuntimeError) as error:
+                smaller = plans.with_smaller_patches() if _lacks_memory(error) else None
+                if smaller is None:
+                    raise
+                plans = smaller
+            size = " x ".join(map(str, plans.patch_size))
+            part.report(0.0, f"The memory does not suffice; trying patches of {size} voxels")
         progress.report(1.0, "Segmented")
-        return Segmentation(np.ascontiguousarray(labels), volume, self.structures, self.name, stages=stages)
+        labels = np.ascontiguousarray(turned.undo(labels))
+        return Segmentation(labels, volume, self.structures, self.name, stages=stages)
+
+    def _labels(
+        self,
+        plans: Plans,
+        data: torch.Tensor,
+        properties: dict[str, Any],
+        stages: dict[str, float],
+        progress: Progress,
+    ) -> np.ndarray:
+        """Labels (k, j, i) of the scan as it was preprocessed; adds the seconds of the network and the resampling."""
+        window = SlidingWindow(
+            self._folds(fixed=plans is self.plans),
+            plans,
+            self.step_size,
+            self.mirroring_axes,
+            device_of(self.network),
+        )
+        painter = plans.painter(data.shape[1:], properties, progress.check)
+        stages |= {"network": 0.0, "resample": 0.0}
+        device = window.device
+        with torch.autocast(device.type, enabled=device.type == "cuda"), stoppable(self.network, progress.check):
+            began = time.perf_counter()
+            for slab in window.slabs(data, progress):
+                seen = time.perf_counter()
+                painter.add(slab)
+                stages["network"] += seen - began
+                began = time.perf_counter()
+                stages["resample"] += began - seen
+            stages["network"] += time.perf_counter() - began
+        began = time.perf_counter()
+        labels = plans.uncropped(painter.finish(), properties)
+        stages["resample"] += time.perf_counter() - began
+        return labels
+
+    def _folds(self, *, fixed: bool) -> tuple[Network, ...]:
+        """What computes a patch, one for each fold; `fixed`: of the size that a compiled network takes."""
+        if fixed and "network" in self.sessions:
+            return (lambda patch: self.compute("network", patch),)
+        return tuple(self.network.members) if isinstance(self.network, FoldEnsemble) else (self.network,)
 
     def _orienting(self, volume: Volume) -> Reorientation:
         code = self.orientation or self.plans.reader_orientation
         return Reorientation.to(volume, code) if code else Reorientation()
 
-    def _preprocessed(self, volume: Volume) -> tuple[torch.Tensor, dict[str, Any]]:
+    def _preprocessed(
+        self, volume: Volume, check: Callable[[], None] = lambda: None
+    ) -> tuple[torch.Tensor, dict[str, Any]]:
         # Lengths of matrix columns carry rounding noise that the rounding of shapes must not see.
         spacing = [float(f"{value:.12g}") for value in volume.spacing]
-        data, properties = self.plans.preprocess(volume.array[None], spacing)
+        data, properties = self.plans.preprocess(volume.array, spacing, check)
         return torch.from_numpy(data), properties
 
     def _on_network_grid(self, mask: np.ndarray, properties: dict[str, Any], data: torch.Tensor) -> np.ndarray:
@@ -174,44 +233,11 @@ class NnUNetModel(Model):
         moved = nn.functional.interpolate(small, size=tuple(data.shape[1:]))[0, 0].numpy() > 0
         return moved if moved.any() else np.ones_like(moved)
 
-    def _logits(self, data: torch.Tensor, progress: Progress) -> torch.Tensor:
-        """Logits (classes, *grid), float16 as nnU-Net keeps them: every fold over the whole scan, then the mean."""
-        members = list(self.network.members) if isinstance(self.network, FoldEnsemble) else [self.network]
-        total: torch.Tensor | None = None
-        for number, member in enumerate(members):
-            part = progress.span(number / len(members), (number + 1) / len(members))
-            logits = self._sliding_window(member, data, part)
-            total = logits if total is None else total.add_(logits)
-        return total.div_(len(members)) if len(members) > 1 else total
-
-    def _sliding_window(self, network: nn.Module, data: torch.Tensor, progress: Progress) -> torch.Tensor:
-        device = device_of(network)
-        padded, inside = self.plans.padded(data)
-        slicers = self.plans.patches(tuple(padded.shape[1:]), self.step_size)
-        weight = self.plans.gaussian(padded.device)
-        logits = torch.zeros((self.plans.labels.num_segmentation_heads, *padded.shape[1:]), dtype=torch.half)
-        weights = torch.zeros(padded.shape[1:], dtype=torch.half)
-        with torch.autocast(device.type, enabled=device.type == "cuda"), stoppable(network, progress.check):
-            for done, slicer in enumerate(slicers):
-                progress.report(done / len(slicers), f"Patch {done + 1} of {len(slicers)}")
-                patch = padded[slicer][None].contiguous().to(device)
-                prediction = self._mirrored(network, patch)[0].to(logits.device)
-                logits[slicer] += prediction.mul_(weight)
-                weights[slicer[1:]] += weight
-        torch.div(logits, weights, out=logits)
-        if torch.isinf(logits).any():
-            raise UserError(f"{self.name} gave infinite values. Its weights or the scan's intensities are not usable.")
-        return logits[(slice(None), *inside[1:])]
-
-    def _mirrored(self, network: nn.Module, patch: torch.Tensor) -> torch.Tensor:
-        """The mean over the patch and its mirror images."""
-        axes = [axis + 2 for axis in self.mirroring_axes if axis + 2 < patch.ndim]
-        mirrors = [c for size in range(1, len(axes) + 1) for c in itertools.combinations(axes, size)]
-        prediction = network(patch)
-        for mirror in mirrors:
-            prediction += torch.flip(network(torch.flip(patch, mirror)), mirror)
-        return prediction.div_(len(mirrors) + 1) if mirrors else prediction
-
 
 def _joined(networks: list[nn.Module]) -> nn.Module:
     return networks[0] if len(networks) == 1 else FoldEnsemble(networks)
+
+
+def _lacks_memory(error: Exception) -> bool:
+    """Whether an error says that an allocation failed, as PyTorch says it of processors and of GPUs."""
+    return isinstance(error, MemoryError) or any(words in str(error).lower() for words in _NO_MEMORY)

@@ -1,18 +1,23 @@
-"""What an nnU-Net's plans decide: network, preprocessing, patches, labels. Each step is nnunetv2's own function."""
+"""What an nnU-Net's plans decide: network, preprocessing, patches, labels, each as nnunetv2 has it."""
 
 from __future__ import annotations
 
+import copy
 import itertools
 import pydoc
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from scipy import ndimage
 from torch import nn
 
 from medquant.errors import UserError
 from medquant.models.nnunet_folder import quietly
+from medquant.models.nnunet_labels import Painter, PlanePainter, WholePainter
+from medquant.models.nnunet_resampling import Resampling, resample_image
 from medquant.segmentation import Structure
 
 _NETWORKS = ("dynamic_network_architectures.", "nnunetv2.")
@@ -114,13 +119,68 @@ class Plans:
                     "dynamic-network-architectures that it was trained with."
                 ) from error
 
-    def preprocess(self, array: np.ndarray, spacing: list[float]) -> tuple[np.ndarray, dict[str, Any]]:
-        """Float32 (1, *grid) and the properties needed to come back, from voxels (1, k, j, i) and spacing (k, j, i)."""
+    def preprocess(
+        self, array: np.ndarray, spacing: list[float], check: Callable[[], None] = lambda: None
+    ) -> tuple[np.ndarray, dict[str, Any]]:
+        """Float32 (1, *grid) and the properties needed to come back, from voxels (k, j, i) and spacing (k, j, i).
+
+        `check` is called about every tenth of a second and raises to stop.
+        """
+        from nnunetv2.preprocessing.preprocessors.default_preprocessor import DefaultPreprocessor
+
         preprocessor = self._configuration.preprocessor_class(verbose=False)
+        if type(preprocessor) is DefaultPreprocessor:
+            return self._as_default_preprocessor(preprocessor, array, spacing, check)
         data, _, properties = preprocessor.run_case_npy(
-            array, None, {"spacing": spacing}, self._manager, self._configuration, self._dataset
-        )
+            np.ascontiguousarray(array)[None], None, {"spacing": spacing}, self._manager, self._configuration,
+            self._dataset,
+        )  # fmt: skip
         return np.asarray(data), properties
+
+    def _as_default_preprocessor(
+        self, preprocessor: Any, array: np.ndarray, spacing: list[float], check: Callable[[], None]
+    ) -> tuple[np.ndarray, dict[str, Any]]:
+        """What `DefaultPreprocessor.run_case_npy` gives, without the label map that only training needs."""
+        from nnunetv2.preprocessing.resampling.default_resampling import compute_new_shape
+
+        data = np.array(array, dtype=np.float32, order="C").transpose(self.transpose_forward)
+        properties: dict[str, Any] = {"spacing": spacing, "shape_before_cropping": data.shape}
+        check()
+        nonzero = data != 0
+        box = [_extent(nonzero.any(tuple(a for a in range(3) if a != axis))) for axis in range(3)]
+        inside = tuple(slice(*bounds) for bounds in box)
+        data = data[inside]
+        properties["bbox_used_for_cropping"] = box
+        properties["shape_after_cropping_and_before_resampling"] = data.shape
+        check()
+        outside = np.broadcast_to(np.int8(0), (1, *data.shape))
+        if any(self._configuration.use_mask_for_norm):
+            outside = np.where(ndimage.binary_fill_holes(nonzero)[inside], np.int8(0), np.int8(-1))[None]
+        del nonzero
+        check()
+        intensities = self._manager.foreground_intensity_properties_per_channel
+        data = preprocessor._normalize(data[None], outside, self._configuration, intensities)[0]
+        before, after = self._spacings(properties)
+        shape = compute_new_shape(data.shape, before, after)
+        how = self._resampling("data", data.shape, shape, before, after)
+        if how is None:
+            return np.asarray(self._configuration.resampling_fn_data(data[None], shape, before, after)), properties
+        return resample_image(data, how, check)[None], properties
+
+    def _spacings(self, properties: dict[str, Any]) -> tuple[list[float], list[float]]:
+        """Millimetres along the network's axes, of the scan and of the network's grid."""
+        scan = [properties["spacing"][axis] for axis in self.transpose_forward]
+        network = list(self._configuration.spacing)
+        return scan, network if len(network) == len(scan) else [scan[0], *network]  # 2-D: slices stay as they are
+
+    def _resampling(
+        self, what: str, old: Sequence[int], new: Sequence[int], spacing: list[float], new_spacing: list[float]
+    ) -> Resampling | None:
+        """How "data" or "probabilities" change grids; None where the plans ask for another function than the usual."""
+        settings = self._configuration.configuration
+        if settings[f"resampling_fn_{what}"] != "resample_data_or_seg_to_shape":
+            return None
+        return Resampling.of_plans(settings[f"resampling_fn_{what}_kwargs"], old, new, spacing, new_spacing)
 
     def padded(self, data: torch.Tensor) -> tuple[torch.Tensor, tuple[slice, ...]]:
         """The data padded with zeros to the patch size at least, and where they lie in it."""
@@ -148,20 +208,50 @@ class Plans:
 
         return compute_gaussian(self.patch_size, sigma_scale=1.0 / 8, value_scaling_factor=10, device=device)
 
-    def labels_on_grid(self, logits: torch.Tensor, properties: dict[str, Any]) -> np.ndarray:
-        """Labels (k, j, i) on the scan's grid from logits on the preprocessed one."""
-        from nnunetv2.inference.export_prediction import (
-            convert_predicted_logits_to_segmentation_with_correct_shape as convert,
-        )
+    def with_smaller_patches(self) -> Plans | None:
+        """The same plans with patches of half the length along their longest axis; None where none can be smaller.
 
-        return convert(
-            logits,
-            self._manager,
-            self._configuration,
-            self.labels,
-            properties,
-            num_threads_torch=torch.get_num_threads(),
-        )
+        A network halves its grid several times, and every axis must allow this and keep two voxels.
+        """
+        strides = self._configuration.network_arch_init_kwargs.get("strides")
+        if strides is None:
+            return None
+        least = [2 * int(np.prod(of_axis)) for of_axis in zip(*strides, strict=True)]
+        size = list(self.patch_size)
+        axis = int(np.argmax(np.array(size) / least))
+        size[axis] = size[axis] // least[axis] // 2 * least[axis]
+        if not size[axis]:
+            return None
+        twin = copy.copy(self)
+        twin.patch_size = tuple(size)
+        return twin
+
+    def painter(
+        self, grid: Sequence[int], properties: dict[str, Any], check: Callable[[], None] = lambda: None
+    ) -> Painter:
+        """What turns logits on the preprocessed `grid` into labels on the scan's cropped one."""
+        scan, network = self._spacings(properties)
+        cropped = properties["shape_after_cropping_and_before_resampling"]
+        how = self._resampling("probabilities", grid, cropped, network, scan)
+        if how is None or not PlanePainter.can(how):
+            resample = self._configuration.resampling_fn_probabilities
+            return WholePainter(
+                lambda logits: np.asarray(
+                    self.labels.convert_logits_to_segmentation(resample(logits, cropped, network, scan))
+                )
+            )
+        regions = tuple(self.labels.regions_class_order) if self.labels.has_regions else None
+        return PlanePainter(how, self._label_type, regions, check)
+
+    @property
+    def _label_type(self) -> type[np.unsignedinteger]:
+        return np.uint8 if len(self.labels.foreground_labels) < 255 else np.uint16
+
+    def uncropped(self, labels: np.ndarray, properties: dict[str, Any]) -> np.ndarray:
+        """Labels (k, j, i) on the scan's grid from those on the cropped one, in the order of the network's axes."""
+        whole = np.zeros(properties["shape_before_cropping"], dtype=self._label_type)
+        whole[tuple(slice(*bounds) for bounds in properties["bbox_used_for_cropping"])] = labels
+        return whole.transpose(self._manager.transpose_backward)
 
     def _refuse_foreign(self) -> None:
         configuration = self._configuration
@@ -182,6 +272,12 @@ class Plans:
             foreign.append(configuration.preprocessor_name)
         if foreign:
             raise _foreign(foreign)
+
+
+def _extent(line: np.ndarray) -> list[int]:
+    """First and last but one index where `line` is true."""
+    places = np.flatnonzero(line)
+    return [int(places[0]), int(places[-1]) + 1]
 
 
 def _is_module(name: str, packages: tuple[str, ...]) -> bool:
