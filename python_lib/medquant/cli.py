@@ -21,7 +21,19 @@ from rich.console import Console
 from typer.core import TyperGroup
 
 from medquant import __version__
-from medquant.commands import bench, compare, demo, export_mask, models, quantize, segment, series, train_demo
+from medquant.commands import (
+    bench,
+    cache,
+    compare,
+    demo,
+    doctor,
+    export_mask,
+    models,
+    quantize,
+    segment,
+    series,
+    train_demo,
+)
 from medquant.errors import Cancelled, UserError
 
 UNEXPECTED, USER_ERROR, CANCELLED = 1, 2, 130
@@ -74,6 +86,8 @@ app.command("quantize", epilog=quantize.EXAMPLES)(quantize.quantize)
 app.command("segment", epilog=segment.EXAMPLES)(segment.segment)
 app.command("compare", epilog=compare.EXAMPLES)(compare.compare)
 app.command("export-mask", epilog=export_mask.EXAMPLES)(export_mask.export_mask)
+app.command("doctor", epilog=doctor.EXAMPLES)(doctor.doctor)
+app.command("cache", epilog=cache.EXAMPLES)(cache.cache)
 app.add_typer(bench.app, name="bench")
 app.command("train-demo", epilog=train_demo.EXAMPLES)(train_demo.train_demo)
 

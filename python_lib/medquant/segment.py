@@ -66,8 +66,9 @@ def execution_of(model: Model | QuantizedModel) -> Execution:
         " + ".join(dict.fromkeys(getattr(session, name) for session in sessions))
         for name in ("runtime", "device", "precision")
     )
-    simulated = any(session.simulated for session in sessions) if quantized else None
-    return Execution(runtime, device, precision, simulated, adapter.why)
+    integers = [session for session in sessions if session.precision == "int8"]
+    simulated = not integers or any(session.simulated for session in integers)
+    return Execution(runtime, device, precision, simulated if quantized else None, adapter.why)
 
 
 @contextmanager

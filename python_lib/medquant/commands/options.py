@@ -52,6 +52,22 @@ Weights = Annotated[
     ),
 ]
 Device = Annotated[str, typer.Option(metavar="NAME", help="auto, cpu or cuda.", rich_help_panel=MODEL)]
+Runtime = Annotated[
+    str,
+    typer.Option(
+        metavar="NAME",
+        help="What computes: auto (measured here), pytorch, openvino, onnxruntime or tensorrt.",
+        rich_help_panel=MODEL,
+    ),
+]
+Precision = Annotated[
+    str,
+    typer.Option(
+        metavar="NAME",
+        help="auto (integers where the model has them, else FP32), fp32, bf16, fp16 or int8.",
+        rich_help_panel=MODEL,
+    ),
+]
 ModelOptions = Annotated[
     list[str] | None,
     typer.Option(

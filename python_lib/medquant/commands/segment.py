@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -53,6 +54,8 @@ def segment(
     component: o.Component = None,
     frame: o.Frame = None,
     device: o.Device = "auto",
+    runtime: o.Runtime = "pytorch",
+    precision: o.Precision = "auto",
     option: o.ModelOptions = None,
     json_target: o.Json = None,
 ) -> None:
@@ -61,6 +64,8 @@ def segment(
     MedSAM and the embedded model need a box around each structure (--box, --box-world or --boxes-from); a 3-D box
     means every slice that it crosses. nnU-Net and MONAI networks find the structures themselves. The masks lie on
     the scan's own grid.
+
+    --runtime auto measures which runtime is fastest here, once for each model, and remembers it (medquant cache).
     """
     from medquant.commands.inputs import file_word, open_model, open_volume, parse_boxes, read_reference, series_choice
     from medquant.imaging.writing import SUFFIXES, save_segmentation
@@ -82,6 +87,10 @@ def segment(
             target = target or output_file(f"{file_word(scan.name)}-{file_word(loaded.name)}.seg.nrrd")
             if Path(volume).expanduser().resolve() == target.resolve():
                 raise UserError(f"{target} is the scan itself. Give --output another name.")
+            if (runtime, precision) != ("pytorch", "auto"):
+                from medquant.deploy.accelerate import accelerate
+
+                loaded = accelerate(loaded, runtime, precision=precision, progress=progress, cancelled=cancelled)
             found = run_segment(loaded, scan, prompt=prompt, progress=progress, cancelled=cancelled)
         save_segmentation(found, target, source=volume, series=series_choice(series), frame=frame)
         _show(run, found, target)
@@ -100,12 +109,17 @@ def _show(run: Session, found: Segmentation, target: Path) -> None:
     import numpy as np
 
     from medquant.evaluation import wording
+    from medquant.segmentation import Execution
 
     counts = np.bincount(found.labels.ravel(), minlength=1 + max((s.label for s in found.structures), default=0))
     volumes = {s.name: float(counts[s.label] * found.volume.voxel_volume_ml) for s in found.structures}
     for name, millilitres in volumes.items():
         run.console.print(f"{name}: {wording.volume(millilitres)} mL", markup=False, highlight=False)
     cost = f"{wording.seconds(found.seconds)}, {wording.memory(found.peak_memory_mb)} of memory"
+    execution = found.execution or Execution()
+    run.say(f"Computed by {escape(execution.describe())}.")
+    if execution.reason:
+        run.say(escape(execution.reason))
     run.say(f"{escape(found.model_name)}: {cost}. Masks: {strong(target)}")
     run.finish(
         {
@@ -113,6 +127,7 @@ def _show(run: Session, found: Segmentation, target: Path) -> None:
             "output": str(target),
             "seconds": found.seconds,
             "stages": found.stages,
+            **asdict(execution),
             "peak_memory_mb": found.peak_memory_mb,
             "structures": [{"label": s.label, "name": s.name, "volume_ml": volumes[s.name]} for s in found.structures],
         }

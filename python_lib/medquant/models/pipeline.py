@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor, wait
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
+from medquant.background import result_of
 from medquant.progress import Progress
-
-POLL_SECONDS = 0.05
 
 
 def pipelined(
@@ -33,23 +32,15 @@ def pipelined(
         going: Future[None] | None = None
         for number in range(len(items)):
             progress.report(number / len(items), f"{what} {number + 1} of {len(items)}")
-            ready = _result(coming, progress)
+            ready = result_of(coming, progress)
             if number + 1 < len(items):
                 coming = preparing.submit(prepare, items[number + 1])
-            done = _result(running.submit(run, ready), progress)
+            done = result_of(running.submit(run, ready), progress)
             if going is not None:
-                _result(going, progress)
+                result_of(going, progress)
             going = finishing.submit(finish, done)
         if going is not None:
-            _result(going, progress)
+            result_of(going, progress)
     finally:
         for step in steps:
             step.shutdown(wait=step is not running, cancel_futures=True)
-
-
-def _result(future: Future[Any], progress: Progress) -> Any:
-    progress.check()
-    while not future.done():
-        wait([future], timeout=POLL_SECONDS)
-        progress.check()
-    return future.result()

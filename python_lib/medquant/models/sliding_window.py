@@ -28,7 +28,7 @@ def sliding_window_logits(
     def run(patch: torch.Tensor) -> torch.Tensor:
         done = next(seen)
         progress.report(done / max(total, done + 1), f"Patch {done + 1} of {total}")
-        return model.compute("network", patch.to(device)).float()
+        return model.compute("network", patch.to(device)).float().to(device)
 
     settings = {"overlap": overlap, "mode": "gaussian", "sw_device": device, "device": torch.device("cpu")}
     with stoppable(model.network, progress.check):

@@ -1,0 +1,111 @@
+"""`medquant doctor`: what this machine is, what runs on it, and what is missing."""
+
+from __future__ import annotations
+
+import platform
+from typing import TYPE_CHECKING, Any
+
+from rich.markup import escape
+
+from medquant import __version__
+from medquant.commands import options as o
+from medquant.commands.session import Session, session, strong
+
+if TYPE_CHECKING:
+    from medquant.deploy.kept import Kept
+    from medquant.deploy.machine import Machine
+
+EXAMPLES = o.examples("medquant doctor", "medquant doctor --json -")
+
+
+def doctor(json_target: o.Json = None) -> None:
+    """Show the system, the processor, the memory, the runtimes and the caches, and what to do about what is missing.
+
+    `medquant segment --runtime auto` measures the runtimes listed here with the model at hand and takes the fastest.
+    """
+    from medquant.deploy.kept import kept
+    from medquant.deploy.machine import Machine
+
+    with session(json_target) as run:
+        machine, runtimes, caches = Machine.here(), _runtimes(), kept()
+        advice = _advice(machine, runtimes, caches)
+        _show(run, machine, runtimes, caches, advice)
+        run.finish(
+            {
+                "medquant": __version__,
+                "machine": machine.to_dict(),
+                "runtimes": runtimes,
+                "caches": [cache.to_dict() for cache in caches],
+                "advice": advice,
+            }
+        )
+
+
+def _runtimes() -> list[dict[str, Any]]:
+    """Every runtime that is known, installed or not. One that is broken says so instead of ending the command."""
+    from medquant.deploy.runtime import RUNTIMES
+
+    found = []
+    for name, runtime in RUNTIMES.items():
+        facts: dict[str, Any] = {"name": name, "version": None, "devices": [], "precisions": [], "fault": ""}
+        try:
+            facts["version"] = runtime.version()
+            if facts["version"] is not None:
+                facts["devices"], facts["precisions"] = list(runtime.devices()), list(runtime.precisions())
+        except Exception as error:
+            facts["fault"] = f"{type(error).__name__}: {error}".splitlines()[0]
+        found.append(facts)
+    return found
+
+
+def _advice(machine: Machine, runtimes: list[dict[str, Any]], caches: tuple[Kept, ...]) -> list[str]:
+    """What is missing, each with what to do."""
+    from medquant.deploy.accelerate import install_hint
+
+    installed = {facts["name"] for facts in runtimes if facts["version"] is not None}
+    advice = [
+        f"{facts['name']} is broken ({facts['fault']}). Install it again." for facts in runtimes if facts["fault"]
+    ]
+    if "openvino" not in installed:
+        advice.append(f"OpenVINO is missing, the fastest runtime on most processors. {install_hint('openvino')}")
+    if not machine.has_fast_integers:
+        advice.append(f"{machine.integers()} Small models still save memory and disk here.")
+    if machine.free_mb < 4000:
+        advice.append(f"Only {machine.free_mb / 1000:.1f} GB of memory are free. Close other programs before MedSAM.")
+    for cache in caches[:2]:
+        if not cache.writable:
+            advice.append(
+                f"{cache.folder} cannot be written: every start prepares the model anew. Allow writing there, or name "
+                "another folder in MEDQUANT_CACHE."
+            )
+    return advice
+
+
+def _show(
+    run: Session, machine: Machine, runtimes: list[dict[str, Any]], caches: tuple[Kept, ...], advice: list[str]
+) -> None:
+    from rich.table import Table
+
+    from medquant.evaluation import wording
+
+    cores = f"{machine.cores} core{'s' if machine.cores > 1 else ''}, {machine.threads} threads"
+    features = ", ".join(machine.features) or "no instructions that matter here"
+    run.say(f"System     {escape(machine.system)}; Python {platform.python_version()}; medquant {__version__}")
+    run.say(f"Processor  {escape(machine.processor)}: {cores}; {features}")
+    run.say(f"           {machine.integers()}")
+    run.say(f"Memory     {wording.memory(machine.memory_mb)}, {wording.memory(machine.free_mb)} free\n")
+    table = Table(box=None, padding=(0, 2, 0, 0), header_style="bold", pad_edge=False)
+    for title in ("runtime", "version", "devices", "precisions"):
+        table.add_column(title, overflow="fold")
+    for facts in runtimes:
+        version = facts["version"] or ("broken" if facts["fault"] else "not installed")
+        devices, precisions = (", ".join(facts[key]) or wording.NOTHING for key in ("devices", "precisions"))
+        table.add_row(facts["name"], escape(version), escape(devices), precisions)
+    run.console.print(table)
+    run.say("")
+    for cache in caches:
+        size = f"{cache.count}, {wording.size(cache.bytes)}" if cache.count else "none"
+        run.say(f"{cache.title}: {size} in {strong(cache.folder)}")
+    run.say("\nMissing:" if advice else "\nNothing is missing.")
+    for line in advice:
+        run.say(f"  {escape(line)}")

@@ -1,0 +1,86 @@
+"""All parts of a model compiled by one runtime, and what one pass through them takes."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+
+from medquant.background import stoppable_call
+from medquant.deploy.cache import cache_folder
+from medquant.deploy.program import rounds_inputs
+from medquant.deploy.runtime import RUNTIMES, Runtime, Session
+from medquant.errors import UserError
+from medquant.models.base import Part
+from medquant.progress import Progress
+
+ENOUGH_SECONDS = 0.5
+"""A part is run again until its runs took so long, so that a short one is not judged by a moment's load."""
+MOST_RUNS = 6
+
+
+def compile_parts(
+    parts: Mapping[str, Part], runtime: Runtime, precision: str, *, threads: int | None, progress: Progress
+) -> tuple[dict[str, Session], dict[str, str]]:
+    """A session for every part, and why some of them are PyTorch's: the runtime lacks what they need.
+
+    In "int8", parts whose activations are not quantized are computed in "fp32". Raises `UserError` where the runtime
+    can do none of the parts, or the memory does not suffice; `Cancelled` as soon as the user asks.
+    """
+    sessions: dict[str, Session] = {}
+    lacking: dict[str, str] = {}
+    for number, (name, part) in enumerate(parts.items()):
+        progress.report(number / len(parts), f"Preparing the {spoken(name)} for {runtime.name}")
+        wanted = "fp32" if precision == "int8" and not rounds_inputs(part.module) else precision
+        try:
+            sessions[name] = stoppable_call(_compiling(runtime, part, wanted, threads), progress)
+        except MemoryError as error:
+            raise UserError(
+                f"There is not enough memory to prepare the model for {runtime.name}. Close other programs, or use "
+                "--runtime pytorch."
+            ) from error
+        except UserError as error:
+            lacking[name] = str(error)
+    if len(lacking) == len(parts):
+        raise UserError(next(iter(lacking.values())))
+    for name in lacking:
+        sessions[name] = RUNTIMES["pytorch"].compile(parts[name], precision="fp32", threads=threads)
+    progress.report(1.0, f"Ready to run by {runtime.name}")
+    return {name: sessions[name] for name in parts}, lacking
+
+
+def seconds_of_a_pass(
+    run: Mapping[str, Callable[..., Any]], parts: Mapping[str, Part], *, progress: Progress, title: str
+) -> float:
+    """Seconds that one pass through all parts takes on their example inputs: the best of each part's runs."""
+    total = 0.0
+    for number, (name, part) in enumerate(parts.items()):
+        progress.report(number / len(parts), f"Measuring {title}")
+        runs = [stoppable_call(_timing(run[name], part), progress)]
+        while sum(runs) < ENOUGH_SECONDS and len(runs) < MOST_RUNS:
+            runs.append(stoppable_call(_timing(run[name], part), progress))
+        total += min(runs)
+    return total
+
+
+def spoken(name: str) -> str:
+    """A part's name for people: "image encoder"."""
+    return name.replace("_", " ")
+
+
+def _compiling(runtime: Runtime, part: Part, precision: str, threads: int | None) -> Callable[[], Session]:
+    return lambda: runtime.compile(part, precision=precision, threads=threads, cache=cache_folder())
+
+
+def _timing(run: Callable[..., Any], part: Part) -> Callable[[], float]:
+    @torch.inference_mode()
+    def once() -> float:
+        began = time.perf_counter()
+        found = run(*part.inputs.values())
+        for tensor in found if isinstance(found, tuple) else (found,):
+            tensor.cpu()  # a GPU has done its work by then
+        return time.perf_counter() - began
+
+    return once
