@@ -35,6 +35,7 @@ def models_table(models: Sequence[ModelSummary], *, has_reference: bool) -> Tabl
         columns["NSD\nref."] = lambda m: wording.score(m.nsd_vs_reference)
     columns["time"] = lambda m: wording.seconds(m.seconds)
     columns["memory"] = lambda m: wording.memory(m.peak_memory_mb)
+    columns["computed by"] = wording.computed
     shown = {
         title: cells
         for title, show in columns.items()

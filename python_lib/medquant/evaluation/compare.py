@@ -169,6 +169,8 @@ def _summarise(facts: ModelFacts, segmentation: Segmentation, rows: Sequence[Str
     referred = [row for row in known if row.volume_ml or row.reference_volume_ml]
     worst = min(shown, key=lambda row: row.dsc_vs_fp32, default=None)
     total, fp32_total = sum(row.volume_ml for row in rows), sum(row.fp32_volume_ml for row in rows)
+    if (run := segmentation.execution) is not None:
+        facts = replace(facts, simulated=run.simulated, device=run.device, runtime=run.runtime, precision=run.precision)
     return ModelSummary(
         **asdict(facts),
         dsc_vs_fp32=_mean([row.dsc_vs_fp32 for row in shown], 1.0),

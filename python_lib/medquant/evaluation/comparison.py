@@ -29,9 +29,14 @@ class ModelFacts:
     simulated: bool | None = None
     """True: quantized weights, floating-point arithmetic. False: integer kernels. None: not quantized."""
     device: str = ""
-    """Where it ran: "CPU", "CUDA"."""
+    """Where it ran: "CPU", "CUDA". This, `simulated`, `runtime` and `precision` are taken from what a segmentation says
+    of its own run, where it does."""
     recipe: str = ""
     """The recipe in one line."""
+    runtime: str = ""
+    """What computed it: "pytorch", "openvino" ..."""
+    precision: str = ""
+    """What the arithmetic was done in: "fp32", "int8" ..."""
 
 
 @dataclass(frozen=True)
@@ -73,6 +78,8 @@ class ModelSummary:
     simulated: bool | None
     device: str
     recipe: str
+    runtime: str
+    precision: str
     dsc_vs_fp32: float
     nsd_vs_fp32: float
     hd95_mm_vs_fp32: float | None
@@ -157,6 +164,8 @@ _FACT_COLUMNS = (
     "simulated",
     "device",
     "recipe",
+    "runtime",
+    "precision",
     "seconds",
     "peak_memory_mb",
 )

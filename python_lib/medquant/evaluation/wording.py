@@ -92,7 +92,15 @@ def kernels(model: ModelSummary) -> str:
     """What did the arithmetic: `int8 kernels`, `simulated`, `float32`; a dash where nobody said."""
     if model.simulated is not None:
         return "simulated" if model.simulated else "int8 kernels"
-    return "float32" if (model.weight_bits or 0) >= 32 else NOTHING
+    if model.precision not in ("", "fp32"):
+        return model.precision
+    return "float32" if model.precision or (model.weight_bits or 0) >= 32 else NOTHING
+
+
+def computed(model: ModelSummary) -> str:
+    """`kernels`, and the runtime where it is not PyTorch: `int8 kernels (openvino)`."""
+    told = kernels(model)
+    return told if model.runtime in ("", "pytorch") else f"{told} ({model.runtime})"
 
 
 def verdict(model: ModelSummary) -> str:
