@@ -1,0 +1,54 @@
+"""A small network of patches, in floating point and on integers, and a cache of the test's own."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from medquant.activation_settings import IntActivations
+from medquant.imaging.volume import Volume
+from medquant.models.torch_program import TorchModel, from_module
+from medquant.quantize import quantize
+from medquant.quantized_model import QuantizedModel
+from medquant.recipe import IntWeights, Recipe
+
+
+@pytest.fixture
+def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The folder where this test keeps compiled models and choices."""
+    monkeypatch.setenv("MEDQUANT_CACHE", str(tmp_path / "cache"))
+    return tmp_path / "cache"
+
+
+@pytest.fixture(scope="session")
+def small_scan() -> Volume:
+    """A few patches of noise around a ball."""
+    k, j, i = np.meshgrid(np.arange(8), np.arange(24), np.arange(24), indexing="ij")
+    ball = ((k - 4) / 3) ** 2 + ((j - 12) / 8) ** 2 + ((i - 11) / 7) ** 2 < 1
+    noise = np.random.default_rng(0).normal(0, 0.3, ball.shape)
+    return Volume((ball + noise).astype(np.float32), np.diag([1.0, 1.0, 2.0, 1.0]))
+
+
+@pytest.fixture(scope="session")
+def patchwise() -> TorchModel:
+    """Three convolutions over patches."""
+    torch.manual_seed(0)
+    layers = [nn.Conv3d(1, 8, 3, padding=1), nn.ReLU(), nn.Conv3d(8, 8, 3, padding=1), nn.ReLU(), nn.Conv3d(8, 3, 1)]
+    return from_module(nn.Sequential(*layers), name="patches", roi_size=(4, 16, 16))
+
+
+@pytest.fixture(scope="session")
+def integer_patchwise(patchwise: TorchModel, small_scan: Volume) -> QuantizedModel:
+    """The same with 8-bit weights and 8-bit activations."""
+    recipe = Recipe(weights=IntWeights(bits=8), activations=IntActivations(), method="rtn")
+    return quantize(patchwise, small_scan, recipe=recipe)
+
+
+@pytest.fixture(scope="session")
+def light_patchwise(patchwise: TorchModel, small_scan: Volume) -> QuantizedModel:
+    """The same with 4-bit weights only."""
+    return quantize(patchwise, small_scan, recipe=Recipe(weights=IntWeights(bits=4), method="rtn"))
