@@ -12,8 +12,9 @@ from medquant.commands.compare import model_labels
 from medquant.commands.demo import parse_bits
 from medquant.commands.quantize import build_recipe, build_selection
 from medquant.errors import UserError
+from medquant.granularity import PerGroup
 from medquant.imaging.volume import Volume
-from medquant.recipe import PerGroup, Recipe
+from medquant.recipe import Recipe
 from medquant.segmentation import Segmentation, Structure
 
 numbers = st.lists(st.integers(0, 500), min_size=6, max_size=6)

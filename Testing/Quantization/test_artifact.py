@@ -23,6 +23,7 @@ from transformers import SamConfig, SamModel
 
 from medquant import artifact
 from medquant.errors import UserError
+from medquant.granularity import PerGroup
 from medquant.imaging.reading import read_volume
 from medquant.imaging.volume import Volume
 from medquant.models.base import CalibrationBatch, CalibrationSelection
@@ -32,7 +33,7 @@ from medquant.models.sam import SamModelAdapter
 from medquant.models.torch_program import TorchModel, from_module
 from medquant.quantize import quantize
 from medquant.quantized_model import QuantizedModel
-from medquant.recipe import IntWeights, PerGroup, Recipe
+from medquant.recipe import IntWeights, Recipe
 
 MakeNetwork = Callable[..., nn.Module]
 MakePictures = Callable[..., list[torch.Tensor]]
@@ -84,7 +85,7 @@ def test_codes_are_really_packed(bits: int, tmp_path: Path, quantized: Quantized
     network = nn.Sequential(nn.Linear(1024, 1024))
     result = quantized(network, [torch.randn(1, 64, 1024)], bits, settings={"method": "rtn", "ends_bits": None})
     size = result.save(tmp_path / "a.mq.safetensors")
-    codes, numbers = 1024 * 1024 * bits // 8, 1024 * (2 + 2 + 4)
+    codes, numbers = 1024 * 1024 * bits // 8, 1024 * ((4 + 4 if bits == 8 else 2 + 2) + 4)
     assert codes + numbers < size < codes + numbers + 5000, "scale, offset and bias of each output, and a description"
     assert abs(size * 8 - result.report.effective_bits * 1024 * 1024) < 8 * 10_000
 

@@ -10,9 +10,10 @@ from torch import nn
 
 from medquant.calibrate import LayerJob, collect_moments, quantize_layer
 from medquant.errors import Cancelled
-from medquant.layers import LayerGeometry
+from medquant.geometry import LayerGeometry
+from medquant.granularity import PerGroup, PerTensor
 from medquant.matrices import input_rows, spatial_grid
-from medquant.recipe import CalibrationSettings, IntWeights, PerGroup, PerTensor, Recipe
+from medquant.recipe import CalibrationSettings, IntWeights, Recipe
 
 LAYERS = [
     (nn.Linear(6, 5), (3, 40, 6)),

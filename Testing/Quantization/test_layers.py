@@ -11,9 +11,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
+from medquant.geometry import LayerGeometry
+from medquant.granularity import PerChannel, PerGroup, PerTensor
 from medquant.grid import sorted_grid, symmetric_zero
-from medquant.layers import LayerGeometry, QuantizedLayer, storage_dtype
-from medquant.recipe import IntWeights, PerChannel, PerGroup, PerTensor
+from medquant.layers import QuantizedLayer, storage_dtype
+from medquant.recipe import IntWeights
 from medquant.solvers.solve import Solution, solve
 
 CASES: list[tuple[nn.Module, tuple[int, ...]]] = [
@@ -89,17 +91,18 @@ def test_output_sizes_of_transposed_convolutions(wanted: tuple[int, ...]) -> Non
 @pytest.mark.parametrize("bits", range(2, 9))
 @pytest.mark.parametrize(
     ("grain", "extra"),
-    [(PerChannel(), 8 * 2), (PerGroup(64), 8 * 2 * 4)],
+    [(PerChannel(), 8), (PerGroup(64), 8 * 4)],
     ids=["channel", "group"],
 )
 def test_stored_bits_by_hand(bits: int, grain: Any, extra: int) -> None:
-    """Codes, one scale and one offset of 16 bits for each output and group, a byte for each input with groups."""
+    """Codes, a scale and an offset for each output and group (32 bits from 7 on), a byte for each input with groups."""
     layer, _ = quantized(nn.Linear(256, 8), IntWeights(bits, grain))
     stored = {2: 2, 3: 3, 4: 4}.get(bits, 8)
     groups = 256 * 8 if isinstance(grain, PerGroup) else 0
-    assert layer.stored_bits() == 256 * 8 * stored + 16 * extra + groups
+    number = 32 if bits > 6 else 16
+    assert layer.stored_bits() == 256 * 8 * stored + 2 * number * extra + groups
     half, _ = quantized(nn.Linear(256, 8), IntWeights(bits, zero_point="half"))
-    assert half.stored_bits() == 256 * 8 * stored + 16 * 8
+    assert half.stored_bits() == 256 * 8 * stored + number * 8
 
 
 def test_a_weight_sorted_over_the_layer_costs_an_index_for_each_weight() -> None:
@@ -126,9 +129,10 @@ def test_more_than_256_groups() -> None:
 @given(st.floats(1e-3, 1e4), st.booleans())
 def test_numbers_that_half_precision_would_lose_stay_single(value: float, negative: bool) -> None:
     value = -value if negative else value
-    assert storage_dtype(torch.tensor([value, 0.0]), None) == torch.float16
+    assert storage_dtype(4, torch.tensor([value, 0.0]), None) == torch.float16
+    assert storage_dtype(8, torch.tensor([value, 0.0]), None) == torch.float32
     for outside in (1e5, 1e-6):
-        assert storage_dtype(torch.tensor([value]), torch.tensor([outside])) == torch.float32
+        assert storage_dtype(4, torch.tensor([value]), torch.tensor([outside])) == torch.float32
 
 
 @pytest.mark.parametrize("magnitude", [1e-9, 1e-6, 1e7])

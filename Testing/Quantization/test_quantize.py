@@ -10,6 +10,7 @@ import torch
 from torch import nn
 from transformers import SamConfig, SamModel
 
+from medquant.granularity import PerGroup
 from medquant.imaging.volume import Volume
 from medquant.layers import QuantizedLayer
 from medquant.models.base import CalibrationBatch, CalibrationSelection
@@ -19,7 +20,7 @@ from medquant.models.torch_program import from_module
 from medquant.network_edit import structural_twin
 from medquant.quantize import quantize
 from medquant.quantized_model import QuantizedModel
-from medquant.recipe import METHODS, CalibrationSettings, IntWeights, PerGroup, Recipe
+from medquant.recipe import METHODS, CalibrationSettings, IntWeights, Recipe
 
 MakeNetwork = Callable[..., nn.Module]
 MakePictures = Callable[..., list[torch.Tensor]]
@@ -147,7 +148,8 @@ def test_effective_bits_by_hand(quantized: Quantized) -> None:
     assert report.layers[1].effective_bits == pytest.approx(4 + 32 / 32)
     ends = quantized(network, inputs, 2, settings={"extra_bits": 0.0}).report
     assert [layer.bits for layer in ends.layers] == [8, 2, 8]
-    by_hand = (8 * (64 * 32 + 48 * 4) + 2 * 32 * 48 + 32 * outputs) / weights
+    # At eight bits, scale and offset have 32 each.
+    by_hand = (8 * (64 * 32 + 48 * 4) + 2 * 32 * 48 + 64 * (32 + 4) + 32 * 48) / weights
     assert ends.effective_bits == pytest.approx(by_hand)
     kept = quantized(network, inputs, 2, settings={"ends_bits": None, "extra_bits": 0.0}, ignore=("2",)).report
     # Of a layer that is kept, the weight counts as it is stored: rounded to half precision, 16 bits.

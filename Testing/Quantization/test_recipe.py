@@ -10,16 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from medquant.errors import UserError
-from medquant.recipe import (
-    METHODS,
-    CalibrationSettings,
-    IntWeights,
-    PerChannel,
-    PerGroup,
-    PerTensor,
-    Recipe,
-    granularity_from_name,
-)
+from medquant.granularity import PerChannel, PerGroup, PerTensor, granularity_from_name
+from medquant.recipe import METHODS, CalibrationSettings, IntWeights, Recipe
 
 granularities = st.one_of(st.just(PerTensor()), st.just(PerChannel()), st.builds(PerGroup, st.integers(2, 512)))
 weights = st.builds(

@@ -9,8 +9,9 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from medquant.granularity import PerChannel, PerGroup, PerTensor
 from medquant.grid import sorted_grid
-from medquant.recipe import METHODS, IntWeights, Method, PerChannel, PerGroup, PerTensor
+from medquant.recipe import METHODS, IntWeights, Method
 from medquant.solvers.solve import Solution, damped, rows_to_groups, solve
 
 KINDS = (

@@ -16,9 +16,11 @@ from safetensors.torch import load as load_tensors
 from safetensors.torch import save as save_tensors
 from torch import nn
 
+from medquant.activations import ActivationQuantizer
 from medquant.errors import UserError
 from medquant.files import atomic_path
-from medquant.layers import LayerGeometry, QuantizedLayer
+from medquant.geometry import LayerGeometry
+from medquant.layers import QuantizedLayer
 from medquant.matrices import is_quantizable
 from medquant.models.base import Model
 from medquant.models.registry import adapter_class
@@ -28,7 +30,7 @@ from medquant.quantized_model import Provenance, QuantizationReport, QuantizedMo
 from medquant.recipe import Recipe
 
 FORMAT = "medquant"
-VERSION = 1
+VERSION = 2
 SUFFIX = ".mq.safetensors"
 BUFFERS = ("packed", "scale", "offset", "row_group", "bias", "live_inputs", "live_outputs")
 
@@ -38,7 +40,12 @@ def save(quantized: QuantizedModel, path: str | Path) -> int:
     network = quantized.model.network
     tensors, aliases = _distinct(network)
     layers = {
-        name: {"geometry": module.geometry.to_dict(), "bits": module.bits, "zero": module.zero}
+        name: {
+            "geometry": module.geometry.to_dict(),
+            "bits": module.bits,
+            "zero": module.zero,
+            "input": module.input_quantizer and module.input_quantizer.settings(),
+        }
         for name, module in network.named_modules()
         if isinstance(module, QuantizedLayer)
     }
@@ -149,6 +156,7 @@ def _fill(network: nn.Module, description: dict[str, Any], tensors: dict[str, to
         count = quantized.matrix_shape.numel()
         if part["packed"].numel() != packed_size(count, layer["bits"]):
             raise ValueError(f"layer {name} does not hold {count} codes")
+        _quantize_input(quantized, layer.get("input"), name, tensors)
         set_module(network, name, quantized)
     inside = tuple(f"{name}." for name in description["layers"])
     rest = {
@@ -164,6 +172,18 @@ def _fill(network: nn.Module, description: dict[str, Any], tensors: dict[str, to
         raise ValueError(f"its tensors are not those of the model: {', '.join(odd[:3])}")
     network.load_state_dict(rest, strict=False)
     network.requires_grad_(False)
+
+
+def _quantize_input(
+    layer: QuantizedLayer, settings: dict[str, Any] | None, name: str, tensors: dict[str, torch.Tensor]
+) -> None:
+    """What happens to the layer's input, where it is made of integers as well."""
+    divisor = tensors.get(f"{name}.input_divisor")
+    layer.input_divisor = None if divisor is None else divisor.float()
+    if settings is not None:
+        scale, zero = (tensors.get(f"{name}.input_quantizer.{key}") for key in ("scale", "zero"))
+        scale = None if scale is None else scale.float()
+        layer.input_quantizer = ActivationQuantizer(**settings, scale=scale, zero=zero)
 
 
 def _make_room_for_bias(network: nn.Module, name: str) -> None:

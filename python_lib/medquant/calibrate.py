@@ -12,12 +12,14 @@ from torch import nn
 
 from medquant.channels import Live
 from medquant.errors import UserError
+from medquant.geometry import LayerGeometry
 from medquant.gram import Moments, choose_ridge, corrected_target, draw_positions, shrunk
+from medquant.granularity import PerTensor
 from medquant.grid import Grid, initial_grid, sorted_grid, symmetric_zero
-from medquant.layers import LayerGeometry, QuantizedLayer
+from medquant.layers import QuantizedLayer
 from medquant.matrices import input_rows, spatial_grid
 from medquant.quantized_model import LayerReport
-from medquant.recipe import IntWeights, PerTensor, Recipe
+from medquant.recipe import IntWeights, Recipe
 from medquant.solvers.solve import Solution, solve
 
 MOST_POSITIONS = 65536
@@ -58,6 +60,8 @@ def collect_moments(
     check: Callable[[], None],
     *,
     halves: bool = True,
+    prepare: Callable[[torch.Tensor], torch.Tensor] = lambda inputs: inputs,
+    prepare_full: Callable[[torch.Tensor], torch.Tensor] = lambda inputs: inputs,
 ) -> list[tuple[Moments, Moments]]:
     """Moments of the inputs of one layer, a pair of halves for each group of a convolution.
 
@@ -65,7 +69,8 @@ def collect_moments(
     `halves` the first holds everything and the second nothing, which takes half the memory.
 
     `quantized_inputs` and, for sequential calibration, `full_inputs` hold the layer's input for each calibration
-    input; both are read at the same positions.
+    input; both are read at the same positions. `prepare` and `prepare_full` are what happens to them before they meet
+    the weights.
     """
     settings = recipe.calibration
     layout = job.geometry.layout
@@ -81,6 +86,8 @@ def collect_moments(
         focus = focus_of(job, number, grid)
         positions = draw_positions(focus, total, count, settings.foreground_share, generator)
         chunk = max(1, CHUNK_ELEMENTS // (size * layout.groups))
+        inputs = prepare(inputs)
+        full_input = None if full_inputs is None else prepare_full(full_inputs[number])
         middle = len(positions) // 2
         parts = [(number % 2 if halves else 0, positions)]
         if halves and len(quantized_inputs) == 1:
@@ -88,7 +95,7 @@ def collect_moments(
         for half, piece in ((half, piece) for half, part in parts for piece in part.split(chunk)):
             check()
             rows = input_rows(job.module, inputs, piece)
-            full = None if full_inputs is None else input_rows(job.module, full_inputs[number], piece)
+            full = None if full_input is None else input_rows(job.module, full_input, piece)
             for g, pair in enumerate(moments):
                 pair[half].add(rows[g], None if full is None else full[g])
     if not all(torch.isfinite(moment.second).all() for pair in moments for moment in pair):

@@ -4,92 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
 from typing import Any
 
 import torch
 from torch import nn
-from torch.nn import functional
 
+from medquant.activations import ActivationQuantizer
 from medquant.channels import Live
+from medquant.geometry import LayerGeometry
 from medquant.grid import Grid
-from medquant.matrices import CONVOLUTIONS, TRANSPOSED, Layout, padding_sides
 from medquant.packing import pack, unpack
-from medquant.products import linear
-
-
-@dataclass(frozen=True)
-class LayerGeometry:
-    """What a layer computes apart from its numbers: plain data, stored with the codes."""
-
-    kind: str
-    """Class name in torch.nn: "Linear", "Conv3d", "ConvTranspose2d" ..."""
-    weight_shape: tuple[int, ...]
-    stride: tuple[int, ...] = ()
-    padding: tuple[int, ...] | str = ()
-    dilation: tuple[int, ...] = ()
-    groups: int = 1
-    output_padding: tuple[int, ...] = ()
-    padding_mode: str = "zeros"
-
-    @classmethod
-    def of(cls, module: nn.Module) -> LayerGeometry:
-        """Read the geometry of a torch layer."""
-        kind = next(k.__name__ for k in (nn.Linear, *CONVOLUTIONS, *TRANSPOSED) if isinstance(module, k))
-        shape = tuple(module.weight.shape)
-        if kind == "Linear":
-            return cls(kind, shape)
-        return cls(
-            kind,
-            shape,
-            module.stride,
-            module.padding,
-            module.dilation,
-            module.groups,
-            module.output_padding,
-            module.padding_mode,
-        )
-
-    @property
-    def layout(self) -> Layout:
-        """How the weight stands as matrices."""
-        return Layout(self.weight_shape, self.groups, self.kind.startswith("ConvTranspose"))
-
-    def to_dict(self) -> dict[str, Any]:
-        """Plain data for JSON."""
-        return asdict(self)
-
-    @classmethod
-    def from_dict(cls, data: dict[str, Any]) -> LayerGeometry:
-        """The inverse of `to_dict`."""
-        return cls(**{k: tuple(v) if isinstance(v, list) else v for k, v in data.items()})
-
-    def apply(
-        self, inputs: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None, output_size: Any = None
-    ) -> torch.Tensor:
-        """The layer's forward pass with the given numbers."""
-        if self.kind == "Linear":
-            return linear(inputs, weight, bias)
-        dims = int(self.kind[-2])
-        if self.kind.startswith("ConvTranspose"):
-            operation = getattr(functional, f"conv_transpose{dims}d")
-            extra = self.output_padding if output_size is None else self._padding_to(inputs, output_size)
-            return operation(inputs, weight, bias, self.stride, self.padding, extra, self.groups, self.dilation)
-        operation = getattr(functional, f"conv{dims}d")
-        padding = self.padding
-        if self.padding_mode != "zeros":
-            pairs = padding_sides(padding, self.weight_shape[2:], self.dilation)
-            sides = [side for pair in reversed(pairs) for side in pair]
-            inputs, padding = functional.pad(inputs, sides, mode=self.padding_mode), 0
-        return operation(inputs, weight, bias, self.stride, padding, self.dilation, self.groups)
-
-    def _padding_to(self, inputs: torch.Tensor, output_size: Any) -> tuple[int, ...]:
-        """The output padding with which a transposed convolution gives `output_size`."""
-        kernel = self.weight_shape[2:]
-        dims = len(kernel)
-        axes = zip(inputs.shape[-dims:], self.stride, self.padding, self.dilation, kernel)
-        least = [(size - 1) * s - 2 * p + d * (k - 1) + 1 for size, s, p, d, k in axes]
-        return tuple(wanted - size for wanted, size in zip(tuple(output_size)[-dims:], least))
 
 
 class QuantizedLayer(nn.Module):
@@ -100,6 +24,9 @@ class QuantizedLayer(nn.Module):
     several groups of rows (uint8 or int16; (groups, m, n) where single weights are grouped), `bias` (n) or None,
     `live_inputs` and `live_outputs` (bool) where some channels have no codes; m and n then count the others. The weight
     is decoded for each forward pass, so the memory held is that of the codes.
+
+    With an `input_quantizer` the input is rounded to integers first; with `input_divisor` (channels) each channel is
+    divided by a factor before that, which the decoded weight already contains.
     """
 
     def __init__(
@@ -127,6 +54,8 @@ class QuantizedLayer(nn.Module):
         self.register_buffer("bias", bias)
         self.register_buffer("live_inputs", live_inputs)
         self.register_buffer("live_outputs", live_outputs)
+        self.register_buffer("input_divisor", None)
+        self.input_quantizer: ActivationQuantizer | None = None
         self._decoded: torch.Tensor | None = None
 
     @classmethod
@@ -158,7 +87,7 @@ class QuantizedLayer(nn.Module):
         if by_weight or scale.shape[1] > 1:
             row_group = torch.stack([grid.row_group for grid in grids])
             row_group = row_group.to(torch.uint8 if scale.shape[1] <= 256 else torch.int16)
-        dtype = storage_dtype(scale, offset)
+        dtype = storage_dtype(bits, scale, offset)
         return cls(
             geometry,
             bits,
@@ -208,11 +137,18 @@ class QuantizedLayer(nn.Module):
 
     def forward(self, input: torch.Tensor, output_size: Any = None) -> torch.Tensor:
         """Same as the layer it replaces, with the decoded weight; arguments are named as in torch."""
-        return self.geometry.apply(input, self.weight.to(input.dtype), self.bias, output_size)
+        return self.geometry.apply(self.rounded(input), self.weight.to(input.dtype), self.bias, output_size)
+
+    def rounded(self, input: torch.Tensor) -> torch.Tensor:
+        """What the integers of the layer's input stand for; the input itself where it is not quantized."""
+        if self.input_divisor is not None:
+            input = divided(input, self.input_divisor, self.geometry)
+        return input if self.input_quantizer is None else self.input_quantizer(input)
 
     def stored_bits(self) -> int:
         """Bits of everything that stands for the weight: codes, scales, offsets, groups, channel masks; no bias."""
         parts = (self.packed, self.scale, self.offset, self.row_group, self.live_inputs, self.live_outputs)
+        parts += (self.input_divisor,)
         return sum(8 * t.numel() * t.element_size() for t in parts if t is not None)
 
     def extra_repr(self) -> str:
@@ -225,6 +161,17 @@ class QuantizedLayer(nn.Module):
         if layout.groups > 1:
             return torch.Size((layout.groups, layout.rows, layout.columns))
         return torch.Size((1, len(self.live.rows(layout)), len(self.live.columns(layout))))
+
+
+def divided(input: torch.Tensor, divisor: torch.Tensor, geometry: LayerGeometry) -> torch.Tensor:
+    """The layer's input with each channel divided by its factor (channels,)."""
+    return input / (divisor if geometry.kind == "Linear" else divisor.reshape(-1, *[1] * int(geometry.kind[-2])))
+
+
+def multiplied(weight: torch.Tensor, divisor: torch.Tensor, geometry: LayerGeometry) -> torch.Tensor:
+    """The weight of an ungrouped layer for an input that was `divided`."""
+    axis = 0 if geometry.layout.transposed else 1
+    return weight * divisor.reshape([-1 if a == axis else 1 for a in range(weight.ndim)])
 
 
 @contextmanager
@@ -250,9 +197,14 @@ def _uniform(values: torch.Tensor) -> bool:
     return values.shape[-1] > 1 and bool((values == values[..., :1]).all())
 
 
-def storage_dtype(*tensors: torch.Tensor | None) -> torch.dtype:
-    """float16 where every number is a normal one there (a relative error of 2^-11 at most), else float32."""
+def storage_dtype(bits: int, *tensors: torch.Tensor | None) -> torch.dtype:
+    """Of scales and offsets: float16 up to 6 bits where every number is a normal one there, else float32.
+
+    The relative error of 2^-11 moves the outermost level by a small part of a step of 64 levels, but not of 256.
+    """
     limits = torch.finfo(torch.float16)
+    if bits > 6:
+        return torch.float32
     for tensor in tensors:
         if tensor is None:
             continue

@@ -2,77 +2,58 @@
 
 Sequential calibration needs, layer by layer, the inputs of the FP32 network and those of the network quantized so
 far. Running the network anew for each layer costs as many passes as there are layers, and cutting it into stages
-needs its graph. Here every input has a thread of its own that halts when it reaches a layer; when all have arrived,
-the layer is quantized and they go on. One pass in all, for any network that calls its layers in a fixed order.
-Only one thread runs at a time, so the order of computation, and with it the result, is fixed.
+needs its graph. Here every input is a coroutine that halts when it reaches a layer; when all have arrived, the layer is
+quantized and they go on. One pass in all, for any network that calls its layers in a fixed order. Greenlets rather than
+threads: they may halt anywhere inside a network's code, only one runs at a time, so the order of computation, and with
+it the result, is fixed, and the arithmetic keeps the one pool of threads that it has.
 """
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
+from greenlet import GreenletExit, greenlet
 from torch import nn
 
 from medquant.errors import UserError
 
+Computation = Callable[..., torch.Tensor]
+"""Computes a layer from the arguments of its call."""
 
-class _Stop(BaseException):
-    """Unwinds a runner whose work is no longer wanted; not an Exception, so that no network swallows it."""
 
-
-class _Runner(threading.Thread):
+class _Runner:
     """One input on its way through the network."""
 
     def __init__(self, work: Callable[[], Any]) -> None:
-        super().__init__(daemon=True)
-        self.work = work
-        self.go = threading.Semaphore(0)
-        self.halted = threading.Semaphore(0)
+        self._coroutine = greenlet(work)
         self.layer: str | None = None
+        """Where it halts; None before its beginning and after its end."""
         self.inputs: torch.Tensor | None = None
-        self.answer: Callable[[torch.Tensor], torch.Tensor] | None = None
-        self.error: BaseException | None = None
-        self.stopping = False
+        self.known: dict[str, Computation] = {}
+        """The computation of every layer that it has reached."""
 
-    def run(self) -> None:
-        self.go.acquire()
-        try:
-            if not self.stopping:
-                with torch.inference_mode():
-                    self.work()
-        except _Stop:
-            pass
-        except BaseException as error:
-            self.error = error
-        self.layer = self.inputs = self.answer = None
-        self.halted.release()
-
-    def arrive(self, layer: str, inputs: torch.Tensor, *rest: Any, **options: Any) -> torch.Tensor:
-        """Called inside the network: wait for the layer's new computation, then do it."""
+    def arrive(self, layer: str, inputs: torch.Tensor) -> None:
+        """Called inside the network: go back to whom that had it advance, until `known` has the layer."""
         self.layer, self.inputs = layer, inputs
-        self.halted.release()
-        self.go.acquire()
-        if self.stopping:
-            raise _Stop
-        answer = self.answer
-        self.inputs = self.answer = None
-        return answer(inputs, *rest, **options)
+        self._coroutine.parent.switch()
+        self.layer = self.inputs = None
 
     def advance(self) -> None:
-        """Let the runner go to its next layer, or to its end."""
-        self.go.release()
-        self.halted.acquire()
-        if self.error is not None:
-            raise self.error
+        """Let the runner go to its next layer, or to its end. What its network raises comes out here."""
+        self._coroutine.switch()
+
+    def stop(self) -> None:
+        """Unwind the network's code where it halts."""
+        if not self._coroutine.dead:
+            self._coroutine.throw(GreenletExit)
 
 
 def run_in_lockstep(
     layers: dict[str, nn.Module],
     runs: Sequence[Callable[[], Any]],
-    at_layer: Callable[[str, list[torch.Tensor]], Sequence[Callable[[torch.Tensor], torch.Tensor]]],
+    at_layer: Callable[[str, list[torch.Tensor]], Sequence[Computation]],
 ) -> None:
     """Do all `runs`, which call the same network, and halt them together at the first call of each of `layers`.
 
@@ -81,28 +62,28 @@ def run_in_lockstep(
     and whatever a run or `at_layer` raises; the layers are left as they were.
     """
     runners = [_Runner(run) for run in runs]
-    answers: dict[tuple[int, str], Callable[[torch.Tensor], torch.Tensor]] = {}
-    by_thread: dict[int, int] = {}
+    current: list[_Runner] = []
 
-    def patched(name: str) -> Callable[[torch.Tensor], torch.Tensor]:
+    def advance(runner: _Runner) -> None:
+        current[:] = [runner]
+        with torch.inference_mode():
+            runner.advance()
+
+    def patched(name: str) -> Computation:
         # The argument is named as in torch; a transposed convolution may be asked for an output size as well.
         def forward(input: torch.Tensor, *rest: Any, **options: Any) -> torch.Tensor:
-            index = by_thread[threading.get_ident()]
-            known = answers.get((index, name))
-            if known is not None:
-                return known(input, *rest, **options)
-            return runners[index].arrive(name, input, *rest, **options)
+            (runner,) = current
+            if name not in runner.known:
+                runner.arrive(name, input)
+            return runner.known[name](input, *rest, **options)
 
         return forward
 
     for name, layer in layers.items():
         layer.forward = patched(name)
     try:
-        for index, runner in enumerate(runners):
-            runner.start()
-            by_thread[runner.ident] = index
         for runner in runners:
-            runner.advance()
+            advance(runner)
         while any(runner.layer is not None for runner in runners):
             name = runners[0].layer
             if any(runner.layer != name for runner in runners):
@@ -110,17 +91,12 @@ def run_in_lockstep(
                     "The network does not call its layers in the same order for every calibration input. "
                     "Quantize it with sequential calibration turned off, or with one input."
                 )
-            inputs = [runner.inputs for runner in runners]
-            for index, (runner, answer) in enumerate(zip(runners, at_layer(name, inputs))):
-                runner.answer = answers[index, name] = answer
-            del inputs
-            for runner in runners:
-                runner.advance()
+            computations = at_layer(name, [runner.inputs for runner in runners])
+            for runner, computation in zip(runners, computations, strict=True):
+                runner.known[name] = computation
+                advance(runner)
     finally:
         for layer in layers.values():
             layer.__dict__.pop("forward", None)
         for runner in runners:
-            runner.stopping = True
-            runner.go.release()
-        for runner in runners:
-            runner.join()
+            runner.stop()

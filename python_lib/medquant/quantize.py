@@ -16,12 +16,15 @@ from torch import nn
 
 import medquant
 from medquant.accounting import account_for
+from medquant.activation_settings import IntActivations
 from medquant.calibrate import LayerJob, collect_moments, gram_megabytes, quantize_layer
 from medquant.channels import Live, live_channels
 from medquant.errors import UserError
+from medquant.geometry import LayerGeometry
 from medquant.gram import dilate
 from medquant.imaging.volume import Volume
-from medquant.layers import LayerGeometry, QuantizedLayer, decoded_once
+from medquant.input_grid import fit_input
+from medquant.layers import QuantizedLayer, decoded_once, divided, multiplied
 from medquant.lockstep import run_in_lockstep
 from medquant.matrices import QUANTIZABLE, Layout, is_quantizable
 from medquant.memory import PeakMemory
@@ -106,6 +109,7 @@ class _Work:
         self.kept: dict[str, str] = {}
         self.reports: dict[str, LayerReport] = {}
         self.quantized: dict[str, QuantizedLayer] = {}
+        self.activations: dict[str, IntActivations | None] = {}
         self.seconds: dict[str, float] = {}
         self.focus: list[torch.Tensor | None] = [batch.focus for batch in batches]
 
@@ -228,6 +232,7 @@ class _Work:
                     f"Layer {name} needs about {gram_megabytes(jobs[name], full=False):.0f} MB to be solved, "
                     f"{self.max_memory_mb:.0f} MB are allowed. Allow more memory, or ignore that layer."
                 )
+        self.activations = self.recipe.activations_for(list(jobs))
         return jobs
 
     def _live(self, name: str, module: nn.Module, seen: Observation) -> Live:
@@ -289,9 +294,37 @@ class _Work:
             return self.model.row_focus(job.name, job.module, grid, self.focus[number])
 
         check = self.tracker.check
+        settings = self.activations[job.name]
+        divisor, quantizer = None, None
+        if settings is not None:
+            # What the layer gets differs from what it should get even where nothing before it is quantized.
+            full = inputs if full is None else full
+            share, seed = self.recipe.calibration.foreground_share, self.recipe.calibration.seed
+            divisor, quantizer = fit_input(job, inputs, settings, focus_of, share, seed)
+        if divisor is not None:
+            job = replace(job, weight=multiplied(job.weight, divisor, job.geometry))
+
+        def scaled(values: torch.Tensor) -> torch.Tensor:
+            return values if divisor is None else divided(values, divisor, job.geometry)
+
+        def rounded(values: torch.Tensor) -> torch.Tensor:
+            return scaled(values) if quantizer is None else quantizer(scaled(values))
+
         plenty = gram_megabytes(job, full=True) <= self.max_memory_mb
-        moments = collect_moments(job, inputs, full if plenty else None, focus_of, self.recipe, check, halves=plenty)
-        self.quantized[job.name], self.reports[job.name] = quantize_layer(job, moments, self.recipe, check)
+        moments = collect_moments(
+            job,
+            inputs,
+            full if plenty else None,
+            focus_of,
+            self.recipe,
+            check,
+            halves=plenty,
+            prepare=rounded,
+            prepare_full=scaled,
+        )
+        layer, self.reports[job.name] = quantize_layer(job, moments, self.recipe, check)
+        layer.input_divisor, layer.input_quantizer = divisor, quantizer
+        self.quantized[job.name] = layer
 
     def _announce(self, done: int, count: int, fraction: float) -> None:
         self.tracker.report(0.1 + 0.9 * fraction, f"Quantizing layer {done + 1} of {count}")

@@ -3,37 +3,26 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
 from fnmatch import fnmatchcase
 from typing import Any, Literal
 
+from medquant.activation_settings import IntActivations
 from medquant.allocation import spread_bits
 from medquant.errors import UserError
+from medquant.granularity import (
+    FOR_WEIGHTS,
+    PerChannel,
+    PerGroup,
+    WeightGranularity,
+    granularity_name,
+    granularity_of_kind,
+)
 
 Method = Literal["rtn", "comq", "permutation-comq", "gptq"]
 METHODS: tuple[Method, ...] = ("rtn", "comq", "permutation-comq", "gptq")
 ZeroPoint = Literal["real", "integer", "half"]
-
-
-@dataclass(frozen=True)
-class PerTensor:
-    """One scale for the whole weight."""
-
-
-@dataclass(frozen=True)
-class PerChannel:
-    """One scale for each output channel."""
-
-
-@dataclass(frozen=True)
-class PerGroup:
-    """One scale for each run of `size` consecutive inputs of an output channel."""
-
-    size: int = 64
-
-
-Granularity = PerTensor | PerChannel | PerGroup
-_GRANULARITIES = {"per-tensor": PerTensor, "per-channel": PerChannel, "per-group": PerGroup}
 
 
 @dataclass(frozen=True)
@@ -46,7 +35,7 @@ class IntWeights:
     """
 
     bits: int = 4
-    granularity: Granularity = field(default_factory=PerChannel)
+    granularity: WeightGranularity = field(default_factory=PerChannel)
     symmetric: bool = False
     zero_point: ZeroPoint = "real"
 
@@ -54,13 +43,16 @@ class IntWeights:
     def granularity_name(self) -> str:
         """ "per-tensor", "per-channel" or "per-group-64", as `granularity_from_name` reads it."""
         size = f"-{self.granularity.size}" if isinstance(self.granularity, PerGroup) else ""
-        return _granularity_name(self.granularity) + size
+        return granularity_name(self.granularity) + size
 
     def __post_init__(self) -> None:
         if not isinstance(self.bits, int) or not 2 <= self.bits <= 8:
             raise UserError(f"Weights can have 2 to 8 bits, not {self.bits}. Choose 2, 3, 4 or 8.")
         if isinstance(self.granularity, PerGroup) and self.granularity.size < 2:
             raise UserError(f"A group needs at least 2 inputs, not {self.granularity.size}. Choose 32, 64 or 128.")
+        name = granularity_name(self.granularity)
+        if name not in FOR_WEIGHTS:
+            raise UserError(f"Weights cannot have the granularity {name}. Choose per-channel.")
         if self.zero_point not in ("real", "integer", "half"):
             raise UserError(f"Unknown zero point {self.zero_point!r}. Choose real, integer or half.")
 
@@ -99,7 +91,8 @@ class Recipe:
     point; the last pattern that fits wins. `ends_bits` keeps the first and the last quantized layer at that many bits
     at least (None: no exception); `extra_bits` per weight, on average, go to them and to the smallest layers
     (`medquant.allocation`): a few hundredths of a bit that are worth more than any solver. `drop_dead_channels` leaves
-    out the weights of channels that training has switched off (`medquant.channels`). `scope="layer"` is the
+    out the weights of channels that training has switched off (`medquant.channels`). `activations`: None computes in
+    floating point; otherwise the inputs of the layers are integers as well. `scope="layer"` is the
     paper as read: all weights of a layer sorted by value, each with an index of its own (costly; kept to reproduce it).
     """
 
@@ -112,6 +105,7 @@ class Recipe:
     drop_dead_channels: bool = True
     fold_batch_norm: bool = True
     calibration: CalibrationSettings = field(default_factory=CalibrationSettings)
+    activations: IntActivations | None = None
     overrides: dict[str, IntWeights | None] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -137,16 +131,28 @@ class Recipe:
         bits = spread_bits(sizes, self.weights.bits, self.extra_bits, self.ends_bits, live)
         chosen: dict[str, IntWeights | None] = {}
         for layer in sizes:
-            chosen[layer] = replace(self.weights, bits=bits[layer])
+            chosen[layer] = replace(self.weights, bits=bits[layer], **(self._integer_kernel(bits[layer])))
             for pattern, weights in self.overrides.items():
                 if fnmatchcase(layer, pattern):
                     chosen[layer] = weights
         return chosen
 
+    def activations_for(self, layers: Sequence[str]) -> dict[str, IntActivations | None]:
+        """The grid of each layer's input, for `layers` in the order of the network; the ends have `ends_bits`."""
+        chosen = dict.fromkeys(layers, self.activations)
+        if self.activations is not None and self.ends_bits is not None and chosen:
+            ends = replace(self.activations, bits=max(self.activations.bits, self.ends_bits))
+            chosen |= dict.fromkeys((layers[0], layers[-1]), ends)
+        return chosen
+
+    def _integer_kernel(self, bits: int) -> dict[str, bool]:
+        """Integer kernels take symmetric weights: at 8 bits the grid is theirs; fewer bits fit into it as they are."""
+        return {"symmetric": True} if self.activations is not None and bits == 8 else {}
+
     def describe(self) -> str:
         """The recipe in one line, for tables and reports."""
         w = self.weights
-        grain = _granularity_name(w.granularity)
+        grain = granularity_name(w.granularity)
         if isinstance(w.granularity, PerGroup):
             grain += f" of {w.granularity.size}"
         parts = [f"W{w.bits}", grain, "symmetric" if w.symmetric else "asymmetric", self.method]
@@ -154,6 +160,8 @@ class Recipe:
             parts.append("sorted over the layer")
         if self.ends_bits and self.ends_bits > w.bits:
             parts.append(f"first and last layer at {self.ends_bits} bits")
+        if self.activations is not None:
+            parts.append(self.activations.describe())
         if self.overrides:
             parts.append(f"{len(self.overrides)} override{'s' if len(self.overrides) > 1 else ''}")
         return ", ".join(parts)
@@ -163,6 +171,7 @@ class Recipe:
         data = asdict(self)
         data["weights"] = _weights_to_dict(self.weights)
         data["overrides"] = {k: v and _weights_to_dict(v) for k, v in self.overrides.items()}
+        data["activations"] = self.activations and self.activations.to_dict()
         return data
 
     @classmethod
@@ -176,6 +185,9 @@ class Recipe:
             if "calibration" in data:
                 _refuse_unknown(CalibrationSettings, data["calibration"])
                 data["calibration"] = CalibrationSettings(**data["calibration"])
+            if data.get("activations") is not None:
+                _refuse_unknown(IntActivations, data["activations"])
+                data["activations"] = IntActivations.from_dict(data["activations"])
             overrides = data.get("overrides") or {}
             data["overrides"] = {k: None if v is None else _weights_from_dict(v) for k, v in overrides.items()}
             return cls(**data)
@@ -200,23 +212,9 @@ class Recipe:
         return cls.from_dict(data)
 
 
-def granularity_from_name(text: str) -> Granularity:
-    """Read "per-tensor", "per-channel", "per-group" or "per-group-64"."""
-    name, _, size = text.partition("per-group-")
-    if not name and size.isdigit():
-        return PerGroup(int(size))
-    if text not in _GRANULARITIES:
-        raise UserError(f"Unknown granularity {text!r}. Choose per-tensor, per-channel or per-group-64.")
-    return _GRANULARITIES[text]()
-
-
-def _granularity_name(granularity: Granularity) -> str:
-    return next(name for name, kind in _GRANULARITIES.items() if isinstance(granularity, kind))
-
-
 def _weights_to_dict(weights: IntWeights) -> dict[str, Any]:
     data = asdict(weights)
-    data["granularity"] = {"kind": _granularity_name(weights.granularity), **asdict(weights.granularity)}
+    data["granularity"] = {"kind": granularity_name(weights.granularity), **asdict(weights.granularity)}
     return data
 
 
@@ -225,7 +223,7 @@ def _weights_from_dict(data: dict[str, Any]) -> IntWeights:
     _refuse_unknown(IntWeights, data)
     if "granularity" in data:
         granularity = dict(data["granularity"])
-        data["granularity"] = _GRANULARITIES[granularity.pop("kind")](**granularity)
+        data["granularity"] = granularity_of_kind(granularity.pop("kind"), **granularity)
     return IntWeights(**data)
 
 

@@ -17,6 +17,7 @@ import torch
 
 from medquant.bench.allconvunet import ORGANS, AllConvUNet, box_around, load, to_cube, to_network_axes
 from medquant.errors import UserError
+from medquant.granularity import PerGroup
 from medquant.imaging.reading import read_labels, read_volume
 from medquant.imaging.volume import Volume
 from medquant.models.base import CalibrationBatch, CalibrationSelection, Model
@@ -24,7 +25,7 @@ from medquant.models.body import body_mask
 from medquant.progress import CancelCheck, Progress, ProgressCallback
 from medquant.prompts import BoxPrompt
 from medquant.quantize import quantize
-from medquant.recipe import METHODS, CalibrationSettings, IntWeights, PerGroup, Recipe
+from medquant.recipe import METHODS, CalibrationSettings, IntWeights, Recipe
 from medquant.segmentation import Segmentation
 
 REFERENCE_LABELS = {1: 1, 7: 2, 3: 3, 4: 4, 15: 5, 5: 6, 6: 7, 19: 8}

@@ -137,7 +137,8 @@ def build_recipe(
     file: str | None, bits: int | None, method: str | None, granularity: str | None, symmetric: bool | None
 ) -> Recipe:
     """The recipe of a file or the default one, with the options that were given. Raises `UserError`."""
-    from medquant.recipe import Recipe, granularity_from_name
+    from medquant.granularity import granularity_from_name
+    from medquant.recipe import Recipe
 
     recipe = Recipe() if file is None else Recipe.from_json(_read_text(file))
     grid = {

@@ -7,8 +7,9 @@ from dataclasses import dataclass, replace
 
 import torch
 
+from medquant.granularity import PerChannel, PerGroup, PerTensor
 from medquant.grid import Grid, initial_grid, symmetric_zero
-from medquant.recipe import IntWeights, Method, PerChannel, PerGroup, PerTensor
+from medquant.recipe import IntWeights, Method
 from medquant.solvers.coordinate import objective, pooled, refit, sweep
 from medquant.solvers.gptq import gptq, inverse_factor
 

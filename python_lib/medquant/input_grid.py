@@ -1,0 +1,106 @@
+"""Where the integers of one layer's input lie: sampled rows, a factor for each channel, the range."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import torch
+
+from medquant.activation_settings import IntActivations
+from medquant.activations import ActivationQuantizer, fit_quantizer, spread_of
+from medquant.gram import draw_positions
+from medquant.grid import initial_grid
+from medquant.matrices import input_rows, spatial_grid
+from medquant.products import product
+
+if TYPE_CHECKING:
+    from medquant.calibrate import FocusOf, LayerJob
+
+ROWS = 2048
+"""Positions at which a layer's input is looked at."""
+STRENGTHS = (0.25, 0.5, 0.75, 1.0)
+"""How much of the difference between channels may move into the weights (alpha of SmoothQuant, Xiao et al. 2023)."""
+CLIPPING = (1.0, 0.8, 0.6)
+
+
+def fit_input(
+    job: LayerJob,
+    inputs: Sequence[torch.Tensor],
+    settings: IntActivations,
+    focus_of: FocusOf,
+    foreground_share: float,
+    seed: int,
+) -> tuple[torch.Tensor | None, ActivationQuantizer]:
+    """Divisor (channels,) or None, and quantizer, for a layer that gets `inputs`, one for each calibration input."""
+    rows = torch.cat(
+        [
+            sampled_rows(job, tensor, number, focus_of, ROWS // len(inputs) + 1, foreground_share, seed)
+            for number, tensor in enumerate(inputs)
+        ]
+    )
+    matrices = job.geometry.layout.to_matrices(job.weight)
+    channels = matrices.reshape(rows.shape[1], rows.shape[2], -1)
+    divisor = None
+    if settings.equalize and spread_of(settings, job.geometry) == "tensor" and job.geometry.groups == 1:
+        divisor = choose_divisor(job, settings, rows)
+    if divisor is not None:
+        rows, channels = rows / divisor[:, None], channels * divisor[:, None, None]
+    return divisor, fit_quantizer(settings, job.geometry, rows, channels.square().sum((1, 2)))
+
+
+def sampled_rows(
+    job: LayerJob,
+    inputs: torch.Tensor,
+    number: int,
+    focus_of: FocusOf,
+    count: int,
+    foreground_share: float,
+    seed: int,
+) -> torch.Tensor:
+    """Rows (positions, channels, kernel size) of the layer's input."""
+    grid = spatial_grid(job.module, inputs)
+    generator = torch.Generator().manual_seed(seed * 1_000_003 + job.index * 1009 + number + 499)
+    focus = focus_of(job, number, grid)
+    positions = draw_positions(focus, torch.Size(grid).numel(), count, foreground_share, generator)
+    layout = job.geometry.layout
+    rows = input_rows(job.module, inputs, positions).transpose(0, 1)
+    return rows.reshape(len(positions), layout.groups * layout.inputs, -1)
+
+
+def choose_divisor(job: LayerJob, settings: IntActivations, rows: torch.Tensor) -> torch.Tensor | None:
+    """The factors (channels,) with which the rounded layer errs least on the rows; None where no factors are best.
+
+    The reach of a channel moves into its weights with the powers of SmoothQuant. The error counted is that of the
+    layer's output, with both input and weight rounded.
+    """
+    layout = job.geometry.layout
+    matrix = layout.to_matrices(job.weight)[0]
+    blocks = matrix.reshape(layout.inputs, -1, matrix.shape[1])
+    wanted = product(rows.flatten(1), matrix)
+    reach, strength = rows.abs().amax((0, 2)), blocks.abs().amax((1, 2))
+    best, chosen = _error(job, settings, rows, blocks, wanted), None
+    for alpha in STRENGTHS:
+        divisor = _positive(reach) ** alpha / _positive(strength) ** (1 - alpha)
+        divisor = divisor / divisor.log().mean().exp()
+        error = _error(job, settings, rows / divisor[:, None], blocks * divisor[:, None, None], wanted)
+        if error < best:
+            best, chosen = error, divisor
+    return chosen
+
+
+def _positive(values: torch.Tensor) -> torch.Tensor:
+    """A channel that is nearly silent must not be amplified without bound."""
+    return values.clamp_min(1e-3 * float(values.max()) + 1e-12)
+
+
+def _error(
+    job: LayerJob, settings: IntActivations, rows: torch.Tensor, blocks: torch.Tensor, wanted: torch.Tensor
+) -> float:
+    quantizer = fit_quantizer(settings, job.geometry, rows, blocks.square().sum((1, 2)))
+    rounded = quantizer(rows).flatten(1)
+    matrix = blocks.flatten(0, 1)
+    one_group = torch.zeros(len(matrix), dtype=torch.long)
+    share = job.geometry.layout.share
+    grid = initial_grid(matrix, rounded.square().mean(0), job.bits, one_group, share=share, factors=CLIPPING)
+    return float((product(rounded, grid.decode(grid.encode(matrix))) - wanted).square().sum())
