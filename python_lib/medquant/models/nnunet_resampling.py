@@ -17,8 +17,8 @@ import numpy as np
 import torch
 from scipy import ndimage
 
-ROWS_AT_ONCE = 48
-"""Rows of the result that are in memory as float64."""
+ROWS_AT_ONCE, PLANES_AT_ONCE = 48, 16
+"""Rows of the result, and planes of the scan, that are in memory as float64."""
 _NOTHING = 1e-18
 """Weights of a spline fall by .27 from voxel to voxel; those below this are less than float64's rounding."""
 
@@ -62,27 +62,29 @@ def resample_image(image: np.ndarray, how: Resampling, check: Callable[[], None]
     """
     if how.old == how.new:
         return image
-    front = how.separate or 0  # this axis last: thick slices are resampled after each slice was
+    front = how.separate or 0  # the axis of thick slices comes last, after each slice by itself
     order = (front, *(axis for axis in range(3) if axis != front))
     source = torch.from_numpy(image).permute(order).contiguous()
     result = np.empty(how.new, dtype=np.float32)
     target = torch.from_numpy(result).permute(order)
     along, rows, columns = (_matrix(how.old[axis], how.new[axis], how.orders[axis]) for axis in order)
-    lowest, highest = float(image.min()), float(image.max())
+    flat = source.flatten(1) if how.separate is not None else source.flatten()[None]
+    lowest, highest = (extreme.double()[:, None, None] for extreme in torch.aminmax(flat, dim=1))
     for start in range(0, len(rows), ROWS_AT_ONCE):
         some = rows[start : start + ROWS_AT_ONCE]
         used = some.ne(0).any(0).nonzero()
-        first, last = int(used[0]), int(used[-1]) + 1
+        band = slice(int(used[0]), int(used[-1]) + 1)
         slices = torch.empty((len(source), len(some), len(columns)), dtype=torch.float64)
-        for number, plane in enumerate(source):
+        for first in range(0, len(source), PLANES_AT_ONCE):
             check()
-            torch.mm(some[:, first:last] @ plane[first:last].double(), columns.T, out=slices[number])
-            if how.separate is not None:
-                slices[number].clamp_(float(plane.min()), float(plane.max()))
-        block = slices if how.old[front] == how.new[front] else torch.tensordot(along, slices, dims=1)
+            planes = slice(first, first + PLANES_AT_ONCE)
+            block = source[planes, band].double()
+            slices[planes] = torch.bmm(some[:, band].expand(len(block), -1, -1), block) @ columns.T
         if how.separate is None:
-            block.clamp_(lowest, highest)
-        target[:, start : start + ROWS_AT_ONCE] = block
+            slices = torch.tensordot(along, slices, dims=1) if how.old[front] != how.new[front] else slices
+            target[:, start : start + ROWS_AT_ONCE] = slices.clamp_(lowest, highest)
+        else:
+            target[:, start : start + ROWS_AT_ONCE] = torch.tensordot(along, slices.clamp_(lowest, highest), dims=1)
     return result
 
 
