@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import platform
+from importlib import metadata
 from typing import TYPE_CHECKING, Any
 
 from rich.markup import escape
@@ -66,7 +67,15 @@ def _advice(machine: Machine, runtimes: list[dict[str, Any]], caches: tuple[Kept
     advice = [
         f"{facts['name']} is broken ({facts['fault']}). Install it again." for facts in runtimes if facts["fault"]
     ]
-    if "openvino" not in installed:
+    for facts in runtimes:
+        if facts["version"] is None and not facts["fault"] and (found := _package(facts["name"])):
+            name = facts["name"]
+            advice.append(f"{name} {found} is too old, or of no use on this machine. Try: pip install -U {name}")
+    if machine.gpus and "Apple" not in machine.gpus[0] and "tensorrt" not in installed:
+        advice.append(
+            "TensorRT is missing, the fastest runtime on an NVIDIA GPU. Install it with: pip install tensorrt"
+        )
+    if "openvino" not in installed and not _package("openvino"):
         advice.append(f"OpenVINO is missing, the fastest runtime on most processors. {install_hint('openvino')}")
     if not machine.has_fast_integers:
         advice.append(f"{machine.integers()} Small models still save memory and disk here.")
@@ -81,6 +90,14 @@ def _advice(machine: Machine, runtimes: list[dict[str, Any]], caches: tuple[Kept
     return advice
 
 
+def _package(name: str) -> str | None:
+    """The version of an installed package; None where there is none."""
+    try:
+        return metadata.version(name)
+    except metadata.PackageNotFoundError:
+        return None
+
+
 def _show(
     run: Session, machine: Machine, runtimes: list[dict[str, Any]], caches: tuple[Kept, ...], advice: list[str]
 ) -> None:
@@ -93,6 +110,8 @@ def _show(
     run.say(f"System     {escape(machine.system)}; Python {platform.python_version()}; medquant {__version__}")
     run.say(f"Processor  {escape(machine.processor)}: {cores}; {features}")
     run.say(f"           {machine.integers()}")
+    if machine.gpus:
+        run.say(f"GPU        {escape(', '.join(machine.gpus))}")
     run.say(f"Memory     {wording.memory(machine.memory_mb)}, {wording.memory(machine.free_mb)} free\n")
     table = Table(box=None, padding=(0, 2, 0, 0), header_style="bold", pad_edge=False)
     for title in ("runtime", "version", "devices", "precisions"):

@@ -87,6 +87,7 @@ def segment(
             target = target or output_file(f"{file_word(scan.name)}-{file_word(loaded.name)}.seg.nrrd")
             if Path(volume).expanduser().resolve() == target.resolve():
                 raise UserError(f"{target} is the scan itself. Give --output another name.")
+            getattr(loaded, "model", loaded).require_prompt(prompt)
             if (runtime, precision) != ("pytorch", "auto"):
                 from medquant.deploy.accelerate import accelerate
 

@@ -41,6 +41,8 @@ class Machine:
     """Instructions that matter here: "AVX2", "AVX-512", "VNNI", "AMX int8", "bf16" ..."""
     memory_mb: float
     free_mb: float
+    gpus: tuple[str, ...]
+    """GPUs that PyTorch can use."""
 
     @classmethod
     def here(cls) -> Machine:
@@ -56,6 +58,7 @@ class Machine:
             features=_features(),
             memory_mb=memory.total / 1e6,
             free_mb=memory.available / 1e6,
+            gpus=_gpus(),
         )
 
     @property
@@ -74,7 +77,12 @@ class Machine:
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data for JSON."""
-        return {**asdict(self), "features": list(self.features), "fast_integers": self.has_fast_integers}
+        return {
+            **asdict(self),
+            "features": list(self.features),
+            "gpus": list(self.gpus),
+            "fast_integers": self.has_fast_integers,
+        }
 
 
 def _threads() -> int:
@@ -92,6 +100,14 @@ def _features() -> tuple[str, ...]:
     # Older versions of PyTorch name the widest instructions only.
     level = torch.backends.cpu.get_cpu_capability()
     return {"AVX512": ("AVX2", "AVX-512"), "AVX2": ("AVX2",)}.get(level, ())
+
+
+def _gpus() -> tuple[str, ...]:
+    import torch
+
+    if torch.cuda.is_available():
+        return tuple(torch.cuda.get_device_name(number) for number in range(torch.cuda.device_count()))
+    return ("Apple GPU",) if torch.backends.mps.is_available() else ()
 
 
 def _processor_name() -> str:

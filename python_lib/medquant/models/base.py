@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 
+from medquant.errors import UserError
 from medquant.imaging.volume import Volume
 from medquant.progress import Progress
 from medquant.prompts import BoxPrompt
@@ -77,6 +78,12 @@ def described(spec: dict[str, Any], name: str = "") -> dict[str, Any]:
         "weights_hash": spec.get("weights_hash", ""),
         "licence": spec.get("licence", ""),
     }
+
+
+def refuse_boxes(name: str, prompt: BoxPrompt | None) -> None:
+    """Raise `UserError` where a box was given to a model that finds the structures by itself."""
+    if prompt is not None and prompt.boxes:
+        raise UserError(f"{name} finds the structures by itself and takes no box. Leave the boxes out.")
 
 
 class Model(ABC):
@@ -155,6 +162,10 @@ class Model(ABC):
     def default_ignore(self) -> tuple[str, ...]:
         """Name patterns (fnmatch) of layers that stay in floating point whatever the recipe, each with cause."""
         return ()
+
+    def require_prompt(self, prompt: BoxPrompt | None) -> None:
+        """Raise `UserError` for a prompt that this model cannot work with, before anything long begins."""
+        refuse_boxes(self.name, prompt)
 
     @abstractmethod
     def segment(

@@ -201,6 +201,11 @@ class SamModelAdapter(Model):
         """ "image_encoder" (pixels -> embedding) and "mask_decoder" (embedding, any number of boxes -> logits)."""
         return sam_parts(self.network)
 
+    def require_prompt(self, prompt: BoxPrompt | None) -> None:
+        """Raise `UserError` where there is no box."""
+        if prompt is None or not prompt.boxes:
+            raise UserError(f"{self.name} needs a box around each structure. Draw or name at least one box.")
+
     def segment(
         self, volume: Volume, prompt: BoxPrompt | None = None, progress: Progress | None = None
     ) -> Segmentation:
@@ -209,8 +214,7 @@ class SamModelAdapter(Model):
         While a slice is encoded the next one is prepared and the masks of the last one are decoded, so the stages
         overlap and their sum may exceed the seconds of the whole.
         """
-        if prompt is None or not prompt.boxes:
-            raise UserError(f"{self.name} needs a box around each structure. Draw or name at least one box.")
+        self.require_prompt(prompt)
         progress = progress or Progress()
         window = self._window(volume)
         winner = np.zeros(volume.shape, dtype=np.uint16)

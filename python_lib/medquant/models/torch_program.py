@@ -12,7 +12,7 @@ from torch import nn
 
 from medquant.errors import UserError
 from medquant.imaging.volume import Volume
-from medquant.models.base import CalibrationBatch, CalibrationSelection, Model, Part, device_of
+from medquant.models.base import CalibrationBatch, CalibrationSelection, Model, Part, device_of, refuse_boxes
 from medquant.models.body import calibration_region, choose_patches, require_usable
 from medquant.models.network_part import first_output, network_part
 from medquant.models.sliding_window import sliding_window_logits
@@ -184,8 +184,7 @@ def begin_without_boxes(name: str, volume: Volume, prompt: BoxPrompt | None, pro
 
     Raises `UserError` where a box was given, and for a volume that no network can use.
     """
-    if prompt is not None and prompt.boxes:
-        raise UserError(f"{name} finds the structures by itself and takes no box. Leave the boxes out.")
+    refuse_boxes(name, prompt)
     require_usable(volume)
     progress = progress or Progress()
     progress.report(0.0, "Preparing the scan")

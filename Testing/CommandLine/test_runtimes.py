@@ -1,0 +1,142 @@
+"""`doctor`, `cache`, and `segment --runtime`: what is here, what computes, what is kept."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from pathlib import Path
+
+import pytest
+
+from medquant.deploy.runtime import RUNTIMES
+
+BOX = "liver=10,10,0,40,50,3"
+INSTALLED = [name for name, runtime in RUNTIMES.items() if runtime.version() is not None]
+MISSING = [name for name in RUNTIMES if name not in INSTALLED]
+
+
+@pytest.fixture(autouse=True)
+def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("MEDQUANT_CACHE", str(tmp_path / "kept"))
+    return tmp_path / "kept"
+
+
+def test_doctor_tells_of_this_machine_in_words_and_numbers(medquant, own_cache: Path) -> None:
+    told = medquant("doctor")
+    assert told.exit_code == 0, told.output
+    for word in ("System", "Processor", "Memory", "8-bit integers", *RUNTIMES, str(own_cache)):
+        assert word in told.stdout
+    data = json.loads(medquant("doctor", "--json", "-").stdout)
+    machine = data["machine"]
+    assert 1 <= machine["cores"] <= machine["threads"] <= os.cpu_count()
+    assert 0 < machine["free_mb"] <= machine["memory_mb"]
+    versions = {runtime["name"]: runtime["version"] for runtime in data["runtimes"]}
+    assert versions == {name: runtime.version() for name, runtime in RUNTIMES.items()}
+    pytorch = next(runtime for runtime in data["runtimes"] if runtime["name"] == "pytorch")
+    assert "fp32" in pytorch["precisions"] and pytorch["devices"]
+    assert {cache["title"] for cache in data["caches"]} >= {"Compiled models", "Choices of a runtime"}
+
+
+def test_doctor_outlives_a_broken_runtime(medquant, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Broken:
+        name = "openvino"
+
+        def version(self) -> str:
+            raise ImportError("libopenvino.so [2026]: cannot open shared object file\nat line 3")
+
+    monkeypatch.setitem(RUNTIMES, "openvino", Broken())
+    told = medquant("doctor")
+    assert told.exit_code == 0, told.output
+    assert "broken" in told.stdout and "libopenvino.so [2026]" in told.stdout and "Install it again" in told.stdout
+
+
+def test_doctor_names_a_folder_that_cannot_be_written(medquant, own_cache: Path) -> None:
+    own_cache.write_text("a file stands where the folder should be")
+    advice = json.loads(medquant("doctor", "--json", "-").stdout)["advice"]
+    assert any(str(own_cache) in line and "MEDQUANT_CACHE" in line for line in advice)
+
+
+@pytest.mark.parametrize("runtime", INSTALLED)
+def test_segment_says_what_computed(medquant, scan: Path, small_sam: Path, runtime: str) -> None:
+    result = medquant("segment", scan / "ct.nii.gz", "--model", small_sam, "--box", BOX, "--output", "a.nii.gz",
+                      "--runtime", runtime, "--precision", "fp32", "--json", "numbers.json")  # fmt: skip
+    assert result.exit_code == 0, result.output
+    assert f"Computed by {runtime} fp32" in result.stdout
+    data = json.loads(Path("numbers.json").read_text())
+    assert (data["runtime"], data["precision"], data["simulated"]) == (runtime, "fp32", None)
+    assert data["device"] and set(data["stages"]) == {"preprocess", "encoder", "decoder"}
+
+
+def test_the_automatic_choice_is_shown_kept_and_cleared(medquant, scan: Path, small_sam: Path, own_cache: Path) -> None:
+    command = ("segment", scan / "ct.nii.gz", "--model", small_sam, "--box", BOX, "--runtime", "auto", "--json", "-")
+    first = json.loads(medquant(*command).stdout)
+    assert first["runtime"].split(" + ")[0] in RUNTIMES and first["reason"]
+    assert len(list((own_cache / "choices").glob("*.json"))) == 1
+    again = json.loads(medquant(*command).stdout)
+    assert (again["runtime"], again["reason"]) == (first["runtime"], first["reason"])
+
+    shown = medquant("cache")
+    assert "Choices of a runtime: 1" in shown.stdout
+    cleared = json.loads(medquant("cache", "--clear", "--json", "-").stdout)
+    assert cleared["freed_bytes"] > 0
+    assert [entry["count"] for entry in cleared["kept"][:2]] == [0, 0]
+    assert not [path for path in own_cache.rglob("*") if path.is_file()]
+    assert json.loads(medquant("cache", "--clear", "--json", "-").stdout)["freed_bytes"] == 0
+
+
+def test_clearing_leaves_what_is_not_ours(medquant, own_cache: Path) -> None:
+    own_cache.mkdir()
+    (own_cache / "notes.txt").write_text("mine")
+    assert medquant("cache", "--clear").exit_code == 0
+    assert (own_cache / "notes.txt").read_text() == "mine"
+
+
+@pytest.mark.parametrize("runtime", MISSING)
+def test_a_missing_runtime_is_told_and_nothing_written(medquant, scan: Path, small_sam: Path, runtime: str) -> None:
+    result = medquant("segment", scan / "ct.nii.gz", "--model", small_sam, "--box", BOX, "--runtime", runtime)
+    assert result.exit_code == 2
+    assert f"{runtime} is not installed" in result.stderr
+    assert not list(Path().glob("*.nrrd"))
+
+
+@pytest.mark.parametrize(
+    ("option", "word"), [("--runtime", "abacus"), ("--precision", "int3"), ("--precision", "int8")]
+)
+def test_what_cannot_be_is_told_with_what_can(medquant, scan: Path, small_sam: Path, option: str, word: str) -> None:
+    result = medquant("segment", scan / "ct.nii.gz", "--model", small_sam, "--box", BOX, option, word)
+    assert result.exit_code == 2
+    assert "fp32" in result.stderr or "openvino" in result.stderr
+    assert len(result.stderr.strip().splitlines()) == 1
+
+
+def test_a_missing_box_is_told_before_anything_is_measured(
+    medquant, scan: Path, small_sam: Path, own_cache: Path
+) -> None:
+    result = medquant("segment", scan / "ct.nii.gz", "--model", small_sam, "--runtime", "auto")
+    assert result.exit_code == 2 and "needs a box" in result.stderr
+    assert not own_cache.exists()
+
+
+@pytest.mark.skipif("openvino" not in INSTALLED, reason="OpenVINO is not installed")
+@pytest.mark.parametrize("damage", [b"", b"MQCACHE1", b"\x00" * 4096])
+def test_a_damaged_compiled_model_is_made_again(
+    medquant, scan: Path, small_sam: Path, own_cache: Path, damage: bytes
+) -> None:
+    command = ("segment", scan / "ct.nii.gz", "--model", small_sam, "--box", BOX, "--runtime", "openvino")
+    assert medquant(*command, "--output", "first.nii.gz").exit_code == 0
+    entries = [path for path in own_cache.iterdir() if path.is_file()]
+    assert len(entries) == 2
+    for entry in entries:
+        entry.write_bytes(damage)
+    result = medquant(*command, "--output", "second.nii.gz")
+    assert result.exit_code == 0, result.output
+    assert all(path.stat().st_size > 4096 for path in own_cache.iterdir() if path.is_file())
+    shutil.rmtree(own_cache)
+
+
+@pytest.mark.skipif(os.name != "posix" or os.geteuid() == 0, reason="root may write everywhere")
+def test_a_cache_without_permission_works(medquant, scan: Path, small_sam: Path, own_cache: Path) -> None:
+    own_cache.mkdir(mode=0o500)
+    command = ("segment", scan / "ct.nii.gz", "--model", small_sam, "--box", BOX, "--runtime", "auto")
+    assert medquant(*command).exit_code == 0
