@@ -6,6 +6,7 @@ import copy
 import itertools
 import pydoc
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -100,18 +101,13 @@ class Plans:
     def network(self, trainer: str) -> nn.Module:
         """The untrained network, as the trainer of that name builds it; unknown trainers: as the plans describe it."""
         with quietly():
-            from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
-
-            known = _find("training/nnUNetTrainer", trainer, "nnunetv2.training.nnUNetTrainer")
-            builder = known if isinstance(known, type) and issubclass(known, nnUNetTrainer) else nnUNetTrainer
             try:
-                return builder.build_network_architecture(
+                return _builder(trainer)(
                     self._configuration.network_arch_class_name,
                     self._configuration.network_arch_init_kwargs,
                     self._configuration.network_arch_init_kwargs_req_import,
                     len(self.channels),
                     self.labels.num_segmentation_heads,
-                    enable_deep_supervision=False,
                 )
             except (KeyError, TypeError, ValueError, ImportError) as error:
                 raise UserError(
@@ -126,11 +122,9 @@ class Plans:
 
         `check` is called about every tenth of a second and raises to stop.
         """
-        from nnunetv2.preprocessing.preprocessors.default_preprocessor import DefaultPreprocessor
-
+        if self._configuration.preprocessor_name == "DefaultPreprocessor":
+            return self._as_default_preprocessor(array, spacing, check)
         preprocessor = self._configuration.preprocessor_class(verbose=False)
-        if type(preprocessor) is DefaultPreprocessor:
-            return self._as_default_preprocessor(preprocessor, array, spacing, check)
         data, _, properties = preprocessor.run_case_npy(
             np.ascontiguousarray(array)[None], None, {"spacing": spacing}, self._manager, self._configuration,
             self._dataset,
@@ -138,11 +132,9 @@ class Plans:
         return np.asarray(data), properties
 
     def _as_default_preprocessor(
-        self, preprocessor: Any, array: np.ndarray, spacing: list[float], check: Callable[[], None]
+        self, array: np.ndarray, spacing: list[float], check: Callable[[], None]
     ) -> tuple[np.ndarray, dict[str, Any]]:
         """What `DefaultPreprocessor.run_case_npy` gives, without the label map that only training needs."""
-        from nnunetv2.preprocessing.resampling.default_resampling import compute_new_shape
-
         data = np.array(array, dtype=np.float32, order="C").transpose(self.transpose_forward)
         properties: dict[str, Any] = {"spacing": spacing, "shape_before_cropping": data.shape}
         check()
@@ -153,15 +145,18 @@ class Plans:
         properties["bbox_used_for_cropping"] = box
         properties["shape_after_cropping_and_before_resampling"] = data.shape
         check()
-        outside = np.broadcast_to(np.int8(0), (1, *data.shape))
-        if any(self._configuration.use_mask_for_norm):
-            outside = np.where(ndimage.binary_fill_holes(nonzero)[inside], np.int8(0), np.int8(-1))[None]
+        masked = self._configuration.use_mask_for_norm[0]
+        outside = np.where(ndimage.binary_fill_holes(nonzero)[inside], np.int8(0), np.int8(-1)) if masked else None
         del nonzero
         check()
-        intensities = self._manager.foreground_intensity_properties_per_channel
-        data = preprocessor._normalize(data[None], outside, self._configuration, intensities)[0]
+        scheme = self._configuration.normalization_schemes[0]
+        intensities = self._manager.foreground_intensity_properties_per_channel["0"]
+        normalization = _find("preprocessing/normalization", scheme, "nnunetv2.preprocessing.normalization")
+        if normalization is None:
+            raise _foreign([scheme])
+        data = normalization(use_mask_for_norm=masked, intensityproperties=intensities).run(data, outside)
         before, after = self._spacings(properties)
-        shape = compute_new_shape(data.shape, before, after)
+        shape = [round(s / t * n) for s, t, n in zip(before, after, data.shape, strict=True)]
         how = self._resampling("data", data.shape, shape, before, after)
         if how is None:
             return np.asarray(self._configuration.resampling_fn_data(data[None], shape, before, after)), properties
@@ -272,6 +267,19 @@ class Plans:
             foreign.append(configuration.preprocessor_name)
         if foreign:
             raise _foreign(foreign)
+
+
+def _builder(trainer: str) -> Callable[..., nn.Module]:
+    """What builds the network (without deep supervision) for the trainer of that name."""
+    if trainer == "nnUNetTrainer":  # all it takes, without importing what training needs
+        from nnunetv2.utilities.get_network_from_plans import get_network_from_plans
+
+        return partial(get_network_from_plans, allow_init=False, deep_supervision=False)
+    from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
+
+    known = _find("training/nnUNetTrainer", trainer, "nnunetv2.training.nnUNetTrainer")
+    builder = known if isinstance(known, type) and issubclass(known, nnUNetTrainer) else nnUNetTrainer
+    return partial(builder.build_network_architecture, enable_deep_supervision=False)
 
 
 def _extent(line: np.ndarray) -> list[int]:

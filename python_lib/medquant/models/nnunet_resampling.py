@@ -17,6 +17,8 @@ import numpy as np
 import torch
 from scipy import ndimage
 
+ANISO_THRESHOLD = 3.0
+"""nnunetv2's own: slices that are so many times as thick as their voxels are wide are resampled by themselves."""
 ROWS_AT_ONCE, PLANES_AT_ONCE = 48, 16
 """Rows of the result, and planes of the scan, that are in memory as float64."""
 _NOTHING = 1e-18
@@ -43,15 +45,20 @@ class Resampling:
         cls, options: dict[str, Any], old: Grid, new: Grid, spacing: list[float], new_spacing: list[float]
     ) -> Resampling:
         """As `resample_data_or_seg_to_shape` decides with the options that the plans give it."""
-        from nnunetv2.preprocessing.resampling.default_resampling import ANISO_THRESHOLD, determine_do_sep_z_and_axis
-
         threshold = options.get("separate_z_anisotropy_threshold", ANISO_THRESHOLD)
-        force = options.get("force_separate_z", False)
-        apart, axis = determine_do_sep_z_and_axis(force, spacing, new_spacing, threshold)
-        separate = int(axis) if apart else None
+        separate = _thick_axis(options.get("force_separate_z", False), threshold, spacing, new_spacing)
         order, order_z = int(options.get("order", 3)), int(options.get("order_z", 0))
         orders = tuple(order_z if number == separate else order for number in range(3))
         return cls(tuple(map(int, old)), tuple(map(int, new)), orders, separate)
+
+
+def _thick_axis(force: bool | None, threshold: float, *spacings: list[float]) -> int | None:
+    """The axis along which slices are so thick, in one of the spacings, that it is resampled by itself."""
+    for spacing in spacings:
+        if force or (force is None and max(spacing) / min(spacing) > threshold):
+            thickest = [axis for axis, size in enumerate(spacing) if max(spacing) / size == 1]
+            return thickest[0] if len(thickest) == 1 else None
+    return None
 
 
 def resample_image(image: np.ndarray, how: Resampling, check: Callable[[], None] = lambda: None) -> np.ndarray:
