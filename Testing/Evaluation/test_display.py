@@ -68,7 +68,7 @@ def test_an_oblique_scan_is_shown_the_nearest_way():
     affine = np.eye(4)
     affine[:3, :3] = turn @ np.diag([-1.0, 1.0, 2.5])
     view = view_of(Volume(np.zeros((4, 5, 6)), affine))
-    assert view.plane == "axial" and view.flip_columns and not view.flip_rows
+    assert view.plane == "axial" and view.slices.flip_columns and not view.slices.flip_rows
     assert (view.row_mm, view.column_mm) == pytest.approx((1.0, 1.0))
 
 

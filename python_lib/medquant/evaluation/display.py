@@ -4,16 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from itertools import permutations
 
 import numpy as np
 from contourpy import contour_generator
 
+from medquant.imaging.boxes import plane_of
 from medquant.imaging.volume import Volume
+from medquant.models.slice_view import SCREEN, SliceView
+from medquant.prompts import Plane
 
 _POSITIVE, _NEGATIVE = "LPS", "RAI"
-# For slices across L, P, S: the patient axis along the columns and down the rows, with its sign.
-_SCREEN = {0: ((1, 1), (2, -1)), 1: ((0, 1), (2, -1)), 2: ((0, 1), (1, 1))}
 
 
 @dataclass(frozen=True)
@@ -24,53 +24,35 @@ class View:
     anterior on image left, head up. An oblique scan is shown along its own axes, in the nearest of the three ways.
     """
 
-    axis: int
-    plane: str
-    """"axial", "coronal" or "sagittal"."""
-    row_axis: int
-    """The array axis that runs down the screen."""
-    flip_rows: bool
-    flip_columns: bool
+    slices: SliceView
+    plane: Plane
     row_mm: float
     column_mm: float
     edges: tuple[str, str, str, str]
     """Patient sides at the left, right, top and bottom of the picture: R, L, A, P, S or I."""
 
+    @property
+    def axis(self) -> int:
+        """The array axis (0, 1, 2 for k, j, i) that runs through the slices."""
+        return self.slices.axis
+
     def cut(self, array: np.ndarray, index: int) -> np.ndarray:
         """Slice `index` of an array (k, j, i) as it is shown: rows from the top, columns from the left."""
-        picture = array.take(index, axis=self.axis)
-        first = min(axis for axis in range(3) if axis != self.axis)
-        if self.row_axis != first:
-            picture = picture.T
-        return picture[:: -1 if self.flip_rows else 1, :: -1 if self.flip_columns else 1]
+        return self.slices.picture(array, index)
 
 
 def view_of(volume: Volume, axis: int | None = None) -> View:
     """The radiological view of the slices along an array axis (0, 1, 2 for k, j, i; None: head-feet)."""
     axis = volume.slice_axis if axis is None else axis
-    # One patient axis for each array axis, as near as can be: rows are L, P, S, columns k, j, i.
-    cosines = volume.direction[:, ::-1]
-    nearest = max(permutations(range(3)), key=lambda order: sum(abs(cosines[p, a]) for a, p in enumerate(order)))
-    array_axis = {patient: a for a, patient in enumerate(nearest)}
-    (column_patient, column_sign), (row_patient, row_sign) = _SCREEN[nearest[axis]]
-    column_axis, row_axis = array_axis[column_patient], array_axis[row_patient]
-    left, right = _sides(column_patient, column_sign)
-    top, bottom = _sides(row_patient, row_sign)
-    return View(
-        axis=axis,
-        plane=("sagittal", "coronal", "axial")[nearest[axis]],
-        row_axis=row_axis,
-        flip_rows=cosines[row_patient, row_axis] * row_sign < 0,
-        flip_columns=cosines[column_patient, column_axis] * column_sign < 0,
-        row_mm=volume.spacing[row_axis],
-        column_mm=volume.spacing[column_axis],
-        edges=(left, right, top, bottom),
-    )
+    rows, columns = SCREEN[volume.patient_axes[axis]]
+    row_mm, column_mm = (volume.spacing[volume.patient_axes.index(patient)] for patient, _ in (rows, columns))
+    edges = (*_sides(*columns), *_sides(*rows))
+    return View(SliceView.of(volume, axis), plane_of(volume, axis), row_mm, column_mm, edges)
 
 
-def _sides(patient: int, sign: int) -> tuple[str, str]:
+def _sides(patient: int, sense: int) -> tuple[str, str]:
     low, high = _NEGATIVE[patient], _POSITIVE[patient]
-    return (low, high) if sign > 0 else (high, low)
+    return (low, high) if sense > 0 else (high, low)
 
 
 def field_of_view(

@@ -15,32 +15,29 @@ from medquant.segmentation import Structure
 
 Index = tuple[int, int, int]
 
-_WORLD_AXIS: dict[Plane, int] = {"sagittal": 0, "coronal": 1, "axial": 2}
-"""The LPS axis that a plane's slices are stacked along."""
+_PLANES: tuple[Plane, ...] = ("sagittal", "coronal", "axial")
+"""The plane of slices that are stacked along x, y and z of LPS."""
 
 
 def slice_axis_of(volume: Volume, plane: Plane | None = None) -> int:
     """The array axis (0, 1, 2 for k, j, i) that the slices of `plane` are stacked along.
 
-    None: the axis of the one thickest spacing or, where the thickest two are even (within 1 %), axial. Each plane of
-    an oblique scan is the one nearest to it, and no two planes share an axis.
+    None: the axis of the one thickest spacing or, where the thickest two are even (within 1 %), axial. Planes of an
+    oblique scan are told by `Volume.patient_axes`.
     """
     if plane is None:
         thick, axis = max((spacing, axis) for axis, spacing in enumerate(volume.spacing))
         if thick > 1.01 * sorted(volume.spacing)[1]:
             return axis
         plane = "axial"
-    if plane not in _WORLD_AXIS:
+    if plane not in _PLANES:
         raise UserError(f"There is no plane called {plane!r}. Choose axial, coronal or sagittal.")
-    alignment = np.abs(volume.direction)
-    # order[w] is the index axis that runs most nearly along world axis w, all three taken together.
-    order = max(itertools.permutations(range(3)), key=lambda p: sum(alignment[w, p[w]] for w in range(3)))
-    return 2 - order[_WORLD_AXIS[plane]]
+    return volume.patient_axes.index(_PLANES.index(plane))
 
 
 def plane_of(volume: Volume, slice_axis: int) -> Plane:
     """The plane whose slices are stacked along an array axis."""
-    return next(plane for plane in _WORLD_AXIS if slice_axis_of(volume, plane) == slice_axis)
+    return _PLANES[volume.patient_axes[slice_axis]]
 
 
 def resolve_box(box: Box, volume: Volume) -> tuple[Index, Index, int]:

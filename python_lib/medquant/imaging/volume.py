@@ -67,10 +67,31 @@ class Volume:
         """The index-to-world matrix in RAS, as MRML and NIfTI have it."""
         return np.diag([-1.0, -1.0, 1.0, 1.0]) @ self.affine
 
+    @cached_property
+    def patient_axes(self) -> tuple[int, int, int]:
+        """The patient axis (0, 1, 2 for x, y, z of LPS) that each array axis (k, j, i) runs most nearly along.
+
+        No two array axes share one, however oblique the scan: the pair that is best aligned comes first, then the
+        best of what is left, as in ITK. Whatever speaks of axial, coronal or sagittal goes by this.
+        """
+        alignment = np.abs(self.direction[:, ::-1].T)  # rows k, j, i; columns x, y, z
+        nearest = [0, 0, 0]
+        for _ in range(3):
+            axis, patient = np.unravel_index(alignment.argmax(), alignment.shape)
+            nearest[axis] = int(patient)
+            alignment[axis], alignment[:, patient] = -1.0, -1.0
+        return nearest[0], nearest[1], nearest[2]
+
+    @cached_property
+    def senses(self) -> tuple[int, int, int]:
+        """Whether each array axis (k, j, i) runs along its patient axis (1) or against it (-1)."""
+        k, j, i = (1 if self.direction[patient, 2 - axis] > 0 else -1 for axis, patient in enumerate(self.patient_axes))
+        return k, j, i
+
     @property
     def slice_axis(self) -> int:
-        """The array axis (0, 1, 2 for k, j, i) that runs most nearly along the patient's head-feet line."""
-        return 2 - int(np.abs(self.direction[2]).argmax())
+        """The array axis (0, 1, 2 for k, j, i) of axial slices: the one along the patient's head-feet line."""
+        return self.patient_axes.index(2)
 
     def content_hash(self) -> str:
         """SHA-256 over voxels and geometry: tells one scan from another without naming a patient."""

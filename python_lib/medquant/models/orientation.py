@@ -13,20 +13,6 @@ from medquant.imaging.volume import Volume
 _LETTERS = {"R": (0, -1), "L": (0, 1), "A": (1, -1), "P": (1, 1), "I": (2, -1), "S": (2, 1)}
 
 
-def nearest_patient_axes(volume: Volume) -> tuple[list[int], list[int]]:
-    """For each array axis (k, j, i) the patient axis (x, y, z of LPS) it runs most nearly along, and its sense.
-
-    Each patient axis is taken once, the best aligned first.
-    """
-    cosines = volume.direction[:, ::-1].T  # rows k, j, i; columns x, y, z
-    nearest, free = [0, 0, 0], {0, 1, 2}
-    for axis in np.argsort(-np.abs(cosines).max(axis=1), kind="stable"):
-        nearest[axis] = max(free, key=lambda patient, axis=axis: abs(cosines[axis, patient]))
-        free.remove(nearest[axis])
-    senses = [1 if cosines[axis, nearest[axis]] > 0 else -1 for axis in range(3)]
-    return nearest, senses
-
-
 @dataclass(frozen=True)
 class Reorientation:
     """Array axes taken in `order`, then those of `flips` reversed."""
@@ -38,15 +24,14 @@ class Reorientation:
     def to(cls, volume: Volume, code: str) -> Reorientation:
         """What brings `volume` to `code`, the directions in which i, j and k run, such as "RAS" or "LPS".
 
-        Oblique volumes go by the nearest patient axes. Raises `UserError` for what is no such code.
+        Oblique volumes go by `Volume.patient_axes`. Raises `UserError` for what is no such code.
         """
         code = str(code).upper()
         wanted = [_LETTERS.get(letter) for letter in reversed(code)]  # k, j, i
         if None in wanted or sorted(axis for axis, _ in wanted) != [0, 1, 2]:
             raise UserError(f"{code!r} is no orientation. Give three letters such as RAS or LPS.")
-        nearest, senses = nearest_patient_axes(volume)
-        order = tuple(nearest.index(axis) for axis, _ in wanted)
-        flips = tuple(new for new, (_, sense) in enumerate(wanted) if senses[order[new]] != sense)
+        order = tuple(volume.patient_axes.index(axis) for axis, _ in wanted)
+        flips = tuple(new for new, (_, sense) in enumerate(wanted) if volume.senses[order[new]] != sense)
         return cls(order, flips)
 
     def apply(self, array: np.ndarray) -> np.ndarray:

@@ -7,11 +7,10 @@ from dataclasses import dataclass
 import numpy as np
 
 from medquant.imaging.volume import Volume
-from medquant.models.orientation import nearest_patient_axes
 
-# The patient axis (0, 1, 2 for x, y, z of LPS) and its sense that run along a view's rows (downwards) and columns
-# (to the right), for slices across x, y and z: the radiological convention, head up and patient's left to the right.
-_DISPLAY = {0: ((2, -1), (1, +1)), 1: ((2, -1), (0, +1)), 2: ((1, +1), (0, +1))}
+SCREEN = (((2, -1), (1, +1)), ((2, -1), (0, +1)), ((1, +1), (0, +1)))
+"""The patient axis (0, 1, 2 for x, y, z of LPS) and its sense that run down a picture and to its right, for slices
+across x, y and z: the radiological convention, head up and the patient's left to the right."""
 
 
 @dataclass(frozen=True)
@@ -28,14 +27,13 @@ class SliceView:
     @classmethod
     def of(cls, volume: Volume, axis: int) -> SliceView:
         """The view of `volume` across array axis `axis`, by the nearest patient axes where it is oblique."""
-        nearest, senses = nearest_patient_axes(volume)
-        rows, columns = _DISPLAY[nearest[axis]]
-        row_axis, column_axis = nearest.index(rows[0]), nearest.index(columns[0])
+        rows, columns = SCREEN[volume.patient_axes[axis]]
+        row_axis, column_axis = (volume.patient_axes.index(patient) for patient, _ in (rows, columns))
         return cls(
             axis=axis,
             transposed=row_axis > column_axis,
-            flip_rows=senses[row_axis] != rows[1],
-            flip_columns=senses[column_axis] != columns[1],
+            flip_rows=volume.senses[row_axis] != rows[1],
+            flip_columns=volume.senses[column_axis] != columns[1],
         )
 
     def picture(self, array: np.ndarray, index: int) -> np.ndarray:
