@@ -14,6 +14,7 @@ from torch import nn
 from torch.nn import functional
 
 from medquant.imaging.volume import Volume
+from medquant.models.orientation import Reorientation
 
 SIDE = 144
 """The network's input is a cube of so many voxels."""
@@ -73,18 +74,9 @@ def load(path: Path) -> AllConvUNet:
 
 
 def to_network_axes(volume: Volume, array: np.ndarray | None = None) -> np.ndarray:
-    """Array on the network's axes: left, anterior, inferior grow with the first, second and third index.
-
-    Right for volumes whose axes lie along those of the patient up to order and sign, as those of this benchmark do.
-    """
+    """Array on the network's axes: left, anterior, inferior grow with the first, second and third index."""
     array = volume.array if array is None else array
-    array = np.transpose(array, (2, 1, 0))
-    direction = volume.direction  # columns i, j, k in LPS
-    order = [int(np.abs(direction[row]).argmax()) for row in range(3)]
-    array = np.transpose(array, order)
-    wanted = (1, -1, -1)  # towards L, A and I; LPS counts L, P and S
-    flips = [axis for axis in range(3) if direction[axis, order[axis]] * wanted[axis] < 0]
-    return np.ascontiguousarray(np.flip(array, flips))
+    return np.ascontiguousarray(Reorientation.to(volume, "LAI").apply(array).T)
 
 
 def to_cube(array: np.ndarray, box: tuple[slice, ...], *, labels: bool = False) -> torch.Tensor:
