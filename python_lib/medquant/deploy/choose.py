@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import time
 from collections.abc import Mapping
 from contextlib import ExitStack, suppress
@@ -17,11 +18,11 @@ import torch
 
 import medquant
 from medquant.deploy.cache import cache_folder
-from medquant.deploy.compiling import compile_parts, seconds_of_a_pass
+from medquant.deploy.compiling import compile_parts, seconds_of_a_pass, spoken
 from medquant.deploy.machine import Machine
 from medquant.deploy.program import integer_layers, rounds_inputs
 from medquant.deploy.runtime import RUNTIMES, Session
-from medquant.errors import MedQuantError, UserError
+from medquant.errors import Cancelled, MedQuantError, UserError
 from medquant.files import atomic_path
 from medquant.layers import decoded_once
 from medquant.models.base import Part
@@ -32,6 +33,7 @@ BUDGET_SECONDS = 30.0
 _ORDER = ("tensorrt", "openvino", "onnxruntime")
 AS_IT_IS = "auto"
 """The precision of a model that PyTorch runs as it stands, its quantized activations simulated."""
+_BASELINE = f"pytorch {AS_IT_IS}"
 
 
 @dataclass(frozen=True)
@@ -62,9 +64,11 @@ def choose(
     known = _remembered(key)
     if known is not None:
         return known, None
-    choice, sessions = _measured(parts, precision, threads, progress)
+    measurement = _Measurement(parts, precision, threads)
+    choice = measurement.run(progress)
     _remember(key, choice)
-    return choice, sessions
+    progress.report(1.0, choice.reason)
+    return choice, measurement.compiled.get(f"{choice.runtime} {choice.precision}")
 
 
 def forget_choice(parts: Mapping[str, Part], precision: str, threads: int | None) -> None:
@@ -78,82 +82,103 @@ def choices_folder() -> Path:
     return cache_folder() / "choices"
 
 
-def _measured(
-    parts: Mapping[str, Part], precision: str, threads: int | None, progress: Progress
-) -> tuple[Choice, dict[str, Session] | None]:
-    began = time.monotonic()
-    baseline = f"pytorch {AS_IT_IS}"
-    with ExitStack() as stack:
-        for part in parts.values():
-            stack.enter_context(decoded_once(part.module))
-        modules = {name: part.module for name, part in parts.items()}
-        seconds = {baseline: seconds_of_a_pass(modules, parts, progress=progress.span(0.0, 0.2), title="PyTorch")}
-    compiled: dict[str, dict[str, Session]] = {}
-    refused: dict[str, str] = {}
-    candidates = _candidates(parts, precision)
-    while candidates:
-        name, wanted = candidates.pop(0)
-        label, span = f"{name} {wanted}", progress.span(min(0.9, 0.2 * len(seconds)), 0.95)
-        if time.monotonic() - began > BUDGET_SECONDS and len(seconds) > 1:
-            refused[label] = "not tried, measuring took long enough"
-            continue
+class _Measurement:
+    """Runs candidates on the example inputs: `seconds` of those that ran, `refused` with the reasons of the others."""
+
+    def __init__(self, parts: Mapping[str, Part], precision: str, threads: int | None) -> None:
+        self.parts, self.precision, self.threads = parts, precision, threads
+        self.seconds: dict[str, float] = {}
+        self.refused: dict[str, str] = {}
+        self.compiled: dict[str, dict[str, Session]] = {}
+        modules = [part.module for part in parts.values()]
+        self.rounds = any(rounds_inputs(module) for module in modules)
+        self.integers = any(integer_layers(module) for module in modules)
+
+    def run(self, progress: Progress) -> Choice:
+        """PyTorch first, then every candidate, as long as time allows."""
+        began = time.monotonic()
+        self._run_as_it_is(progress.span(0.0, 0.2))
+        candidates = self._candidates()
+        while candidates:
+            name, wanted = candidates.pop(0)
+            label = f"{name} {wanted}"
+            if time.monotonic() - began > BUDGET_SECONDS and self.compiled:
+                self.refused[label] = "not tried, measuring took long enough"
+                continue
+            done = 1.0 - 0.8 ** (len(self.seconds) + len(self.refused))
+            self._try(name, wanted, progress.span(done, done + 0.2 * (1.0 - done)))
+            gain = self.seconds[_BASELINE] / self.seconds.get(label, math.inf)
+            if self.precision == "auto" and wanted == "int8" and 0 < gain < 2:
+                candidates.insert(0, (name, "fp32"))  # integers gain little here; do they gain anything?
+        return self._choice()
+
+    def _candidates(self) -> list[tuple[str, str]]:
+        if self.precision != "auto":
+            return [(name, self.precision) for name in (*_ORDER, "pytorch") if self.precision in _able(name)]
+        if self.rounds and not self.integers:
+            return []  # no integer kernel does what this recipe asks for: PyTorch simulates it
+        wanted = "int8" if self.integers else "fp32"
+        return [(name, wanted) for name in _ORDER if wanted in _able(name)]
+
+    def _run_as_it_is(self, progress: Progress) -> None:
+        with ExitStack() as stack:
+            for part in self.parts.values():
+                stack.enter_context(decoded_once(part.module))
+            modules = {name: part.module for name, part in self.parts.items()}
+            self.seconds[_BASELINE] = seconds_of_a_pass(modules, self.parts, progress=progress, title="PyTorch")
+
+    def _try(self, name: str, wanted: str, progress: Progress) -> None:
+        label = f"{name} {wanted}"
+        if wanted not in _able(name):
+            return
         try:
             sessions, lacking = compile_parts(
-                parts, RUNTIMES[name], wanted, threads=threads, progress=span.span(0, 0.7)
+                self.parts, RUNTIMES[name], wanted, threads=self.threads, progress=progress.span(0.0, 0.7)
             )
-            seconds[label] = seconds_of_a_pass(sessions, parts, progress=span.span(0.7, 1.0), title=name)
-        except UserError as error:
-            refused[label] = str(error)
-            continue
-        if lacking:
-            refused.update({f"{label} for the {part}": why for part, why in lacking.items()})
-        compiled[label] = sessions
-        slow = seconds[label] > seconds[baseline] / 2
-        if precision == "auto" and wanted == "int8" and slow and "fp32" in RUNTIMES[name].precisions():
-            candidates.insert(0, (name, "fp32"))  # integers gain little here; do they gain anything?
-    if precision != "auto":
-        if not compiled:
-            told = " ".join(refused.values()) or "No runtime that is installed has it."
-            raise UserError(f"{precision} cannot be run here. {told} Choose --precision auto.")
-        seconds_of_candidates = {label: seconds[label] for label in compiled}
-    else:
-        seconds_of_candidates = seconds
-    best = min(seconds_of_candidates, key=seconds_of_candidates.__getitem__)
-    reason = _reason(best, seconds, refused, simulated=any(rounds_inputs(part.module) for part in parts.values()))
-    name, _, wanted = best.partition(" ")
-    progress.report(1.0, reason)
-    return Choice(name, wanted, reason, seconds, refused), compiled.get(best)
+            took = seconds_of_a_pass(sessions, self.parts, progress=progress.span(0.7, 1.0), title=name)
+        except Cancelled:
+            raise
+        except Exception as error:  # a runtime that fails, however it does, is not chosen
+            self.refused[label] = _first_line(error)
+            return
+        self.seconds[label], self.compiled[label] = took, sessions
+        self.refused.update({f"{label} for the {spoken(part)}": why for part, why in lacking.items()})
+
+    def _choice(self) -> Choice:
+        among = self.seconds if self.precision == "auto" else {label: self.seconds[label] for label in self.compiled}
+        if not among:
+            told = " ".join(self.refused.values()) or "No runtime that is installed has it."
+            raise UserError(f"{self.precision} cannot be run here. {told} Choose --precision auto.")
+        best = min(among, key=among.__getitem__)
+        pytorch, baseline = "PyTorch (simulated)" if self.rounds else "PyTorch FP32", self.seconds[_BASELINE]
+        slower = {
+            label: f"{_told(took)}, slower than {pytorch if took > baseline else best}"
+            for label, took in self.seconds.items()
+            if label not in (best, _BASELINE)
+        }
+        refused = {**self.refused, **slower}
+        if best == _BASELINE:
+            text = f"{pytorch} takes {_told(baseline)} for one pass here"
+            text += ", and nothing that could be tried is faster" if refused else ", and no other runtime can take part"
+        else:
+            text = f"{best} takes {_told(self.seconds[best])} for one pass here, {pytorch} {_told(baseline)}"
+        told = [f"{label} ({why})" for label, why in slower.items()]
+        reason = f"{text}; not chosen: {', '.join(told)}." if told else f"{text}."
+        name, _, wanted = best.partition(" ")
+        return Choice(name, wanted, reason, self.seconds, refused)
 
 
-def _candidates(parts: Mapping[str, Part], precision: str) -> list[tuple[str, str]]:
-    modules = [part.module for part in parts.values()]
-    if precision == "auto":
-        if any(rounds_inputs(module) for module in modules) and not any(integer_layers(module) for module in modules):
-            return []  # no integer kernel does what this recipe asks for: PyTorch simulates it
-        precision = "int8" if any(integer_layers(module) for module in modules) else "fp32"
-        order = _ORDER
-    else:
-        order = (*_ORDER, "pytorch")
-    return [(name, precision) for name in order if precision in RUNTIMES[name].precisions()]
+def _able(name: str) -> tuple[str, ...]:
+    """The precisions of a runtime; none where it is missing or broken."""
+    try:
+        return tuple(RUNTIMES[name].precisions())
+    except Exception:
+        return ()
 
 
-def _reason(best: str, seconds: Mapping[str, float], refused: dict[str, str], *, simulated: bool) -> str:
-    """One sentence; adds to `refused` what was measured and is slower."""
-    baseline = f"pytorch {AS_IT_IS}"
-    pytorch = "PyTorch (simulated)" if simulated else "PyTorch FP32"
-    for label, took in seconds.items():
-        if label not in (best, baseline):
-            slower = pytorch if took > seconds[baseline] else best
-            refused[label] = f"{_told(took)}, slower than {slower}"
-    if best == baseline:
-        text = f"{pytorch} takes {_told(seconds[baseline])} for one pass here"
-        text += ", and nothing that could be tried is faster" if refused else ", and no other runtime is installed"
-    else:
-        ratio = seconds[baseline] / seconds[best]
-        text = f"{best} takes {_told(seconds[best])} for one pass here, {pytorch} {_told(seconds[baseline])}"
-        text += f" ({ratio:.1f} times as long)" if ratio > 1 else ""
-    slow = [f"{label} ({why})" for label, why in refused.items() if label in seconds]
-    return f"{text}; not chosen: {', '.join(slow)}." if slow else f"{text}."
+def _first_line(error: Exception) -> str:
+    text = str(error).strip()
+    return text.splitlines()[0] if text else type(error).__name__
 
 
 def _told(seconds: float) -> str:
