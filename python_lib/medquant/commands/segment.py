@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
+import time
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -78,7 +79,9 @@ def segment(
         if output is not None and not output.lower().endswith(SUFFIXES):
             raise UserError(f"{Path(output).name} has no known suffix for masks. Use one of {', '.join(SUFFIXES)}.")
         target = None if output is None else output_file(output)
+        began = time.perf_counter()
         scan = open_volume(volume, series=series, component=component, frame=frame)
+        read = time.perf_counter() - began
         if boxes_from is not None:
             drawn = read_reference(scan, boxes_from, names, structures)
             prompt = _boxes_around(drawn, per_slice, margin, plane)
@@ -93,8 +96,10 @@ def segment(
 
                 loaded = accelerate(loaded, runtime, precision=precision, progress=progress, cancelled=cancelled)
             found = run_segment(loaded, scan, prompt=prompt, progress=progress, cancelled=cancelled)
+        began = time.perf_counter()
         save_segmentation(found, target, source=volume, series=series_choice(series), frame=frame)
-        _show(run, found, target)
+        stages = {"load": read, **found.stages, "write": time.perf_counter() - began}
+        _show(run, replace(found, stages=stages), target)
 
 
 def _boxes_around(drawn: Segmentation, per_slice: bool, margin: int, plane: str | None) -> BoxPrompt:
@@ -121,6 +126,7 @@ def _show(run: Session, found: Segmentation, target: Path) -> None:
     run.say(f"Computed by {escape(execution.describe())}.")
     if execution.reason:
         run.say(escape(execution.reason))
+    run.say(", ".join(f"{stage} {wording.seconds(took)}" for stage, took in found.stages.items()))
     run.say(f"{escape(found.model_name)}: {cost}. Masks: {strong(target)}")
     run.finish(
         {

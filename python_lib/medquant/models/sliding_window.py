@@ -5,8 +5,6 @@ from __future__ import annotations
 import itertools
 
 import torch
-from monai.data.utils import dense_patch_slices
-from monai.inferers import sliding_window_inference
 
 from medquant.models.base import Model, device_of
 from medquant.network_edit import stoppable
@@ -20,6 +18,10 @@ def sliding_window_logits(
 
     MONAI's sliding window with Gaussian weights; the windows overlap by the part `overlap` of their size.
     """
+    # Imported here: MONAI takes 270 MB, which a process without a sliding window need not hold.
+    from monai.data.utils import dense_patch_slices
+    from monai.inferers import sliding_window_inference
+
     device = device_of(model.network)
     size = [max(n, r) for n, r in zip(data.shape[1:], roi_size, strict=True)]
     step = [max(1, int(r * (1 - overlap))) if r < n else r for n, r in zip(size, roi_size, strict=True)]
