@@ -24,8 +24,12 @@ class ModelFacts:
     weight_bits: int | None = None
     """Nominal bits of a weight, 32 for FP32."""
     effective_bits: float | None = None
-    """Bits on disk per weight: codes, scales, zero points, indices, layers kept in floating point."""
+    """Bits stored per weight: codes, scales, zero points, indices, layers kept in floating point. 32 for FP32, whatever
+    its file holds."""
     bytes_on_disk: int | None = None
+    """Of the file(s) that the model was loaded from, or saved to."""
+    bytes_fp32: int | None = None
+    """What its parameters take in FP32, 4 bytes each."""
     simulated: bool | None = None
     """True: quantized weights, floating-point arithmetic. False: integer kernels. None: not quantized."""
     device: str = ""
@@ -75,6 +79,7 @@ class ModelSummary:
     weight_bits: int | None
     effective_bits: float | None
     bytes_on_disk: int | None
+    bytes_fp32: int | None
     simulated: bool | None
     device: str
     recipe: str
@@ -96,6 +101,7 @@ class ModelSummary:
     seconds: float | None
     stages: dict[str, float]
     peak_memory_mb: float | None
+    """Of the whole process while the model segmented: other models that are held and caches count too."""
 
 
 @dataclass(frozen=True)
@@ -161,6 +167,7 @@ _FACT_COLUMNS = (
     "weight_bits",
     "effective_bits",
     "bytes_on_disk",
+    "bytes_fp32",
     "simulated",
     "device",
     "recipe",

@@ -14,7 +14,8 @@ if TYPE_CHECKING:
 def facts_of(model: Model | QuantizedModel, *, device: str = "CPU") -> ModelFacts:
     """The facts of a model as it stands in memory, for `compare`.
 
-    The size of an FP32 model is that of its tensors; the size of a quantized one is known once it was saved.
+    The size on disk is that of the file(s) that the model was loaded from, which may store FP32 weights in 16 bits; a
+    quantized model has one once it was saved.
     """
     if isinstance(model, QuantizedModel):
         return ModelFacts(
@@ -22,15 +23,16 @@ def facts_of(model: Model | QuantizedModel, *, device: str = "CPU") -> ModelFact
             weight_bits=model.recipe.weights.bits,
             effective_bits=model.report.effective_bits,
             bytes_on_disk=model.report.bytes_on_disk,
+            bytes_fp32=4 * model.report.parameters,
             simulated=model.report.simulated,
             device=device,
             recipe=model.recipe.describe(),
         )
-    tensors = model.network.state_dict().values()
     return ModelFacts(
         name=f"{model.name} FP32",
         weight_bits=32,
         effective_bits=32.0,
-        bytes_on_disk=sum(tensor.numel() * tensor.element_size() for tensor in tensors),
+        bytes_on_disk=model.weights_bytes,
+        bytes_fp32=4 * sum(parameter.numel() for parameter in model.network.parameters()),
         device=device,
     )

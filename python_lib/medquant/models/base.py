@@ -122,6 +122,11 @@ class Model(ABC):
         self.modality = modality
         self.licence = licence
 
+    @property
+    def weights_bytes(self) -> int | None:
+        """Size on disk of the weight file(s) that the FP32 model was loaded from; None where it came from no file."""
+        return self.spec.get("weights_bytes")
+
     @classmethod
     @abstractmethod
     def from_spec(cls, spec: dict[str, Any]) -> Model:

@@ -133,6 +133,7 @@ class MonaiModel(Model):
             "modality": modality,
             "licence": licence,
             "weights_hash": sha256_of_file(source),
+            "weights_bytes": source.stat().st_size,
         }
         if len(roi_size) != 3 or min(roi_size) < 1 or not 0 <= overlap < 1:
             raise UserError(

@@ -105,6 +105,7 @@ class NnUNetModel(Model):
             "step_size": step_size,
             "orientation": orientation,
             "weights_hash": found.weights_hash,
+            "weights_bytes": found.weights_bytes,
             "licence": licence,
         }
         return cls(_joined(networks), plans=plans, **described(spec))

@@ -38,6 +38,8 @@ class ResultsFolder:
     mirroring_axes: tuple[int, ...] | None
     states: tuple[dict[str, torch.Tensor], ...]
     weights_hash: str
+    weights_bytes: int
+    """Of all its checkpoints as they lie on disk; nnU-Net stores the optimizer's state in them too."""
 
 
 def read_results_folder(
@@ -77,6 +79,7 @@ def read_results_folder(
         mirroring_axes=None if axes is None else tuple(int(axis) for axis in axes),
         states=tuple(content["network_weights"] for content in contents),
         weights_hash=hashes[0] if len(hashes) == 1 else hashlib.sha256("".join(hashes).encode()).hexdigest(),
+        weights_bytes=sum(file.stat().st_size for file in files.values()),
     )
 
 

@@ -132,6 +132,7 @@ class SamModelAdapter(Model):
             "config": plain_config(config),
             "preprocessing": settings.to_dict(),
             "weights_hash": sha256_of_file(file),
+            "weights_bytes": file.stat().st_size,
             "licence": licence,
         }
         return cls(network, preprocessing=settings, **described(spec))
