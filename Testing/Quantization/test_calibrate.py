@@ -8,10 +8,11 @@ import pytest
 import torch
 from torch import nn
 
-from medquant.calibrate import LayerJob, collect_moments, quantize_layer
+from medquant.calibrate import collect_moments, quantize_layer
 from medquant.errors import Cancelled
 from medquant.geometry import LayerGeometry
 from medquant.granularity import PerGroup, PerTensor
+from medquant.jobs import LayerJob
 from medquant.matrices import input_rows, spatial_grid
 from medquant.recipe import CalibrationSettings, IntWeights, Recipe
 

@@ -8,7 +8,8 @@ import pytest
 import torch
 from torch import nn
 
-from medquant.observe import fold_batch_norm, observe
+from medquant.folding import fold_batch_norm
+from medquant.observe import observe
 
 
 def trained(norm: nn.Module, seed: int = 0) -> nn.Module:

@@ -4,18 +4,15 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
-from typing import Any
 
 import torch
-from torch import nn
 
-from medquant.channels import Live
 from medquant.errors import UserError
-from medquant.geometry import LayerGeometry
 from medquant.gram import Moments, choose_ridge, corrected_target, draw_positions, shrunk
 from medquant.granularity import PerTensor
 from medquant.grid import Grid, initial_grid, sorted_grid, symmetric_zero
+from medquant.input_grid import FocusOf, InputGrid
+from medquant.jobs import LayerJob
 from medquant.layers import QuantizedLayer
 from medquant.matrices import input_rows, spatial_grid
 from medquant.quantized_model import LayerReport
@@ -25,30 +22,10 @@ from medquant.solvers.solve import Solution, solve
 MOST_POSITIONS = 65536
 GRAM_OPERATIONS = 1.5e11
 """Multiplications that the moments of one layer may take; small layers see more positions than large ones."""
-CHUNK_ELEMENTS = 16_000_000
-"""Rows are gathered in pieces of so many numbers (64 MB), whatever the layer."""
-
-
-@dataclass(frozen=True)
-class LayerJob:
-    """One layer to quantize: its (folded) weight and bias, its place in the network, its grid."""
-
-    name: str
-    index: int
-    module: nn.Module
-    weight: torch.Tensor
-    bias: torch.Tensor | None
-    bits: IntWeights
-    geometry: LayerGeometry
-    live: Live = field(default_factory=Live)
-
-    def full(self, inputs: torch.Tensor, output_size: Any = None) -> torch.Tensor:
-        """The layer in floating point."""
-        return self.geometry.apply(inputs, self.weight, self.bias, output_size)
-
-
-FocusOf = Callable[[LayerJob, int, tuple[int, ...]], torch.Tensor | None]
-"""(job, calibration input, grid of the layer) -> focus over the layer's rows."""
+CHUNK_ELEMENTS = 8_000_000
+"""Rows are gathered in pieces of so many numbers, whatever the layer."""
+GATHER_MB = 2 * CHUNK_ELEMENTS * (4 + 8) / 1e6
+"""What that takes: rows of the quantized and of the FP32 network, each number with its address."""
 
 
 def collect_moments(
@@ -60,8 +37,7 @@ def collect_moments(
     check: Callable[[], None],
     *,
     halves: bool = True,
-    prepare: Callable[[torch.Tensor], torch.Tensor] = lambda inputs: inputs,
-    prepare_full: Callable[[torch.Tensor], torch.Tensor] = lambda inputs: inputs,
+    input_grid: InputGrid | None = None,
 ) -> list[tuple[Moments, Moments]]:
     """Moments of the inputs of one layer, a pair of halves for each group of a convolution.
 
@@ -69,9 +45,9 @@ def collect_moments(
     `halves` the first holds everything and the second nothing, which takes half the memory.
 
     `quantized_inputs` and, for sequential calibration, `full_inputs` hold the layer's input for each calibration
-    input; both are read at the same positions. `prepare` and `prepare_full` are what happens to them before they meet
-    the weights.
+    input; both are read at the same positions. `input_grid` is what happens to them before they meet the weights.
     """
+    input_grid = input_grid or InputGrid()
     settings = recipe.calibration
     layout = job.geometry.layout
     size = layout.to_matrices(job.weight).shape[1]
@@ -86,8 +62,8 @@ def collect_moments(
         focus = focus_of(job, number, grid)
         positions = draw_positions(focus, total, count, settings.foreground_share, generator)
         chunk = max(1, CHUNK_ELEMENTS // (size * layout.groups))
-        inputs = prepare(inputs)
-        full_input = None if full_inputs is None else prepare_full(full_inputs[number])
+        inputs = input_grid.rounded(inputs, job.geometry)
+        full_input = None if full_inputs is None else input_grid.divided(full_inputs[number], job.geometry)
         middle = len(positions) // 2
         parts = [(number % 2 if halves else 0, positions)]
         if halves and len(quantized_inputs) == 1:
@@ -104,11 +80,6 @@ def collect_moments(
             "choose other slices."
         )
     return moments
-
-
-def gram_megabytes(job: LayerJob, *, full: bool) -> float:
-    """Memory that solving a layer takes: some 14 matrices of (m, m), or 8 without halves and cross moments."""
-    return (14 if full else 8) * 4 * job.geometry.layout.rows**2 / 1e6
 
 
 def quantize_layer(

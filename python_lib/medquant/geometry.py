@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -10,7 +11,6 @@ from torch import nn
 from torch.nn import functional
 
 from medquant.matrices import CONVOLUTIONS, TRANSPOSED, Layout, padding_sides
-from medquant.products import linear
 
 
 @dataclass(frozen=True)
@@ -60,11 +60,17 @@ class LayerGeometry:
         return cls(**{k: tuple(v) if isinstance(v, list) else v for k, v in data.items()})
 
     def apply(
-        self, inputs: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None, output_size: Any = None
+        self,
+        inputs: torch.Tensor,
+        weight: torch.Tensor,
+        bias: torch.Tensor | None,
+        output_size: Any = None,
+        *,
+        multiply: Callable[..., torch.Tensor] = functional.linear,
     ) -> torch.Tensor:
-        """The layer's forward pass with the given numbers."""
+        """The layer's forward pass with the given numbers; `multiply` does the work of a linear layer."""
         if self.kind == "Linear":
-            return linear(inputs, weight, bias)
+            return multiply(inputs, weight, bias)
         dims = int(self.kind[-2])
         if self.kind.startswith("ConvTranspose"):
             operation = getattr(functional, f"conv_transpose{dims}d")

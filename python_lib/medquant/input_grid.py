@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 
 import torch
 
 from medquant.activation_settings import IntActivations
 from medquant.activations import ActivationQuantizer, fit_quantizer, spread_of
+from medquant.geometry import LayerGeometry
 from medquant.gram import draw_positions
 from medquant.grid import initial_grid
+from medquant.jobs import LayerJob
+from medquant.layers import QuantizedLayer, divided, multiplied
 from medquant.matrices import input_rows, spatial_grid
 from medquant.products import product
-
-if TYPE_CHECKING:
-    from medquant.calibrate import FocusOf, LayerJob
 
 ROWS = 2048
 """Positions at which a layer's input is looked at."""
@@ -24,29 +24,58 @@ STRENGTHS = (0.25, 0.5, 0.75, 1.0)
 CLIPPING = (1.0, 0.8, 0.6)
 
 
+FocusOf = Callable[[LayerJob, int, tuple[int, ...]], torch.Tensor | None]
+"""(job, calibration input, grid of the layer) -> focus over the layer's rows."""
+
+
+@dataclass(frozen=True)
+class InputGrid:
+    """What happens to a layer's input before it meets the weights: nothing, or division by channel and rounding."""
+
+    divisor: torch.Tensor | None = None
+    quantizer: ActivationQuantizer | None = None
+
+    def divided(self, inputs: torch.Tensor, geometry: LayerGeometry) -> torch.Tensor:
+        """The input in the units of the grid."""
+        return inputs if self.divisor is None else divided(inputs, self.divisor, geometry)
+
+    def rounded(self, inputs: torch.Tensor, geometry: LayerGeometry) -> torch.Tensor:
+        """The input as the layer will see it."""
+        inputs = self.divided(inputs, geometry)
+        return inputs if self.quantizer is None else self.quantizer(inputs)
+
+    def job(self, job: LayerJob) -> LayerJob:
+        """The job with the weight that belongs to the divided input."""
+        if self.divisor is None:
+            return job
+        return replace(job, weight=multiplied(job.weight, self.divisor, job.geometry))
+
+    def give_to(self, layer: QuantizedLayer) -> None:
+        """Let the quantized layer do the same."""
+        layer.input_divisor, layer.input_quantizer = self.divisor, self.quantizer
+
+
 def fit_input(
-    job: LayerJob,
-    inputs: Sequence[torch.Tensor],
-    settings: IntActivations,
-    focus_of: FocusOf,
-    foreground_share: float,
-    seed: int,
-) -> tuple[torch.Tensor | None, ActivationQuantizer]:
-    """Divisor (channels,) or None, and quantizer, for a layer that gets `inputs`, one for each calibration input."""
+    job: LayerJob, inputs: Sequence[torch.Tensor], focus_of: FocusOf, foreground_share: float, seed: int
+) -> InputGrid:
+    """The grid for a layer that gets `inputs`, one for each calibration input."""
+    settings = job.activations
+    if settings is None:
+        return InputGrid()
+    count = ROWS // len(inputs) + 1
     rows = torch.cat(
         [
-            sampled_rows(job, tensor, number, focus_of, ROWS // len(inputs) + 1, foreground_share, seed)
+            sampled_rows(job, tensor, number, focus_of, count, foreground_share, seed)
             for number, tensor in enumerate(inputs)
         ]
     )
-    matrices = job.geometry.layout.to_matrices(job.weight)
-    channels = matrices.reshape(rows.shape[1], rows.shape[2], -1)
+    channels = job.geometry.layout.to_matrices(job.weight).reshape(rows.shape[1], rows.shape[2], -1)
     divisor = None
     if settings.equalize and spread_of(settings, job.geometry) == "tensor" and job.geometry.groups == 1:
         divisor = choose_divisor(job, settings, rows)
     if divisor is not None:
         rows, channels = rows / divisor[:, None], channels * divisor[:, None, None]
-    return divisor, fit_quantizer(settings, job.geometry, rows, channels.square().sum((1, 2)))
+    return InputGrid(divisor, fit_quantizer(settings, job.geometry, rows, channels.square().sum((1, 2))))
 
 
 def sampled_rows(

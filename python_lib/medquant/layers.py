@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
 import torch
 from torch import nn
+from torch.nn import functional
 
 from medquant.activations import ActivationQuantizer
 from medquant.channels import Live
@@ -137,7 +138,18 @@ class QuantizedLayer(nn.Module):
 
     def forward(self, input: torch.Tensor, output_size: Any = None) -> torch.Tensor:
         """Same as the layer it replaces, with the decoded weight; arguments are named as in torch."""
-        return self.geometry.apply(self.rounded(input), self.weight.to(input.dtype), self.bias, output_size)
+        return self.compute(input, output_size)
+
+    def compute(
+        self,
+        input: torch.Tensor,
+        output_size: Any = None,
+        *,
+        multiply: Callable[..., torch.Tensor] = functional.linear,
+    ) -> torch.Tensor:
+        """The same, with `multiply` for the product of a linear layer."""
+        weight = self.weight.to(input.dtype)
+        return self.geometry.apply(self.rounded(input), weight, self.bias, output_size, multiply=multiply)
 
     def rounded(self, input: torch.Tensor) -> torch.Tensor:
         """What the integers of the layer's input stand for; the input itself where it is not quantized."""

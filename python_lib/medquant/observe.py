@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from medquant.alive import AliveTensors
 from medquant.channels import channel_variances
 from medquant.matrices import CONVOLUTIONS, TRANSPOSED, is_quantizable
 
@@ -26,8 +27,10 @@ class Observation:
     """Convolution -> the batch norm that is applied to its output, where that is the only one."""
     variances: dict[str, torch.Tensor] = field(default_factory=dict)
     """Layer -> covariance of its inputs within each channel, at the first call (`channels.channel_variances`)."""
-    largest_bytes: int = 0
-    """Size of the largest output of a layer."""
+    held_bytes: dict[str, int] = field(default_factory=dict)
+    """Layer -> bytes of the tensors that are alive when it is first reached, without inputs and parameters."""
+    pass_bytes: int = 0
+    """The most bytes alive at any time."""
     output: torch.Tensor | None = None
 
 
@@ -44,7 +47,6 @@ def observe(network: nn.Module, run: Callable[[], Any]) -> Observation:
                 if getattr(module, "groups", 1) == 1:
                     seen.variances[name] = channel_variances(module, args[0] if args else options["input"])
             seen.calls[name] = seen.calls.get(name, 0) + 1
-            seen.largest_bytes = max(seen.largest_bytes, output.nbytes)
             if is_convolution:
                 maker[id(output)] = name, weakref.ref(output), _sample(output)
 
@@ -59,18 +61,28 @@ def observe(network: nn.Module, run: Callable[[], Any]) -> Observation:
 
         return hook
 
+    alive = AliveTensors([*network.parameters(), *network.buffers()])
+
+    def arrival_hook(name: str) -> Callable[..., None]:
+        def hook(*_: Any) -> None:
+            seen.held_bytes.setdefault(name, alive.bytes)
+
+        return hook
+
     for name, module in network.named_modules():
         if is_quantizable(module):
+            hooks.append(module.register_forward_pre_hook(arrival_hook(name)))
             is_convolution = isinstance(module, CONVOLUTIONS + TRANSPOSED)
             hooks.append(module.register_forward_hook(layer_hook(name, is_convolution), with_kwargs=True))
         elif isinstance(module, BATCH_NORMS) and module.running_mean is not None:
             hooks.append(module.register_forward_hook(norm_hook(name)))
     try:
-        with torch.inference_mode():
+        with torch.inference_mode(), alive:
             seen.output = run()
     finally:
         for hook in hooks:
             hook.remove()
+    seen.pass_bytes = alive.peak_bytes
     seen.batch_norms = {c: b for c, b in seen.batch_norms.items() if seen.calls[c] == 1}
     return seen
 
@@ -79,23 +91,3 @@ def _sample(values: torch.Tensor) -> torch.Tensor:
     """A few thousand of the values, enough to notice a change."""
     flat = values.reshape(-1)
     return flat[:: max(1, len(flat) // 4096)].clone()
-
-
-def fold_batch_norm(convolution: nn.Module, norm: nn.Module) -> tuple[torch.Tensor, torch.Tensor]:
-    """Weight and bias of a convolution that does what `convolution` and then `norm` (in evaluation) do."""
-    factor = (norm.running_var + norm.eps).rsqrt()
-    if norm.weight is not None:
-        factor = factor * norm.weight
-    shift = -norm.running_mean * factor
-    if norm.bias is not None:
-        shift = shift + norm.bias
-    if convolution.bias is not None:
-        shift = shift + convolution.bias * factor
-    shape = [1] * convolution.weight.ndim
-    if isinstance(convolution, TRANSPOSED):
-        per_group = factor.reshape(convolution.groups, -1).repeat_interleave(
-            convolution.in_channels // convolution.groups, 0
-        )
-        return (convolution.weight * per_group.reshape(*per_group.shape, *shape[2:])).detach(), shift.detach()
-    shape[0] = -1
-    return (convolution.weight * factor.reshape(shape)).detach(), shift.detach()

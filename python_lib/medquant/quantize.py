@@ -7,36 +7,35 @@ from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
 from datetime import datetime, timezone
-from fnmatch import fnmatchcase
+from functools import partial
 from typing import Any
 
-import psutil
 import torch
-from torch import nn
 
 import medquant
 from medquant.accounting import account_for
-from medquant.activation_settings import IntActivations
-from medquant.calibrate import LayerJob, collect_moments, gram_megabytes, quantize_layer
-from medquant.channels import Live, live_channels
+from medquant.budget import plan_for
+from medquant.calibrate import GATHER_MB, collect_moments, quantize_layer
 from medquant.errors import UserError
-from medquant.geometry import LayerGeometry
+from medquant.folding import fold_batch_norms
 from medquant.gram import dilate
 from medquant.imaging.volume import Volume
 from medquant.input_grid import fit_input
-from medquant.layers import QuantizedLayer, decoded_once, divided, multiplied
+from medquant.jobs import LayerJob, layer_jobs
+from medquant.layers import QuantizedLayer, decoded_once
 from medquant.lockstep import run_in_lockstep
-from medquant.matrices import QUANTIZABLE, Layout, is_quantizable
+from medquant.matrices import QUANTIZABLE
 from medquant.memory import PeakMemory
 from medquant.models.base import CalibrationBatch, CalibrationSelection, Model
 from medquant.network_edit import round_to_half, set_module, stoppable, structural_twin
-from medquant.observe import Observation, fold_batch_norm, observe
+from medquant.observe import Observation, observe
+from medquant.products import linear
 from medquant.progress import CancelCheck, Progress, ProgressCallback
 from medquant.quantized_model import LayerReport, Provenance, QuantizedModel
 from medquant.recipe import Recipe
 
-MEMORY_SHARE = 0.5
-"""Part of the free memory that calibration may take where the caller sets no limit."""
+SOLVING = 2
+"""Time that solving takes, in passes of the network for each calibration input; for the estimate of the time left."""
 
 
 def quantize(
@@ -53,10 +52,10 @@ def quantize(
     """Quantize the weights of `model`, which stays as it is.
 
     `calibration` is the open volume (unlabelled), several, or inputs of the network. `ignore` are name patterns of
-    layers to leave in floating point. `max_memory_mb` bounds the memory of the calibration passes (default: half of
-    what is free); fewer inputs are used where not all would fit, see `report.calibration_inputs`. Every linear,
-    convolution and transposed convolution layer is quantized or stands in `report.kept` with the reason. Raises
-    `UserError` for inputs that cannot calibrate, `Cancelled` when stopped.
+    layers to leave in floating point. `max_memory_mb` bounds the memory of the calibration above the model's own; fewer
+    inputs are used where not all would fit, see `report.calibration_inputs`. Every linear, convolution and transposed
+    convolution layer is quantized or stands in `report.kept` with the reason. Raises `UserError` for inputs that cannot
+    calibrate, `Cancelled` when stopped.
     """
     recipe = recipe or Recipe()
     tracker = Progress(progress, cancelled)
@@ -64,8 +63,7 @@ def quantize(
     with PeakMemory() as memory:
         batches, hashes = _calibration_batches(model, calibration, selection or CalibrationSelection(), tracker)
         prepared = time.perf_counter()
-        limit = psutil.virtual_memory().available / 1e6 * MEMORY_SHARE if max_memory_mb is None else max_memory_mb
-        work = _Work(model, batches, recipe, ignore, limit, tracker.span(0.05, 1.0))
+        work = _Work(model, batches, recipe, ignore, max_memory_mb, tracker.span(0.05, 1.0))
         with stoppable(work.network, tracker.check):
             work.run()
     seconds = {"calibration inputs": prepared - began, **work.seconds, "total": time.perf_counter() - began}
@@ -93,7 +91,7 @@ class _Work:
         batches: list[CalibrationBatch],
         recipe: Recipe,
         ignore: Sequence[str],
-        max_memory_mb: float,
+        max_memory_mb: float | None,
         tracker: Progress,
     ) -> None:
         if isinstance(model.network, QUANTIZABLE):
@@ -109,21 +107,20 @@ class _Work:
         self.kept: dict[str, str] = {}
         self.reports: dict[str, LayerReport] = {}
         self.quantized: dict[str, QuantizedLayer] = {}
-        self.activations: dict[str, IntActivations | None] = {}
+        self.frugal: frozenset[str] = frozenset()
         self.seconds: dict[str, float] = {}
         self.focus: list[torch.Tensor | None] = [batch.focus for batch in batches]
 
     def run(self) -> None:
-        with PeakMemory() as memory:
-            seen = self._timed("first pass", self._observe)
-        # Memory that earlier work gave back may be used again unseen; a pass holds two large outputs at least.
-        self._fit_into(max(memory.extra_mb, 2 * seen.largest_bytes / 1e6))
-        self._fold(seen)
-        jobs = self._jobs(seen)
-        round_to_half(self.network, except_for=jobs)
-        self._timed("foreground", self._find_focus, seen)
+        seen = self._timed("first pass", self._observe)
+        if self.recipe.fold_batch_norm:
+            fold_batch_norms(self.network, seen, lambda: self._forward(self.batches[0]))
+        jobs, self.kept = layer_jobs(self.network, seen, self.recipe, self.ignore)
         if not jobs:
             raise UserError("No layer is left to quantize. Give fewer patterns to ignore.")
+        self._plan(jobs, seen)
+        round_to_half(self.network, except_for=jobs)
+        self._timed("foreground", self._find_focus, seen)
         began = time.perf_counter()
         if self.recipe.calibration.sequential:
             self._sequential(jobs)
@@ -135,20 +132,20 @@ class _Work:
         for name, layer in self.quantized.items():
             set_module(self.network, name, layer)
 
-    def _fit_into(self, one_pass_mb: float) -> None:
-        """Keep as many inputs, evenly spread, as can be under way at once; each has an FP32 and a quantized pass."""
-        passes = 2 if self.recipe.calibration.sequential else 1
-        fitting = int(self.max_memory_mb / max(passes * one_pass_mb, 1e-6))
-        if fitting < 1:
-            raise UserError(
-                f"One calibration input takes about {passes * one_pass_mb:.0f} MB, {self.max_memory_mb:.0f} MB are "
-                "allowed. Allow more memory, or close other programs."
-            )
-        count = len(self.batches)
-        if fitting < count:
-            chosen = [i * count // fitting for i in range(fitting)]
-            self.batches = [self.batches[i] for i in chosen]
-            self.focus = [self.focus[i] for i in chosen]
+    def _plan(self, jobs: dict[str, LayerJob], seen: Observation) -> None:
+        """Use as many inputs as memory allows; each has an FP32 and a quantized pass."""
+        plan = plan_for(
+            jobs,
+            seen.held_bytes,
+            seen.pass_bytes,
+            len(self.batches),
+            passes=2 if self.recipe.calibration.sequential else 1,
+            gather_mb=GATHER_MB,
+            limit_mb=self.max_memory_mb,
+        )
+        self.frugal = plan.frugal
+        self.batches = [self.batches[i] for i in plan.inputs]
+        self.focus = [self.focus[i] for i in plan.inputs]
 
     def _observe(self) -> Observation:
         self.tracker.report(0.0, "Looking at the network")
@@ -160,99 +157,21 @@ class _Work:
                 "the preprocessing."
             ) from error
 
-    def _fold(self, seen: Observation) -> None:
-        if not self.recipe.fold_batch_norm or not seen.batch_norms:
-            return
-        folded = [self.network.get_submodule(name) for name in seen.batch_norms]
-        before = [(layer, layer.weight, layer.bias) for layer in folded]
-        norms = {name: self.network.get_submodule(name) for name in seen.batch_norms.values()}
-        for convolution, norm in seen.batch_norms.items():
-            layer = self.network.get_submodule(convolution)
-            weight, bias = fold_batch_norm(layer, norms[norm])
-            layer.weight = nn.Parameter(weight, requires_grad=False)
-            layer.bias = nn.Parameter(bias, requires_grad=False)
-            set_module(self.network, norm, nn.Identity())
-        with torch.inference_mode():
-            output = self._forward(self.batches[0])
-        size = seen.output.abs().max().clamp_min(1e-6)
-        if float((output - seen.output).abs().max() / size) <= 1e-3:
-            return
-        # The network uses a convolution's output before its norm as well: leave the norms where they are.
-        for layer, weight, bias in before:
-            layer.weight, layer.bias = weight, bias
-        for name, norm in norms.items():
-            set_module(self.network, name, norm)
-        seen.batch_norms.clear()
-
     def _find_focus(self, seen: Observation) -> None:
         if self.recipe.calibration.foreground_share <= 0:
             return
         for number, batch in enumerate(self.batches):
             if self.focus[number] is not None:
                 continue
-            self.tracker.report(0.05, f"Finding what matters in input {number + 1} of {len(self.batches)}")
+            self.tracker.report(
+                self._done(number), f"Finding what matters in input {number + 1} of {len(self.batches)}"
+            )
             with torch.inference_mode():
                 logits = seen.output if number == 0 else self._forward(batch)
                 found = self.model.foreground(logits)
                 if found.ndim < 2:
                     return  # an output without places has no foreground
                 self.focus[number] = dilate(found, max(2, max(found.shape[1:]) // 32)).float()
-
-    def _jobs(self, seen: Observation) -> dict[str, LayerJob]:
-        modules = dict(self.network.named_modules())
-        names = []
-        for name, module in modules.items():
-            if isinstance(module, nn.MultiheadAttention):
-                inside = ("in_proj_weight", "q_proj_weight", "k_proj_weight", "v_proj_weight")
-                found = (f"{name}.{key}" for key in inside if getattr(module, key) is not None)
-                self.kept |= dict.fromkeys(found, "a weight of nn.MultiheadAttention, not of a layer")
-            if not isinstance(module, QUANTIZABLE):
-                continue
-            reason = self._reason_to_keep(name, module, seen)
-            if reason:
-                self.kept[name] = reason
-            else:
-                names.append(name)
-        names.sort(key=seen.order.index)
-        live = {name: self._live(name, modules[name], seen) for name in names}
-        live |= dict.fromkeys((names[0], names[-1]), Live()) if names else {}
-        sizes = {name: modules[name].weight.numel() for name in names}
-        chosen = self.recipe.weights_for(sizes, {name: part.share() for name, part in live.items()})
-        jobs = {}
-        for index, (name, bits) in enumerate(chosen.items()):
-            if bits is None:
-                self.kept[name] = "kept by the recipe"
-                continue
-            module = modules[name]
-            weight = module.weight.detach().float()
-            bias = None if module.bias is None else module.bias.detach().float()
-            jobs[name] = LayerJob(name, index, module, weight, bias, bits, LayerGeometry.of(module), live[name])
-            if gram_megabytes(jobs[name], full=False) > self.max_memory_mb:
-                raise UserError(
-                    f"Layer {name} needs about {gram_megabytes(jobs[name], full=False):.0f} MB to be solved, "
-                    f"{self.max_memory_mb:.0f} MB are allowed. Allow more memory, or ignore that layer."
-                )
-        self.activations = self.recipe.activations_for(list(jobs))
-        return jobs
-
-    def _live(self, name: str, module: nn.Module, seen: Observation) -> Live:
-        if not self.recipe.drop_dead_channels or self.recipe.scope == "layer" or name not in seen.variances:
-            return Live()
-        folded = self.recipe.fold_batch_norm and name in seen.batch_norms
-        weight, bits = module.weight.detach().float(), self.recipe.weights.bits
-        return live_channels(weight, Layout.of(module), seen.variances[name], bits, folded=folded)
-
-    def _reason_to_keep(self, name: str, module: nn.Module, seen: Observation) -> str:
-        for pattern, reason in self.ignore.items():
-            if fnmatchcase(name, pattern):
-                return reason
-        if not is_quantizable(module):
-            return "its forward pass is not that of a plain layer"
-        if hasattr(module, "parametrizations"):
-            return "its weight is computed from other parameters"
-        if name not in seen.calls:
-            return "not called as a layer on the calibration inputs"
-        return ""
 
     def _sequential(self, jobs: dict[str, LayerJob]) -> None:
         count = len(self.batches)
@@ -271,7 +190,7 @@ class _Work:
             # Every input goes through this layer next.
             latest.close()
             latest.enter_context(decoded_once(self.quantized[name]))
-            return [job.full] * count + [self.quantized[name]] * count
+            return [job.full] * count + [partial(self.quantized[name].compute, multiply=linear)] * count
 
         runs = [lambda batch=batch: self._forward(batch) for batch in self.batches] * 2
         modules = dict(self.network.named_modules())
@@ -293,41 +212,35 @@ class _Work:
         def focus_of(job: LayerJob, number: int, grid: tuple[int, ...]) -> torch.Tensor | None:
             return self.model.row_focus(job.name, job.module, grid, self.focus[number])
 
-        check = self.tracker.check
-        settings = self.activations[job.name]
-        divisor, quantizer = None, None
-        if settings is not None:
-            # What the layer gets differs from what it should get even where nothing before it is quantized.
-            full = inputs if full is None else full
-            share, seed = self.recipe.calibration.foreground_share, self.recipe.calibration.seed
-            divisor, quantizer = fit_input(job, inputs, settings, focus_of, share, seed)
-        if divisor is not None:
-            job = replace(job, weight=multiplied(job.weight, divisor, job.geometry))
-
-        def scaled(values: torch.Tensor) -> torch.Tensor:
-            return values if divisor is None else divided(values, divisor, job.geometry)
-
-        def rounded(values: torch.Tensor) -> torch.Tensor:
-            return scaled(values) if quantizer is None else quantizer(scaled(values))
-
-        plenty = gram_megabytes(job, full=True) <= self.max_memory_mb
+        settings, check = self.recipe.calibration, self.tracker.check
+        if job.activations is not None and full is None:
+            full = inputs  # rounding its input, the layer gets something else even where nothing before it is quantized
+        input_grid = fit_input(job, inputs, focus_of, settings.foreground_share, settings.seed)
+        plenty = job.name not in self.frugal
+        target = input_grid.job(job)
         moments = collect_moments(
-            job,
+            target,
             inputs,
             full if plenty else None,
             focus_of,
             self.recipe,
             check,
             halves=plenty,
-            prepare=rounded,
-            prepare_full=scaled,
+            input_grid=input_grid,
         )
-        layer, self.reports[job.name] = quantize_layer(job, moments, self.recipe, check)
-        layer.input_divisor, layer.input_quantizer = divisor, quantizer
+        layer, self.reports[job.name] = quantize_layer(target, moments, self.recipe, check)
+        input_grid.give_to(layer)
         self.quantized[job.name] = layer
 
     def _announce(self, done: int, count: int, fraction: float) -> None:
-        self.tracker.report(0.1 + 0.9 * fraction, f"Quantizing layer {done + 1} of {count}")
+        ready = self._done(len(self.batches))
+        self.tracker.report(ready + (1 - ready) * fraction, f"Quantizing layer {done + 1} of {count}")
+
+    def _done(self, passes: int) -> float:
+        """Part of the work that is done after so many passes in search of the foreground."""
+        searched = sum(batch.focus is None for batch in self.batches[:passes])
+        all_searched = sum(batch.focus is None for batch in self.batches)
+        return (1 + searched) / (1 + all_searched + (2 + SOLVING) * len(self.batches))
 
     def _forward(self, batch: CalibrationBatch) -> torch.Tensor:
         self.tracker.check()

@@ -20,6 +20,9 @@ class ChunkedAttention(SamVisionAttention):
 
     def forward(self, hidden_states: torch.Tensor, output_attentions: bool = False) -> tuple[torch.Tensor, None]:
         """Hidden states (batch, height, width, channels) -> the same shape, and None."""
+        return self.proj(self._attended(hidden_states)), None
+
+    def _attended(self, hidden_states: torch.Tensor) -> torch.Tensor:
         batch, height, width, _ = hidden_states.shape
         tokens, heads = height * width, self.num_attention_heads
         qkv = self.qkv(hidden_states).reshape(batch, tokens, 3, heads, -1).permute(2, 0, 3, 1, 4)
@@ -37,7 +40,7 @@ class ChunkedAttention(SamVisionAttention):
                 scores = scaled @ key[some] if bias is None else _sum_of(bias, rows).baddbmm_(scaled, key[some])
                 output[some, rows] = scores.softmax(-1, dtype=torch.float32).to(value.dtype) @ value[some]
         joined = output.reshape(batch, heads, height, width, -1).permute(0, 2, 3, 1, 4)
-        return self.proj(joined.reshape(batch, height, width, -1)), None
+        return joined.reshape(batch, height, width, -1)
 
     def _position_bias(self, query: torch.Tensor, height: int, width: int) -> tuple[torch.Tensor, torch.Tensor] | None:
         """What the keys' rows and columns add to the scores: (heads, tokens, height) and (heads, tokens, width)."""
