@@ -6,6 +6,9 @@ import threading
 
 import psutil
 
+# What libraries write into a plain RuntimeError when an allocation fails.
+_NO_MEMORY = ("not enough memory", "can't allocate memory", "cannot allocate memory", "bad_alloc", "out of memory")
+
 
 class PeakMemory:
     """Context manager: samples this process's resident memory.
@@ -43,3 +46,9 @@ class PeakMemory:
     def _sample(self) -> None:
         while not self._stop.wait(self.interval):
             self.peak_mb = max(self.peak_mb, self._resident())
+
+
+def lacks_memory(error: BaseException) -> bool:
+    """Whether an error says that an allocation failed, as Python, PyTorch and the runtimes say it."""
+    text = str(error).lower()
+    return isinstance(error, MemoryError) or any(words in text for words in _NO_MEMORY)

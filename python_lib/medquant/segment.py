@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from medquant.errors import UserError
 from medquant.imaging.volume import Volume
 from medquant.layers import decoded_once
-from medquant.memory import PeakMemory
+from medquant.memory import PeakMemory, lacks_memory
 from medquant.progress import CancelCheck, Progress, ProgressCallback
 from medquant.prompts import BoxPrompt
 from medquant.segmentation import Execution, Segmentation
@@ -19,9 +19,6 @@ from medquant.segmentation import Execution, Segmentation
 if TYPE_CHECKING:
     from medquant.models.base import Model
     from medquant.quantized_model import QuantizedModel
-
-# How libraries say that an allocation failed, where they raise a plain RuntimeError.
-_NO_MEMORY = ("not enough memory", "can't allocate memory", "cannot allocate memory", "bad_alloc", "out of memory")
 
 
 def segment(
@@ -77,8 +74,7 @@ def _memory_told(name: str) -> Iterator[None]:
     try:
         yield
     except (MemoryError, RuntimeError) as error:
-        text = str(error).lower()
-        if not isinstance(error, MemoryError) and not any(words in text for words in _NO_MEMORY):
+        if not lacks_memory(error):
             raise
         raise UserError(
             f"There is not enough memory to run {name} on this scan. Close other programs, cut the scan to the part "
