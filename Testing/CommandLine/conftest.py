@@ -31,10 +31,9 @@ def medquant(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Command:
 @pytest.fixture(scope="session")
 def scan(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with a coarse phantom, `ct.nii.gz`, and its labels, `labels.seg.nrrd` and `labels.nii.gz`."""
-    from medquant.demo import write_volume
     from medquant.embedded.phantom import make_phantom
     from medquant.imaging.volume import Volume
-    from medquant.imaging.writing import save_segmentation
+    from medquant.imaging.writing import save_segmentation, write_volume
     from medquant.segmentation import Segmentation, Structure
 
     folder = tmp_path_factory.mktemp("scan")

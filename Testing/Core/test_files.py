@@ -45,6 +45,48 @@ def test_a_full_disk(tmp_path: Path) -> None:
     assert not list(tmp_path.iterdir())
 
 
+def test_a_disk_quota_that_is_used_up(tmp_path: Path) -> None:
+    with (
+        pytest.raises(UserError, match=r"quota is used up.*Delete files"),
+        atomic_path(tmp_path / "a.bin") as temporary,
+    ):
+        temporary.write_bytes(b"half")
+        raise OSError(errno.EDQUOT, os.strerror(errno.EDQUOT))
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_file_is_on_the_disk_before_it_has_its_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A network folder accepts everything, and says only when it is flushed that there is no room."""
+    target = tmp_path / "a.bin"
+    target.write_bytes(b"old")
+    flushed = []
+
+    def flush(descriptor: int) -> None:
+        flushed.append(os.fstat(descriptor).st_size)
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr("medquant.files.os.fsync", flush)
+    with pytest.raises(UserError, match="disk is full"), atomic_path(target) as temporary:
+        temporary.write_bytes(b"whole")
+    assert flushed == [5]
+    assert target.read_bytes() == b"old"
+    assert list(tmp_path.iterdir()) == [target]
+
+
+def test_a_file_that_another_program_holds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    target = tmp_path / "a.bin"
+    target.write_bytes(b"old")
+
+    def held(self: Path, target: Path) -> Path:
+        raise PermissionError(errno.EACCES, "Access is denied")
+
+    monkeypatch.setattr(Path, "replace", held)
+    with pytest.raises(UserError, match=r"open in another program.*Close it"), atomic_path(target) as temporary:
+        temporary.write_bytes(b"new")
+    assert target.read_bytes() == b"old"
+    assert list(tmp_path.iterdir()) == [target]
+
+
 def test_a_writer_that_writes_nothing(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="Cannot write"), atomic_path(tmp_path / "a.bin"):
         pass

@@ -7,6 +7,8 @@ import pytest
 
 from medquant.embedded.phantom import LABEL_NAMES, make_phantom
 from medquant.embedded.phantom.fields import SmoothField
+from medquant.errors import Cancelled
+from medquant.progress import ProgressEvent
 
 SMALL = {"shape": (40, 128, 128), "spacing": (4.5, 3.0, 3.0)}
 LABEL = {name: value for value, name in LABEL_NAMES.items()}
@@ -50,6 +52,22 @@ def centre_of(labels: np.ndarray, name: str, affine: np.ndarray) -> np.ndarray:
     """Centre of a structure in LPS world coordinates, mm."""
     index = np.argwhere(labels == LABEL[name]).mean(0)[::-1]
     return affine[:3, :3] @ index + affine[:3, 3]
+
+
+def test_stop_is_heard_at_every_structure_and_slice():
+    """Each stage of the phantom in use takes seconds; a piece of one takes a moment."""
+    events: list[ProgressEvent] = []
+    grid = {"shape": (6, 32, 32), "spacing": (30.0, 12.0, 12.0)}
+    make_phantom(0, **grid, progress=events.append)
+    fractions = [event.fraction for event in events]
+    assert fractions == sorted(fractions) and fractions[-1] == 1.0
+    for message, pieces in (("Growing the anatomy", 14), ("Painting tissues", 6), ("Scanning", 6)):
+        assert sum(event.message == message for event in events) >= pieces
+
+    heard: list[ProgressEvent] = []
+    with pytest.raises(Cancelled):
+        make_phantom(0, **grid, progress=heard.append, cancelled=lambda: len(heard) == 10)
+    assert len(heard) == 10
 
 
 def test_types_shapes_and_names(phantom):

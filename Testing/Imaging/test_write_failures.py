@@ -78,21 +78,25 @@ def test_a_writer_that_stops_early_without_a_word_is_noticed(
 
 @pytest.mark.skipif(sys.platform == "win32", reason="needs a limit on file size")
 @pytest.mark.parametrize("suffix", [".nii", ".nii.gz", ".nrrd", ".mha"])
-def test_a_real_write_error_leaves_nothing_behind(tmp_path: Path, suffix: str, refused: Callable) -> None:
+@pytest.mark.parametrize(
+    "what", ["save_segmentation(Segmentation(labels, volume, ()), {path})", "write_volume(volume, {path})"]
+)
+def test_a_real_write_error_leaves_nothing_behind(tmp_path: Path, suffix: str, what: str) -> None:
     """The operating system itself refuses to write more than 4 KiB."""
     script = f"""
 import resource, signal
 import numpy as np
+from pathlib import Path
 from medquant.errors import UserError
 from medquant.imaging.volume import Volume
-from medquant.imaging.writing import save_segmentation
+from medquant.imaging.writing import save_segmentation, write_volume
 from medquant.segmentation import Segmentation
 labels = np.random.default_rng(0).integers(0, 250, (20, 40, 40)).astype(np.uint8)
 volume = Volume(labels, np.eye(4))
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 resource.setrlimit(resource.RLIMIT_FSIZE, (4096, 4096))
 try:
-    save_segmentation(Segmentation(labels, volume, ()), {str(tmp_path / ("mask" + suffix))!r})
+    {what.format(path=f"Path({str(tmp_path / ('file' + suffix))!r})")}
 except UserError as error:
     print("refused:", error)
 """

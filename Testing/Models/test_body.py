@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from medquant.errors import UserError
+from medquant.errors import Cancelled, UserError
 from medquant.imaging.volume import Volume
 from medquant.models.base import CalibrationSelection
 from medquant.models.body import (
@@ -21,6 +21,7 @@ from medquant.models.body import (
     is_hounsfield,
     require_usable,
 )
+from medquant.progress import Progress
 
 MakeVolume = Callable[..., Volume]
 
@@ -100,6 +101,19 @@ def test_regions_follow_the_selection() -> None:
     quiet[:2] = -1000
     with pytest.raises(UserError, match="one grey value only"):
         calibration_region(volume.with_array(quiet), CalibrationSelection(where="range", first=0, last=1))
+
+
+def test_stop_is_heard_between_slices() -> None:
+    volume, _ = patient()
+    asked: list[int] = []
+
+    def in_the_third_slice() -> bool:
+        asked.append(len(asked))
+        return len(asked) == 3
+
+    with pytest.raises(Cancelled):
+        calibration_region(volume, CalibrationSelection(), Progress(cancelled=in_the_third_slice))
+    assert len(asked) == 3
 
 
 def test_unusable_volumes_are_explained() -> None:

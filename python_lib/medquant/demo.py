@@ -5,7 +5,7 @@ from __future__ import annotations
 import shutil
 import tempfile
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -16,11 +16,10 @@ from medquant.evaluation.comparison import Comparison, ModelFacts
 from medquant.evaluation.facts import facts_of
 from medquant.evaluation.figures import contact_sheet
 from medquant.evaluation.report import ReportDetails, write_report
-from medquant.files import atomic_path
-from medquant.imaging.boxes import boxes_from_labels
-from medquant.imaging.itk_file import image_of
+from medquant.files import replacing
+from medquant.imaging.boxes import boxes_from_labels, resolve_box
 from medquant.imaging.volume import Volume
-from medquant.imaging.writing import save_segmentation
+from medquant.imaging.writing import save_segmentation, write_volume
 from medquant.models.base import CalibrationSelection, Model, device_of
 from medquant.models.registry import load_model
 from medquant.progress import CancelCheck, Progress, ProgressCallback, ProgressEvent
@@ -93,9 +92,7 @@ def phantom_case(
     """The procedural abdominal CT with its own labels, and a box around each organ on each slice."""
     from medquant.embedded.phantom import make_phantom
 
-    array, labels, names, affine = make_phantom(
-        seed, progress=_part(Progress(progress, cancelled), 0.0, 1.0)["progress"]
-    )
+    array, labels, names, affine = make_phantom(seed, progress=progress, cancelled=cancelled)
     volume = Volume(array, affine, name="phantom", modality="CT")
     structures = tuple(Structure(label, name) for label, name in names.items())
     reference = Segmentation(labels, volume, structures, model_name="phantom's labels")
@@ -134,8 +131,12 @@ def run_demo(
     recipe, selection = recipe or Recipe(), selection or CalibrationSelection()
     prompt = case.prompt if takes_boxes(model) else None
     with _all_or_nothing(Path(folder)) as (staging, files):
-        _warm_up(model, case.volume, prompt)
-        fp32 = segment(model, case.volume, prompt=prompt, **_part(tracker, 0.0, 0.2, "FP32"))
+        if prompt is not None:
+            # PyTorch makes its kernels ready, so that the first model is not timed slower than the others.
+            first = _first_slice(prompt, case.volume)
+            segment(model, case.volume, prompt=first, **_part(tracker, 0.0, 0.01, "Warming up"))
+            model.forget()
+        fp32 = segment(model, case.volume, prompt=prompt, **_part(tracker, 0.01, 0.2, "FP32"))
         model.forget()
         facts: list[ModelFacts] = [facts_of(model, device=_device_of(model))]
         segmentations, reports = [replace(fp32, model_name=facts[0].name)], {}
@@ -194,17 +195,9 @@ def _write(
         files["reference"] = save_segmentation(case.reference, folder / f"{case.volume.name}-labels.seg.nrrd")
 
 
-def write_volume(volume: Volume, path: Path) -> None:
-    """Write a scan as NIfTI, NRRD or MetaImage, whole or not at all."""
-    import SimpleITK as sitk
-
-    with atomic_path(path) as temporary:
-        sitk.WriteImage(image_of(volume.array, volume.affine), str(temporary), useCompression=True)
-
-
 @contextmanager
 def _all_or_nothing(folder: Path) -> Iterator[tuple[Path, dict[str, Path]]]:
-    """A staging folder and a table of files in it, moved to `folder` at the end; nothing stays after a failure."""
+    """A staging folder and a table of files in it, moved to `folder` at the end; after a failure all is as before."""
     existed = folder.exists()
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -214,12 +207,28 @@ def _all_or_nothing(folder: Path) -> Iterator[tuple[Path, dict[str, Path]]]:
     files: dict[str, Path] = {}
     try:
         yield staging, files
-        for name, file in files.items():
-            files[name] = file.replace(folder / file.name)
+        _move_all(files, folder, replaced=Path(tempfile.mkdtemp(dir=staging)))
     finally:
         shutil.rmtree(staging, ignore_errors=True)
         if not existed and not any(folder.iterdir()):
             folder.rmdir()
+
+
+def _move_all(files: dict[str, Path], folder: Path, *, replaced: Path) -> None:
+    """Move every file to `folder`, and the ones of the same names there to `replaced`: all of them, or none."""
+    with ExitStack() as undo:
+        for name, file in files.items():
+            target, kept = folder / file.name, replaced / file.name
+            with replacing(target):
+                if target.is_file():
+                    target.replace(kept)
+                    undo.callback(kept.replace, target)
+                    file.replace(target)
+                else:
+                    file.replace(target)
+                    undo.callback(target.unlink)
+            files[name] = target
+        undo.pop_all()
 
 
 def _part(tracker: Progress, start: float, stop: float, prefix: str = "") -> dict[str, Any]:
@@ -232,11 +241,11 @@ def _part(tracker: Progress, start: float, stop: float, prefix: str = "") -> dic
     return {"progress": report, "cancelled": tracker.cancelled}
 
 
-def _warm_up(model: Model, volume: Volume, prompt: BoxPrompt | None) -> None:
-    """Let PyTorch make its kernels ready on one box, so that the first model is not timed slower than the others."""
-    if prompt is not None:
-        segment(model, volume, prompt=BoxPrompt(prompt.boxes[:1]))
-        model.forget()
+def _first_slice(prompt: BoxPrompt, volume: Volume) -> BoxPrompt:
+    """The first box on the first of its slices."""
+    lower, upper, axis = resolve_box(prompt.boxes[0], volume)
+    upper = tuple(lower[i] if i == 2 - axis else upper[i] for i in range(3))
+    return BoxPrompt((replace(prompt.boxes[0], lower=lower, upper=upper, space="ijk"),))
 
 
 def _device_of(model: Model) -> str:

@@ -87,19 +87,19 @@ def demo(
         recipe = Recipe() if method is None else Recipe(method=method)
         if volume is None and (reference or box or box_world):
             raise UserError("--reference and --box belong to a scan of your own. Give it with --volume.")
+        case = None
+        if volume is not None:  # not tracked: Ctrl-C ends the reading of a scan at once
+            case = own_case(
+                open_volume(volume, series=series, component=component, frame=frame),
+                None if reference is None else (reference, names, structures),
+                parse_boxes(box, box_world, plane),
+                plane,
+            )
         with run.track("Loading the model") as (progress, cancelled):
             loaded = open_model(model, weights, device, option, progress, cancelled)
             if hasattr(loaded, "recipe"):
                 raise UserError(f"{model} is quantized already. Give the FP32 model that it was made from.")
-            if volume is None:
-                case = phantom_case(progress=progress, cancelled=cancelled)
-            else:
-                case = own_case(
-                    open_volume(volume, series=series, component=component, frame=frame),
-                    None if reference is None else (reference, names, structures),
-                    parse_boxes(box, box_world, plane),
-                    plane,
-                )
+            case = case or phantom_case(progress=progress, cancelled=cancelled)
         explain(run, loaded, case, slices)
         details = ReportDetails(
             model=loaded.name,

@@ -1,4 +1,4 @@
-"""Write a segmentation: `.seg.nrrd`, NIfTI, NRRD, MetaImage or DICOM SEG, whole or not at all."""
+"""Write a segmentation (`.seg.nrrd`, NIfTI, NRRD, MetaImage or DICOM SEG) or a scan, whole or not at all."""
 
 from __future__ import annotations
 
@@ -59,10 +59,14 @@ def save_segmentation(
     if suffix == ".seg.nrrd":
         for key, value in header_fields(segmentation.labels, segmentation.structures).items():
             image.SetMetaData(key, value)
-    with atomic_path(path) as temporary:
-        _write(image, temporary)
-        _check_written(temporary, segmentation)
+    _write_whole(image, path, segmentation.volume)
     return path
+
+
+def write_volume(volume: Volume, path: Path) -> None:
+    """Write a scan as NIfTI, NRRD or MetaImage. Raises `UserError` as `save_segmentation` does."""
+    _check_right_angles(volume)
+    _write_whole(image_of(volume.array, volume.affine), path, volume)
 
 
 def _checked(segmentation: Segmentation) -> Segmentation:
@@ -94,23 +98,25 @@ def _check_right_angles(volume: Volume) -> None:
         )
 
 
-def _write(image: sitk.Image, path: Path) -> None:
-    try:
-        sitk.WriteImage(image, str(path), useCompression=True)
-    except RuntimeError as error:
-        raise _write_failed(path) from error
+def _write_whole(image: sitk.Image, path: Path, grid: Volume) -> None:
+    with atomic_path(path) as temporary:
+        try:
+            sitk.WriteImage(image, str(temporary), useCompression=True)
+        except RuntimeError as error:
+            raise _write_failed(temporary) from error
+        _check_written(temporary, image, grid)
 
 
-def _check_written(path: Path, segmentation: Segmentation) -> None:
+def _check_written(path: Path, image: sitk.Image, grid: Volume) -> None:
     """Read the file back: the writers do not always notice a disk that fills up."""
     try:
         written = sitk.ReadImage(str(path))
-        same = np.array_equal(sitk.GetArrayViewFromImage(written), segmentation.labels)
     except RuntimeError as error:
         raise _write_failed(path) from error
-    if not same:
+    found, meant = (sitk.GetArrayViewFromImage(each) for each in (written, image))
+    if not np.array_equal(found, meant):
         raise _write_failed(path)
-    if not same_grid(segmentation.labels.shape, affine_of(written), segmentation.volume):
+    if not same_grid(found.shape, affine_of(written), grid):
         raise UserError(
             f"{path.name} cannot store the position of this scan exactly. Write .seg.nrrd or .nrrd instead."
         )

@@ -10,6 +10,7 @@ from medquant.imaging.boxes import slice_axis_of
 from medquant.imaging.volume import Volume
 from medquant.imaging.windows import guess_modality
 from medquant.models.base import CalibrationSelection
+from medquant.progress import Progress
 
 _AIR_BELOW = -300.0  # HU: above lung and fat's lower end, below every soft tissue
 
@@ -33,17 +34,19 @@ def require_usable(volume: Volume) -> None:
         raise UserError(f"All voxels of the scan {volume.name} have the same value. Choose another scan.")
 
 
-def body_mask(volume: Volume) -> np.ndarray:
+def body_mask(volume: Volume, progress: Progress | None = None) -> np.ndarray:
     """Bool (k, j, i): the patient, filled, without table and air.
 
     CT by -300 HU, anything else by a threshold between its two classes of voxels (Otsu 1979); in every slice across
-    the head-feet axis the largest piece, with its holes (lungs, gas) filled.
+    the head-feet axis the largest piece, with its holes (lungs, gas) filled. Of `progress`, the wish to stop is heard.
     """
     array = volume.array
     threshold = _AIR_BELOW if is_hounsfield(volume) else _otsu(array) * 0.5
     mask = np.zeros(volume.shape, dtype=bool)
     slices_in, slices_out = (np.moveaxis(a, volume.slice_axis, 0) for a in (array, mask))
     for index in range(slices_in.shape[0]):
+        if progress:
+            progress.check()
         tissue = ndimage.binary_opening(slices_in[index] > threshold, iterations=2)
         pieces, count = ndimage.label(tissue)
         if count:
@@ -75,7 +78,7 @@ def choose_slices(volume: Volume, axis: int, selection: CalibrationSelection, bo
     return evenly(candidates, selection.count)
 
 
-def calibration_region(volume: Volume, selection: CalibrationSelection) -> np.ndarray:
+def calibration_region(volume: Volume, selection: CalibrationSelection, progress: Progress | None = None) -> np.ndarray:
     """Bool (k, j, i): where the patches that calibrate a 3-D network may lie.
 
     "body": the body; "even": everywhere; "range": the body within the slices `first` to `last`, counted along the
@@ -92,7 +95,7 @@ def calibration_region(volume: Volume, selection: CalibrationSelection) -> np.nd
     region = np.zeros(volume.shape, dtype=bool)
     region[window] = True
     if selection.where != "even":
-        inside = region & body_mask(volume)
+        inside = region & body_mask(volume, progress)
         region = inside if inside.any() else region
     return region
 

@@ -12,7 +12,7 @@ import numpy as np
 from medquant.embedded.phantom import scanner
 from medquant.embedded.phantom.anatomy import grow
 from medquant.embedded.phantom.labels import LABEL_NAMES
-from medquant.progress import Progress, ProgressCallback
+from medquant.progress import CancelCheck, Progress, ProgressCallback
 
 __all__ = ["LABEL_NAMES", "make_phantom"]
 
@@ -25,6 +25,7 @@ def make_phantom(
     centre: tuple[float, float, float] = (0.0, 0.0, 0.0),
     noise: float = 11.0,
     progress: ProgressCallback | None = None,
+    cancelled: CancelCheck | None = None,
 ) -> tuple[np.ndarray, np.ndarray, dict[int, str], np.ndarray]:
     """An abdominal CT in the portal-venous phase.
 
@@ -34,7 +35,7 @@ def make_phantom(
     shape, spacing: voxels and mm, both (k, j, i): superior, posterior, left.
     centre: patient position (z, y, x) in mm of the grid's middle; (0, 0, 0) is in front of the first lumbar vertebra.
     noise: standard deviation in HU in the middle of the body; 0 for none.
-    progress: told what is being done and how far it is.
+    progress, cancelled: told what is being done and how far it is; asked between structures and between slices.
 
     Returns
     -------
@@ -43,22 +44,19 @@ def make_phantom(
     """
     if len(shape) != 3 or min(shape) < 2 or len(spacing) != 3 or not min(spacing) > 0:
         raise ValueError("shape and spacing need three numbers each, at least 2 voxels and more than 0 mm.")
-    report = Progress(progress).report
+    whole = Progress(progress, cancelled)
     rng = np.random.default_rng([seed, 20240])
     origin = [c - (n - 1) * s / 2 for c, n, s in zip(centre, shape, spacing)]
     world = [o + s * np.arange(n) for o, n, s in zip(origin, shape, spacing)]
 
-    report(0.0, "Growing the anatomy")
-    body, scale = grow(rng, world)
-    report(0.35, "Painting tissues")
+    body, scale = grow(rng, world, whole.span(0.0, 0.35))
     fine = tuple(axis / s for axis, s in zip(world, scale))
-    image, labels = scanner.paint(body, fine, max(spacing[1:]), rng)
-    report(0.85, "Scanning")
+    image, labels = scanner.paint(body, fine, max(spacing[1:]), rng, whole.span(0.35, 0.45))
     scanner.add_table(image, world[1], world[2])
-    image = scanner.blur(image, spacing)
+    image = scanner.blur(image, spacing, whole.span(0.45, 0.5))
     if noise:
-        scanner.add_noise(image, spacing, noise, rng)
+        scanner.add_noise(image, spacing, noise, rng, whole.span(0.5, 1.0))
     affine = np.diag([spacing[2], spacing[1], spacing[0], 1.0])
     affine[:3, 3] = origin[::-1]
-    report(1.0, "Phantom ready")
+    whole.report(1.0, "Phantom ready")
     return np.clip(np.rint(image), -1024, 3071).astype(np.int16), labels, dict(LABEL_NAMES), affine

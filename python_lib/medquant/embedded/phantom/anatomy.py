@@ -7,32 +7,37 @@ import numpy as np
 from medquant.embedded.phantom import bowel, organs, skeleton, trunk, vessels
 from medquant.embedded.phantom.body import Body
 from medquant.embedded.phantom.fields import Region, SmoothField
+from medquant.progress import Progress
 
 COARSE = 1.5  # mm; distances are smooth enough to be evaluated this far apart in the plane
 SLACK = 15.0  # mm; no point is warped farther than this
+STRUCTURES = (
+    trunk.build_trunk,
+    trunk.build_muscles,
+    skeleton.build_skeleton,
+    vessels.build_great_vessels,
+    vessels.build_branches,
+    organs.build_kidneys,
+    bowel.build_stomach,
+    organs.build_gallbladder,
+    organs.build_liver,
+    organs.build_spleen,
+    organs.build_pancreas,
+    bowel.build_duodenum,
+    bowel.build_colon,
+    bowel.build_small_bowel,
+)
 
 
-def grow(rng: np.random.Generator, world_axes: list[np.ndarray]) -> tuple[Body, np.ndarray]:
+def grow(rng: np.random.Generator, world_axes: list[np.ndarray], progress: Progress) -> tuple[Body, np.ndarray]:
     """The patient on the given axes (z, y, x, in mm), and the patient's scale (z, y, x) against the standard one."""
     scale = np.clip(rng.normal([1.0, 1.0, 1.0], [0.04, 0.05, 0.04]), 0.9, 1.09)
     fatness = float(np.clip(rng.lognormal(0.12, 0.33), 0.5, 1.9))
     body = Body(warped_space(rng, world_axes, scale), rng, coarse_axes(world_axes, scale), fatness)
 
-    trunk.build_trunk(body)
-    trunk.build_muscles(body)
-    first_lumbar = skeleton.build_spine(body)
-    skeleton.build_ribs(body, first_lumbar)
-    vessels.build_great_vessels(body)
-    vessels.build_branches(body)
-    organs.build_kidneys(body)
-    bowel.build_stomach(body)
-    organs.build_gallbladder(body)
-    organs.build_liver(body)
-    organs.build_spleen(body)
-    organs.build_pancreas(body)
-    bowel.build_duodenum(body)
-    bowel.build_colon(body)
-    bowel.build_small_bowel(body)
+    for done, build in enumerate(STRUCTURES):
+        progress.report(done / len(STRUCTURES), "Growing the anatomy")
+        build(body)
     return body, scale
 
 

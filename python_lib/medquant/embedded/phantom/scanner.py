@@ -8,6 +8,7 @@ from scipy.ndimage import gaussian_filter1d
 from medquant.embedded.phantom import materials
 from medquant.embedded.phantom.body import Body, Part
 from medquant.embedded.phantom.fields import SmoothField
+from medquant.progress import Progress
 
 AIR = -1000.0
 
@@ -36,7 +37,9 @@ class Interpolation:
         return tall[:, columns] * (1 - across) + tall[:, columns + 1] * across
 
 
-def paint(body: Body, fine_axes, pixel: float, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+def paint(
+    body: Body, fine_axes, pixel: float, rng: np.random.Generator, progress: Progress
+) -> tuple[np.ndarray, np.ndarray]:
     """Noiseless HU (float32) and labels (uint8), both (k, j, i), on the fine axes (z, y, x) in the space's mm."""
     shape = tuple(len(axis) for axis in fine_axes)
     image, labels = np.full(shape, AIR, np.float32), np.zeros(shape, np.uint8)
@@ -45,6 +48,7 @@ def paint(body: Body, fine_axes, pixel: float, rng: np.random.Generator) -> tupl
     windows = [enlarge.window(part.shape.box[1:]) for part in body.parts]
     y = np.broadcast_to(fine_axes[1][:, None].astype(np.float32), shape[1:])
     for k in range(shape[0]):
+        progress.report(k / shape[0], "Painting tissues")
         textures = [sampler(k) for sampler in samplers]
         for part, window in zip(body.parts, windows):
             _paint_part(part, window, k, enlarge, image[k], labels[k], (*textures, y), pixel)
@@ -86,15 +90,16 @@ def add_table(image: np.ndarray, y: np.ndarray, x: np.ndarray) -> None:
     image += np.where(image < -900, inside * (60 + 1150 * shell), 0).astype(np.float32)
 
 
-def blur(image: np.ndarray, spacing: tuple[float, float, float]) -> np.ndarray:
+def blur(image: np.ndarray, spacing: tuple[float, float, float], progress: Progress) -> np.ndarray:
     """Point spread of about 1.1 mm full width in the plane, and a little overlap of slices."""
     for axis, sigma in ((1, 0.47 / spacing[1]), (2, 0.47 / spacing[2]), (0, min(1.0 / spacing[0], 0.8))):
+        progress.report(0.0, "Scanning")
         if sigma > 0.2:
             image = gaussian_filter1d(image, sigma, axis=axis, truncate=3)
     return image
 
 
-def add_noise(image: np.ndarray, spacing, level: float, rng: np.random.Generator) -> None:
+def add_noise(image: np.ndarray, spacing, level: float, rng: np.random.Generator, progress: Progress) -> None:
     """Noise with the power spectrum of filtered back-projection: a ramp, apodised. Works in place.
 
     Riederer, Pelc and Chesler, "The noise power spectrum in computed X-ray tomography", Phys Med Biol 1978.
@@ -105,7 +110,8 @@ def add_noise(image: np.ndarray, spacing, level: float, rng: np.random.Generator
     frequency = np.hypot(down, across)
     power = (frequency + 0.02) * np.exp(-((frequency / 0.42) ** 2))
     response = np.sqrt(power / power.mean()).astype(np.float32)
-    for plane in image:
+    for k, plane in enumerate(image):
+        progress.report(k / len(image), "Scanning")
         white = rng.standard_normal(plane.shape, dtype=np.float32)
         noise = np.fft.irfft2(np.fft.rfft2(white) * response, s=plane.shape)
         # More photons reach the detector through air than through the middle of the body.

@@ -25,6 +25,11 @@ def column(region: Region, centre_y: float, half_x: float, half_y: float) -> np.
     return k0 * (k0 - 1) / (np.sqrt((u / half_x) ** 2 + (v / half_y) ** 2) + np.float32(1e-6))
 
 
+def build_skeleton(body: Body) -> None:
+    """The spine, and the ribs that hang on it."""
+    build_ribs(body, build_spine(body))
+
+
 def build_spine(body: Body) -> float:
     """Bodies, discs, canal, arches and processes. Returns the height (mm) of the first lumbar body's middle."""
     region = body.region.crop((-60, 10, -400), (60, 115, 400))
