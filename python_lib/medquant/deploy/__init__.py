@@ -1,0 +1,1 @@
+"""Running quantized models on integer kernels, and giving them to others."""

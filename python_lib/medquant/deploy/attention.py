@@ -1,0 +1,56 @@
+"""SAM's image attention as whole matrix products, the form in which converters trace it and runtimes fuse it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import nn
+from torch.nn import functional
+
+from medquant.models.sam_attention import ChunkedAttention
+
+
+class WholeAttention(ChunkedAttention):
+    """`ChunkedAttention` with the attention map in one piece. Its quantizers are applied at the same places."""
+
+    def forward(self, hidden_states: torch.Tensor, output_attentions: bool = False) -> tuple[torch.Tensor, None]:
+        """Hidden states (batch, height, width, channels) -> the same shape, and None."""
+        batch, height, width, _ = hidden_states.shape
+        tokens, heads = height * width, self.num_attention_heads
+        qkv = self.qkv(hidden_states).reshape(batch, tokens, 3, heads, -1).permute(2, 0, 3, 1, 4)
+        query, key, value = qkv.unbind(0)
+        rounded = self._rounded
+        scores = rounded("query", query * self.scale) @ rounded("key", key).transpose(-2, -1)
+        if self.use_rel_pos:
+            scores = scores + self._whole_bias(query, height, width)
+        mixed = rounded("probabilities", functional.softmax(scores, -1)) @ rounded("value", value)
+        joined = mixed.permute(0, 2, 1, 3).reshape(batch, height, width, -1)
+        return self.proj(joined), None
+
+    def _rounded(self, name: str, values: torch.Tensor) -> torch.Tensor:
+        quantizers = getattr(self, "quantizers", None)
+        return values if quantizers is None else quantizers[name](values)
+
+    def _whole_bias(self, query: torch.Tensor, height: int, width: int) -> torch.Tensor:
+        places = query.unflatten(2, (height, width))
+        by_row = places @ self.get_rel_pos(height, height, self.rel_pos_h).transpose(1, 2)
+        across = places.transpose(2, 3) @ self.get_rel_pos(width, width, self.rel_pos_w).transpose(1, 2)
+        by_column = across.transpose(2, 3)
+        return (by_row[..., :, None] + by_column[..., None, :]).flatten(-2).flatten(2, 3)
+
+
+def export_attention(network: nn.Module, quantizer: Callable[[nn.Module], nn.Module]) -> None:
+    """Let every `ChunkedAttention` compute in whole products, each of its quantizers exchanged by `quantizer`."""
+    for module in network.modules():
+        if isinstance(module, ChunkedAttention):
+            module.__class__ = WholeAttention
+            if getattr(module, "quantizers", None) is not None:
+                module.quantizers = nn.ModuleDict({k: quantizer(q) for k, q in module.quantizers.items()})
+
+
+def drop_attention_quantizers(network: nn.Module) -> None:
+    """Let attention compute without rounding."""
+    for module in network.modules():
+        if isinstance(module, ChunkedAttention):
+            module.quantizers = None

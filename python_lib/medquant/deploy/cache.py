@@ -1,0 +1,150 @@
+"""Compiled models kept on disk, so that a second start does not compile again.
+
+A cache may always be missing, full, damaged or read-only: reading then finds nothing and writing does nothing, and the
+caller compiles. Entries are written beside and moved into place, so two processes at once see whole entries only.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import tempfile
+import zlib
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+import platformdirs
+import torch
+from torch import nn
+
+import medquant
+
+LIMIT_BYTES = 4 * 2**30
+"""What the compiled models of one user may take on disk; the ones used longest ago go first."""
+_SUFFIX = ".compiled"
+_MAGIC = b"MQCACHE1"
+
+
+def cache_folder() -> Path:
+    """The folder of this user's compiled models (MEDQUANT_CACHE, else the platform's place for caches)."""
+    given = os.environ.get("MEDQUANT_CACHE")
+    return Path(given).expanduser() if given else Path(platformdirs.user_cache_dir("medquant", False)) / "compiled"
+
+
+@dataclass(frozen=True)
+class CompiledCache:
+    """Bytes by key in a folder of bounded size."""
+
+    folder: Path
+    limit_bytes: int = LIMIT_BYTES
+
+    def read(self, key: str) -> bytes | None:
+        """What was written under `key`; None where there is nothing whole, and a damaged entry is removed."""
+        path = self._path(key)
+        try:
+            data = path.read_bytes()
+        except OSError:
+            return None
+        head, body = data[: len(_MAGIC) + 4], memoryview(data)[len(_MAGIC) + 4 :]
+        if head != _MAGIC + zlib.crc32(body).to_bytes(4, "little"):
+            self.drop(key)
+            return None
+        with suppress(OSError):
+            os.utime(path)  # the age of an entry is the time since its last use
+        return bytes(body)
+
+    def write(self, key: str, data: bytes) -> bool:
+        """Keep `data`; False where the folder cannot be written or the entry exceeds the limit."""
+        if len(data) > self.limit_bytes:
+            return False
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            handle, name = tempfile.mkstemp(prefix=".writing-", dir=self.folder)
+        except OSError:
+            return False
+        temporary = Path(name)
+        try:
+            with os.fdopen(handle, "wb") as stream:
+                stream.write(_MAGIC + zlib.crc32(data).to_bytes(4, "little"))
+                stream.write(data)
+            temporary.replace(self._path(key))
+        except OSError:
+            return False
+        finally:
+            with suppress(OSError):
+                temporary.unlink(missing_ok=True)
+        self._shrink()
+        return True
+
+    def drop(self, key: str) -> None:
+        """Remove an entry, if it is there."""
+        with suppress(OSError):
+            self._path(key).unlink(missing_ok=True)
+
+    def size_bytes(self) -> int:
+        """What all entries take on disk."""
+        return sum(size for _, size, _ in self._entries())
+
+    def count(self) -> int:
+        """How many models are kept."""
+        return len(self._entries())
+
+    def clear(self) -> int:
+        """Remove all entries, and what an interrupted writer left; returns the bytes freed."""
+        freed = 0
+        left_over = list(self.folder.glob(".writing-*")) if self.folder.is_dir() else []
+        for path in [*(path for _, _, path in self._entries()), *left_over]:
+            with suppress(OSError):
+                size = path.stat().st_size
+                path.unlink()
+                freed += size
+        return freed
+
+    def _path(self, key: str) -> Path:
+        return self.folder / f"{key}{_SUFFIX}"
+
+    def _entries(self) -> list[tuple[float, int, Path]]:
+        """(time of last use, bytes, path), oldest first."""
+        found = []
+        for path in self.folder.glob(f"*{_SUFFIX}"):
+            with suppress(OSError):  # another process may remove it meanwhile
+                state = path.stat()
+                found.append((state.st_mtime, state.st_size, path))
+        return sorted(found)
+
+    def _shrink(self) -> None:
+        entries = self._entries()
+        held = sum(size for _, size, _ in entries)
+        for _, size, path in entries:
+            if held <= self.limit_bytes:
+                return
+            with suppress(OSError):
+                path.unlink()
+                held -= size
+
+
+def fingerprint(module: nn.Module, *facts: object) -> str:
+    """A key for `module` compiled under `facts`: it changes with every tensor, setting and class of the module.
+
+    Settings are the plain attributes of its submodules (numbers, text, tuples of them).
+    """
+    digest = hashlib.sha256(repr((medquant.__version__, torch.__version__, facts)).encode())
+    for name, part in module.named_modules(remove_duplicate=False):
+        plain = {key: value for key, value in vars(part).items() if _is_plain(value)}
+        kind = type(part)
+        digest.update(repr((name, kind.__module__, kind.__qualname__, sorted(plain.items()))).encode())
+        held = {**part._parameters, **part._buffers}
+        held |= {key: value for key, value in vars(part).items() if isinstance(value, torch.Tensor)}
+        for key, tensor in held.items():
+            if tensor is not None:
+                digest.update(repr((key, tensor.dtype, tuple(tensor.shape))).encode())
+                flat = tensor.detach().cpu().contiguous().flatten()
+                digest.update(flat.view(torch.uint8).numpy())
+    return digest.hexdigest()
+
+
+def _is_plain(value: object) -> bool:
+    if isinstance(value, (tuple, list)):
+        return all(_is_plain(part) for part in value)
+    return value is None or isinstance(value, (bool, int, float, str))

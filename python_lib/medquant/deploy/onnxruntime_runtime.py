@@ -1,0 +1,132 @@
+"""onnxruntime: for machines where nothing faster is installed."""
+
+from __future__ import annotations
+
+import threading
+from dataclasses import dataclass
+from importlib import metadata
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from medquant.deploy.cache import CompiledCache, fingerprint
+from medquant.deploy.program import integer_layers, rounds_inputs
+from medquant.errors import UserError
+
+if TYPE_CHECKING:
+    from medquant.models.base import Part
+
+_PROVIDERS = {"CUDAExecutionProvider": "cuda", "CoreMLExecutionProvider": "coreml", "CPUExecutionProvider": "cpu"}
+_INTEGER_OPERATORS = ("QLinearConv", "QLinearMatMul", "MatMulInteger", "QGemm", "ConvInteger", "DynamicQuantizeMatMul")
+_PACKAGES = ("onnxruntime", "onnxruntime-gpu", "onnxruntime-directml")
+
+
+@dataclass(frozen=True)
+class OnnxRuntime:
+    """Runs parts by onnxruntime."""
+
+    name: str = "onnxruntime"
+
+    def version(self) -> str | None:
+        """onnxruntime's version; None where it, or onnx, is missing."""
+        found = {}
+        for package in (*_PACKAGES, "onnx"):
+            try:
+                found[package] = metadata.version(package)
+            except metadata.PackageNotFoundError:
+                continue
+        return next((found[package] for package in _PACKAGES if package in found), None) if "onnx" in found else None
+
+    def devices(self) -> list[str]:
+        """ "cuda", "coreml" or "cpu", as its execution providers are."""
+        if self.version() is None:
+            return []
+        import onnxruntime
+
+        return [_PROVIDERS[name] for name in onnxruntime.get_available_providers() if name in _PROVIDERS]
+
+    def precisions(self) -> tuple[str, ...]:
+        """FP32 and integers."""
+        return () if self.version() is None else ("fp32", "int8")
+
+    def compile(
+        self, part: Part, *, precision: str, threads: int | None = None, cache: Path | None = None
+    ) -> OnnxSession:
+        """Export the part and let onnxruntime optimise the graph, or read the optimised graph from the cache."""
+        if self.version() is None:
+            raise UserError("onnxruntime is not installed. Install it with: pip install onnx onnxruntime")
+        if precision not in self.precisions():
+            able = ", ".join(self.precisions())
+            raise UserError(f"onnxruntime does not compute in {precision} here. Choose one of {able}.")
+        integers = precision == "int8" and rounds_inputs(part.module)
+        store = None if cache is None else CompiledCache(cache)
+        shapes = {name: (tuple(t.shape), part.dynamic.get(name, ())) for name, t in part.inputs.items()}
+        key = fingerprint(part.module, "onnx", self.version(), integers, shapes)
+        session = None if store is None else self._from(store, key, threads)
+        if session is None:
+            data = _exported(part, integers)
+            session = _started(data, threads)
+            if store is not None:
+                store.write(key, data)
+        wanted = len(integer_layers(part.module)) if integers else 0
+        return OnnxSession(session, part, precision, self.devices()[0], wanted, threads)
+
+    def _from(self, store: CompiledCache, key: str, threads: int | None) -> Any:
+        data = store.read(key)
+        if data is None:
+            return None
+        try:
+            return _started(data, threads)
+        except UserError:
+            store.drop(key)
+            return None
+
+
+def _exported(part: Part, integers: bool) -> bytes:
+    from medquant.deploy.onnx_program import onnx_model
+
+    return onnx_model(part, integers=integers).SerializeToString()
+
+
+def _started(data: bytes, threads: int | None, optimised: Path | None = None) -> Any:
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 4
+    if threads is not None:
+        options.intra_op_num_threads = threads
+    if optimised is not None:
+        options.optimized_model_filepath = str(optimised)
+    try:
+        return onnxruntime.InferenceSession(data, options, providers=onnxruntime.get_available_providers())
+    except Exception as error:  # its errors have no common class
+        reason = str(error).splitlines()[0]
+        raise UserError(f"onnxruntime cannot load this model ({reason}). Use --runtime pytorch.") from error
+
+
+class OnnxSession:
+    """A model loaded by onnxruntime."""
+
+    runtime = "onnxruntime"
+
+    def __init__(self, session: Any, part: Part, precision: str, device: str, wanted: int, threads: int | None) -> None:
+        self.precision, self.device = precision, device
+        self.quantized_layers = wanted
+        self._session, self._inputs = session, tuple(part.inputs)
+        self._lock = threading.Lock()
+        self.simulated = wanted > 0
+
+    def __call__(self, *inputs: torch.Tensor) -> torch.Tensor | tuple[torch.Tensor, ...]:
+        """Run once; the outputs are float32 tensors of their own."""
+        arrays = (tensor.detach().cpu().contiguous().numpy() for tensor in inputs)
+        with self._lock:
+            try:
+                found = self._session.run(None, dict(zip(self._inputs, arrays, strict=True)))
+            except Exception as error:  # its errors have no common class
+                if "alloc" in str(error).lower():
+                    raise MemoryError("running the model") from error
+                reason = str(error).splitlines()[0]
+                raise UserError(f"onnxruntime failed ({reason}). Use --runtime pytorch.") from error
+        outputs = tuple(torch.from_numpy(array).float() for array in found)
+        return outputs[0] if len(outputs) == 1 else outputs

@@ -1,0 +1,44 @@
+"""A part of a model as an OpenVINO model, converted from PyTorch without a file in between."""
+
+from __future__ import annotations
+
+import warnings
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from medquant.deploy.program import integer_program
+from medquant.errors import UserError
+
+if TYPE_CHECKING:
+    from medquant.models.base import Part
+
+
+def openvino_model(part: Part, *, integers: bool = True) -> Any:
+    """`openvino.Model` of a part, with its inputs' and outputs' names and the axes that may vary.
+
+    With `integers`, quantized layers are FakeQuantize, and int8 weights, that OpenVINO turns into integer kernels. Raises
+    `UserError` where an operator cannot be converted.
+    """
+    import openvino
+
+    module = integer_program(part.module, integers=integers).eval()
+    examples = tuple(part.inputs.values())
+    try:
+        with torch.inference_mode(False), torch.no_grad(), warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            # Traced here, once: the converter itself would run the module several times.
+            traced = torch.jit.trace(module, examples, strict=False, check_trace=False)
+            model = openvino.convert_model(traced, example_input=examples)
+    except Exception as error:
+        reason = str(error).strip().splitlines()[-1] if str(error).strip() else type(error).__name__
+        raise UserError(f"OpenVINO cannot convert this model ({reason}). Use --runtime pytorch.") from error
+    shapes = {}
+    for port, (name, example) in zip(model.inputs, part.inputs.items(), strict=True):
+        free = part.dynamic.get(name, ())
+        shapes[port] = [-1 if axis in free else size for axis, size in enumerate(example.shape)]
+        port.get_tensor().set_names({name})
+    for port, name in zip(model.outputs, part.outputs, strict=True):
+        port.get_tensor().set_names({name})
+    model.reshape({port: openvino.PartialShape(shape) for port, shape in shapes.items()})
+    return model

@@ -1,0 +1,179 @@
+"""OpenVINO: the runtime for processors, and for Intel's GPUs and NPUs where they are."""
+
+from __future__ import annotations
+
+import re
+import threading
+from dataclasses import dataclass
+from importlib import metadata
+from io import BytesIO
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from medquant.deploy.cache import CompiledCache, fingerprint
+from medquant.deploy.program import integer_layers, rounds_inputs
+from medquant.errors import UserError
+
+if TYPE_CHECKING:
+    from medquant.models.base import Part
+
+OLDEST = (2025, 0)
+_HINTS = {"fp32": "f32", "bf16": "bf16", "fp16": "f16"}
+_CAPABILITIES = {"bf16": "BF16", "fp16": "FP16"}
+
+
+@dataclass(frozen=True)
+class OpenVino:
+    """Runs parts by OpenVINO on `device` ("CPU", "GPU", "NPU")."""
+
+    device: str = "CPU"
+    name: str = "openvino"
+
+    def version(self) -> str | None:
+        """OpenVINO's version; None where it is missing or older than `OLDEST`."""
+        try:
+            found = metadata.version("openvino")
+        except metadata.PackageNotFoundError:
+            return None
+        return found if tuple(int(n) for n in re.findall(r"\d+", found)[:2]) >= OLDEST else None
+
+    def devices(self) -> list[str]:
+        """ "CPU", then what else OpenVINO finds."""
+        return [] if self.version() is None else sorted(_core().available_devices, key=lambda name: name != "CPU")
+
+    def precisions(self) -> tuple[str, ...]:
+        """Those that the device computes in by itself."""
+        if self.version() is None:
+            return ()
+        able = _core().get_property(self.device, "OPTIMIZATION_CAPABILITIES")
+        floating = tuple(name for name, capability in _CAPABILITIES.items() if capability in able)
+        return ("fp32", *floating, "int8")
+
+    def compile(
+        self,
+        part: Part,
+        *,
+        precision: str,
+        threads: int | None = None,
+        cache: Path | None = None,
+        rest: str | None = None,
+    ) -> OpenVinoSession:
+        """Compile `part`. `rest`: the floating point of what is not on integers in "int8"; None: the fastest."""
+        if self.version() is None:
+            wanted = ".".join(str(n) for n in OLDEST)
+            raise UserError(f"OpenVINO {wanted} or newer is not installed. Install it with: pip install -U openvino")
+        known = self.precisions()
+        if precision not in known:
+            raise UserError(f"{self.device} does not compute in {precision}. Choose one of {', '.join(known)}.")
+        floating = precision
+        if precision == "int8":
+            floating = rest or next((name for name in ("bf16", "fp16") if name in known), "fp32")
+        config = _config(_HINTS[floating], threads)
+        integers = precision == "int8" and rounds_inputs(part.module)
+        store = None if cache is None else CompiledCache(cache)
+        shapes = {name: (tuple(t.shape), part.dynamic.get(name, ())) for name, t in part.inputs.items()}
+        key = fingerprint(part.module, self.version(), self.device, sorted(config.items()), integers, shapes)
+        compiled = None if store is None else self._from(store, key, config)
+        if compiled is None:
+            compiled = self._compiled(part, config, integers)
+            if store is not None:
+                stream = BytesIO()
+                compiled.export_model(stream)
+                store.write(key, stream.getvalue())
+        return OpenVinoSession(compiled, precision, self.device, len(integer_layers(part.module)) if integers else 0)
+
+    def _from(self, store: CompiledCache, key: str, config: dict[str, Any]) -> Any:
+        data = store.read(key)
+        if data is None:
+            return None
+        try:
+            return _core().import_model(BytesIO(data), self.device, config)
+        except RuntimeError:  # written by another build of the same version, for instance
+            store.drop(key)
+            return None
+
+    def _compiled(self, part: Part, config: dict[str, Any], integers: bool) -> Any:
+        from medquant.deploy.openvino_program import openvino_model
+
+        model = openvino_model(part, integers=integers)
+        try:
+            return _core().compile_model(model, self.device, config)
+        except RuntimeError as error:
+            if is_out_of_memory(error):
+                raise MemoryError("compiling") from error
+            raise UserError(
+                f"OpenVINO cannot compile this model for {self.device} ({_first_line(error)}). Use --runtime pytorch."
+            ) from error
+
+
+class OpenVinoSession:
+    """A model compiled by OpenVINO."""
+
+    runtime = "openvino"
+
+    def __init__(self, compiled: Any, precision: str, device: str, wanted: int) -> None:
+        self.precision, self.device = precision, device
+        self.quantized_layers = wanted
+        """How many layers were to run on integers."""
+        self.integer_layers = count_integer_layers(compiled)
+        """How many layers and products of the compiled graph do."""
+        self.simulated = precision == "int8" and self.integer_layers < wanted
+        self._request = compiled.create_infer_request()
+        self._outputs = len(compiled.outputs)
+        self._lock = threading.Lock()
+
+    def __call__(self, *inputs: torch.Tensor) -> torch.Tensor | tuple[torch.Tensor, ...]:
+        """Run once; the outputs are float32 tensors of their own."""
+        arrays = [tensor.detach().cpu().contiguous().numpy() for tensor in inputs]
+        with self._lock:
+            try:
+                found = self._request.infer(dict(enumerate(arrays)), share_inputs=True)
+            except RuntimeError as error:
+                if is_out_of_memory(error):
+                    raise MemoryError("running the model") from error
+                raise UserError(f"OpenVINO failed ({_first_line(error)}). Use --runtime pytorch.") from error
+            outputs = tuple(torch.from_numpy(found[index].copy()) for index in range(self._outputs))
+        return outputs[0] if len(outputs) == 1 else outputs
+
+
+def count_integer_layers(compiled: Any) -> int:
+    """Convolutions, transposed convolutions and matrix products that the compiled graph executes on integers."""
+    kinds = ("Convolution", "Deconvolution", "FullyConnected", "MatMul")
+    count = 0
+    for node in compiled.get_runtime_model().get_ordered_ops():
+        info = node.get_rt_info()
+        facts = {key: info[key].astype(str) if key in info else "" for key in ("layerType", "primitiveType")}
+        count += facts["layerType"] in kinds and facts["primitiveType"].lower().endswith(("_i8", "_u8"))
+    return count
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether a runtime's message says that memory did not suffice."""
+    text = str(error).lower()
+    return "bad_alloc" in text or ("alloc" in text and "fail" in text) or "out of memory" in text
+
+
+def _config(hint: str, threads: int | None) -> dict[str, Any]:
+    config: dict[str, Any] = {"PERFORMANCE_HINT": "LATENCY", "INFERENCE_PRECISION_HINT": hint}
+    if threads is not None:
+        config["INFERENCE_NUM_THREADS"] = threads
+    return config
+
+
+def _first_line(error: BaseException) -> str:
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return lines[-1] if lines else type(error).__name__
+
+
+_CORE: list[Any] = []
+
+
+def _core() -> Any:
+    """One OpenVINO core for the process; making it loads the plug-ins."""
+    if not _CORE:
+        import openvino
+
+        _CORE.append(openvino.Core())
+    return _CORE[0]

@@ -1,0 +1,199 @@
+"""A module whose quantized layers stand in the form that other runtimes' converters understand.
+
+Integer kernels want weights on a symmetric grid with one scale for each output channel: codes of 2 to 8 bits are
+widened to such int8 codes. The input's quantizer becomes torch's own fake quantization, which converters turn into
+FakeQuantize (OpenVINO) or QuantizeLinear and DequantizeLinear (ONNX).
+"""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+import torch
+from torch import nn
+
+from medquant.activations import ActivationQuantizer
+from medquant.deploy.attention import drop_attention_quantizers, export_attention
+from medquant.deploy.int8_codes import largest_code_here, nearest_int8
+from medquant.layers import QuantizedLayer, divided
+from medquant.network_edit import set_module, structural_twin
+
+Dialect = Literal["openvino", "onnx"]
+"""ONNX has 8-bit grids of 256 levels only; others are cut at their ends beforehand."""
+
+
+def integer_program(
+    module: nn.Module, *, dialect: Dialect = "openvino", integers: bool = True, largest_code: int | None = None
+) -> nn.Module:
+    """A twin of `module` (tensors shared where they can be) for conversion; the original stays as it is.
+
+    With `integers`, layers that have a quantizer round their input, on int8 weights where integer kernels can follow
+    (`runs_on_integers`). Without, no input is rounded. All other layers have their decoded weight, linear ones as codes
+    that a runtime decodes where it multiplies. `largest_code`: None takes what this processor adds without overflow.
+    """
+    holder = structural_twin(nn.Sequential(module))  # so that a module which is one layer can be exchanged as well
+    largest_code = largest_code or largest_code_here()
+    for name, part in list(holder.named_modules()):
+        if isinstance(part, QuantizedLayer):
+            exported = _exported(part, dialect, integers, largest_code)
+            exported.dialect = dialect
+            set_module(holder, name, exported)
+    if not integers:
+        drop_attention_quantizers(holder)
+    export_attention(holder, lambda quantizer: _static(quantizer, dialect))
+    return holder[0]
+
+
+def decoded_program(module: nn.Module, *, integers: bool = True) -> nn.Module:
+    """A twin of `module` whose quantized layers hold their decoded weights, for PyTorch.
+
+    With `integers` inputs are rounded as by the engine, in floating point; without, they are not.
+    """
+    holder = structural_twin(nn.Sequential(module))
+    for name, part in list(holder.named_modules()):
+        if isinstance(part, QuantizedLayer):
+            set_module(holder, name, DecodedLayer(part, part.input_quantizer if integers else None))
+    if not integers:
+        drop_attention_quantizers(holder)
+    return holder[0]
+
+
+def runs_on_integers(layer: nn.Module) -> bool:
+    """Whether integer kernels can compute what this layer does: its input has one scale, known beforehand."""
+    quantizer = getattr(layer, "input_quantizer", None)
+    return quantizer is not None and quantizer.has_integer_kernel and quantizer.mode == "static"
+
+
+def integer_layers(module: nn.Module) -> list[str]:
+    """Names of the layers of a quantized module that are to run on integers."""
+    return [name for name, part in module.named_modules() if runs_on_integers(part)]
+
+
+def rounds_inputs(module: nn.Module) -> bool:
+    """Whether any layer of a quantized module has its input rounded, on integers or not."""
+    return any(getattr(part, "input_quantizer", None) is not None for part in module.modules())
+
+
+def _exported(layer: QuantizedLayer, dialect: Dialect, integers: bool, largest_code: int) -> nn.Module:
+    if integers and runs_on_integers(layer):
+        return IntegerLayer(layer, _static(layer.input_quantizer, dialect), largest_code)
+    quantizer = layer.input_quantizer if integers else None
+    plain = layer.row_group is None and layer.live_inputs is None and layer.live_outputs is None
+    if layer.geometry.kind == "Linear" and plain and quantizer is None:
+        return CompressedLinear(layer)
+    return DecodedLayer(layer, quantizer)
+
+
+def _static(quantizer: ActivationQuantizer, dialect: Dialect) -> nn.Module:
+    fits = quantizer.mode == "static" and quantizer.spread == "tensor"
+    return StaticQuantizer(quantizer, dialect) if fits else quantizer
+
+
+class StaticQuantizer(nn.Module):
+    """`ActivationQuantizer` with one known scale, its numbers written into the program as constants."""
+
+    def __init__(self, quantizer: ActivationQuantizer, dialect: Dialect) -> None:
+        super().__init__()
+        self.scale, self.zero, self.levels = float(quantizer.scale), int(quantizer.zero), quantizer.levels
+        symmetric = self.levels < 256 and 2 * self.zero == self.levels - 1
+        self.shift = self.zero if symmetric else 0
+        self.cut = dialect == "onnx" and self.levels < 256
+
+    def forward(self, values: torch.Tensor) -> torch.Tensor:
+        """The values at the levels of the grid; same shape and type."""
+        low, high, zero = -self.shift, self.levels - 1 - self.shift, self.zero - self.shift
+        if self.cut:
+            values = values.clamp((low - zero) * self.scale, (high - zero) * self.scale)
+            low, high = (-128, 127) if self.shift else (0, 255)
+        return torch.fake_quantize_per_tensor_affine(values, self.scale, zero, low, high)
+
+
+class _Dequantize(torch.autograd.Function):
+    """Codes times scales: one operator in ONNX, which keeps the codes in the file."""
+
+    @staticmethod
+    def forward(ctx: Any, codes: torch.Tensor, scale: torch.Tensor, axis: int) -> torch.Tensor:
+        return codes.float() * scale.reshape(-1, *[1] * (codes.ndim - axis - 1))
+
+    @staticmethod
+    def symbolic(g: Any, codes: Any, scale: Any, axis: int) -> Any:
+        return g.op("DequantizeLinear", codes, scale, axis_i=axis)
+
+
+class _ExportedLayer(nn.Module):
+    """A layer in torch's plain operations; subclasses say how its weight is held."""
+
+    dialect: Dialect = "openvino"
+
+    def __init__(self, layer: QuantizedLayer, quantizer: nn.Module | None = None) -> None:
+        super().__init__()
+        self.geometry = layer.geometry
+        self.quantizer = quantizer
+        self.register_buffer("bias", layer.bias)
+        self.register_buffer("divisor", layer.input_divisor)
+
+    def weight(self) -> torch.Tensor:
+        """The weight in floating point."""
+        raise NotImplementedError
+
+    def forward(self, input: torch.Tensor, output_size: Any = None) -> torch.Tensor:
+        """Named and shaped as in torch."""
+        if self.divisor is not None:
+            input = divided(input, self.divisor, self.geometry)
+        if self.quantizer is not None:
+            input = self.quantizer(input)
+        return self.geometry.apply(input, self.weight(), self.bias, output_size)
+
+    def _times_scale(self, codes: torch.Tensor, axis: int) -> torch.Tensor:
+        if self.dialect == "onnx":
+            return _Dequantize.apply(codes, self.scale, axis)
+        return codes.float() * self.scale.reshape(-1, *[1] * (codes.ndim - axis - 1))
+
+
+class DecodedLayer(_ExportedLayer):
+    """A layer with its weight in floating point."""
+
+    def __init__(self, layer: QuantizedLayer, quantizer: nn.Module | None = None) -> None:
+        super().__init__(layer, quantizer)
+        self.register_buffer("decoded", layer.weight)
+
+    def weight(self) -> torch.Tensor:
+        return self.decoded
+
+
+class CompressedLinear(_ExportedLayer):
+    """A linear layer whose weight stays codes, by an expression that runtimes know as a compressed weight."""
+
+    def __init__(self, layer: QuantizedLayer) -> None:
+        super().__init__(layer)
+        scale = layer.scale.float()[0].T
+        offset = scale * layer.zero if layer.offset is None else layer.offset.float()[0].T
+        outputs = layer.geometry.layout.outputs
+        self.register_buffer("codes", layer.codes()[0].T.contiguous())
+        self.register_buffer("zero", (-offset / scale).expand(outputs, 1).contiguous())
+        self.register_buffer("scale", scale.expand(outputs, 1)[:, 0].contiguous())
+
+    def weight(self) -> torch.Tensor:
+        if self.dialect == "onnx":
+            return self._times_scale(self.codes, 0) - self.zero * self.scale[:, None]
+        return (self.codes.float() - self.zero) * self.scale[:, None]
+
+
+class IntegerLayer(_ExportedLayer):
+    """A layer on integers: its input rounded, its weight int8 codes times a scale for each output."""
+
+    def __init__(self, layer: QuantizedLayer, quantizer: nn.Module, largest_code: int) -> None:
+        super().__init__(layer, quantizer)
+        codes, scale = nearest_int8(layer, largest_code)
+        self.register_buffer("codes", codes)
+        self.register_buffer("scale", scale)
+
+    def weight(self) -> torch.Tensor:
+        layout = self.geometry.layout
+        if not layout.transposed:
+            return self._times_scale(self.codes, 0)
+        if layout.groups == 1:
+            return self._times_scale(self.codes, 1)
+        each = self.codes.shape[0] // layout.groups  # (in, out / groups, *kernel): a scale for each group and column
+        scale = self.scale.reshape(layout.groups, 1, -1).expand(-1, each, -1).flatten(0, 1)
+        return self.codes.float() * scale.reshape(*scale.shape, *[1] * (self.codes.ndim - 2))

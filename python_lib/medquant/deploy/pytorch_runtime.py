@@ -1,0 +1,111 @@
+"""PyTorch itself: runs everywhere, in lower precision where the processor has it; integers are simulated."""
+
+from __future__ import annotations
+
+import threading
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+from torch import nn
+
+from medquant.deploy.program import decoded_program, rounds_inputs
+from medquant.errors import UserError
+
+if TYPE_CHECKING:
+    from medquant.models.base import Part
+
+_BF16 = ("avx512_bf16", "amx_bf16", "bf16")
+"""Names of `torch.cpu.get_capabilities` that mean instructions for bf16."""
+
+
+@dataclass(frozen=True)
+class PyTorch:
+    """Runs parts by PyTorch, on a GPU where there is one.
+
+    `fused`: let `torch.compile` fuse operations. It takes a C++ compiler and up to minutes for every process, so it is
+    for those who serve many scans; a compiler that does not work is not noticed by the caller.
+    """
+
+    fused: bool = False
+    name: str = "pytorch"
+
+    def version(self) -> str | None:
+        """PyTorch's version."""
+        return torch.__version__
+
+    def devices(self) -> list[str]:
+        """ "cuda" or "mps" where they are, then "cpu"."""
+        found = [("cuda", torch.cuda.is_available()), ("mps", torch.backends.mps.is_available()), ("cpu", True)]
+        return [name for name, here in found if here]
+
+    def precisions(self) -> tuple[str, ...]:
+        """Those of the preferred device; "int8" is simulated."""
+        device = self.devices()[0]
+        if device == "cuda":
+            bf16 = ("bf16",) if torch.cuda.is_bf16_supported() else ()
+            return ("fp32", *bf16, "fp16", "int8")
+        if device == "mps":
+            return ("fp32", "fp16", "int8")
+        return ("fp32", "bf16", "int8") if _processor_has_bf16() else ("fp32", "int8")
+
+    def compile(
+        self, part: Part, *, precision: str, threads: int | None = None, cache: Path | None = None
+    ) -> PyTorchSession:
+        """Decode the weights and keep them. `threads` holds for the whole process; nothing is cached."""
+        if precision not in self.precisions():
+            able = ", ".join(self.precisions())
+            raise UserError(f"PyTorch does not compute in {precision} on this machine. Choose one of {able}.")
+        if threads is not None:
+            torch.set_num_threads(threads)
+        integers = precision == "int8" and rounds_inputs(part.module)
+        device = self.devices()[0]
+        module = decoded_program(part.module, integers=integers).to(device).eval()
+        if self.fused:
+            examples = tuple(tensor.to(device) for tensor in part.inputs.values())
+            module = _fused(module, examples) or module
+        return PyTorchSession(module, precision, device, simulated=integers)
+
+
+class PyTorchSession:
+    """A module run by PyTorch."""
+
+    runtime = "pytorch"
+
+    def __init__(self, module: nn.Module, precision: str, device: str, *, simulated: bool) -> None:
+        self.precision, self.device, self.simulated = precision, device, simulated
+        self._module = module
+        self._lower = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(precision)
+        self._lock = threading.Lock()
+
+    def __call__(self, *inputs: torch.Tensor) -> torch.Tensor | tuple[torch.Tensor, ...]:
+        """Run once; the outputs are float32 on the processor."""
+        inputs = tuple(tensor.to(self.device) for tensor in inputs)
+        enabled = self._lower is not None
+        with self._lock, torch.inference_mode(), torch.autocast(self.device, self._lower, enabled=enabled):
+            try:
+                found = self._module(*inputs)
+            except RuntimeError as error:  # torch.cuda.OutOfMemoryError is one; so is the processor's allocator's
+                if "out of memory" in str(error) or "can't allocate memory" in str(error):
+                    raise MemoryError("running the model") from error
+                raise
+        if isinstance(found, (tuple, list)):
+            return tuple(tensor.float().cpu() for tensor in found)
+        return found.float().cpu()
+
+
+def _processor_has_bf16() -> bool:
+    able = torch.cpu.get_capabilities() if hasattr(torch.cpu, "get_capabilities") else {}
+    return any(able.get(name) is True for name in _BF16)
+
+
+def _fused(module: nn.Module, examples: tuple[torch.Tensor, ...]) -> nn.Module | None:
+    """The module compiled; None where no compiler works."""
+    try:
+        compiled = torch.compile(module)
+        with torch.inference_mode():
+            compiled(*examples)
+    except Exception:  # the compiler's own errors, of every kind
+        return None
+    return compiled

@@ -1,0 +1,62 @@
+"""What executes a part of a model: one small protocol, and the runtimes that keep it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Protocol
+
+import torch
+
+if TYPE_CHECKING:
+    from medquant.models.base import Part
+
+PRECISIONS = ("fp32", "bf16", "fp16", "int8")
+"""In "int8", quantized layers run on integers where the runtime has kernels, the rest in the best floating point."""
+
+
+class Session(Protocol):
+    """A compiled part: tensors in, a tensor (or a tuple of them) out, float32 on the processor.
+
+    Calls from several threads run one after the other. Raises `MemoryError` where the memory does not suffice.
+    """
+
+    runtime: str
+    precision: str
+    device: str
+    simulated: bool
+    """Whether quantized layers are computed in floating point with rounded numbers, not on integers."""
+
+    def __call__(self, *inputs: torch.Tensor) -> torch.Tensor | tuple[torch.Tensor, ...]: ...
+
+
+class Runtime(Protocol):
+    """A library that compiles and executes parts."""
+
+    name: str
+
+    def version(self) -> str | None:
+        """The version that is installed; None where it is not."""
+
+    def devices(self) -> list[str]:
+        """What it can run on here, the preferred one first; empty where it is not installed."""
+
+    def precisions(self) -> tuple[str, ...]:
+        """Those of `PRECISIONS` that make sense on the preferred device."""
+
+    def compile(self, part: Part, *, precision: str, threads: int | None = None, cache: Path | None = None) -> Session:
+        """Compile `part`. `cache`: a folder where compiled models are kept between runs; None keeps none.
+
+        Raises `UserError` where the runtime is not installed, or lacks the precision or an operator.
+        """
+
+
+def _runtimes() -> dict[str, Runtime]:
+    from medquant.deploy.onnxruntime_runtime import OnnxRuntime
+    from medquant.deploy.openvino_runtime import OpenVino
+    from medquant.deploy.pytorch_runtime import PyTorch
+    from medquant.deploy.tensorrt_runtime import TensorRT
+
+    return {runtime.name: runtime for runtime in (PyTorch(), OpenVino(), OnnxRuntime(), TensorRT())}
+
+
+RUNTIMES: dict[str, Runtime] = _runtimes()
