@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import codecs
 import logging
 import os
 import platform
@@ -37,6 +38,7 @@ from medquant.commands import (
 from medquant.errors import Cancelled, UserError
 
 UNEXPECTED, USER_ERROR, CANCELLED = 1, 2, 130
+PLAIN = {"\N{MINUS SIGN}": "-", "\N{EN DASH}": "-", "\N{MULTIPLICATION SIGN}": "x"}
 
 
 class _Commands(TyperGroup):
@@ -134,4 +136,13 @@ def _note(text: str) -> None:
 
 def main() -> None:
     """The console script."""
+    codecs.register_error("plain", _plainly)
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="plain")
     app()
+
+
+def _plainly(error: UnicodeError) -> tuple[str, int]:
+    """For an output that has no such character, as files on Windows: a minus stays a minus, others become "?"."""
+    return "".join(PLAIN.get(letter, "?") for letter in error.object[error.start : error.end]), error.end
