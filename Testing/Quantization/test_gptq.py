@@ -6,9 +6,10 @@ import pytest
 import torch
 from torch.testing import assert_close
 
+from medquant.factorize import inverse_factor
 from medquant.grid import Grid, initial_grid
 from medquant.recipe import IntWeights
-from medquant.solvers.gptq import gptq, inverse_factor
+from medquant.solvers.gptq import gptq
 
 
 def textbook(gram: torch.Tensor, weight: torch.Tensor, grid: Grid) -> torch.Tensor:

@@ -101,7 +101,7 @@ def quantize_layer(
         ridge = recipe.calibration.ridge
         if ridge is None and moment.paired:
             ridge = choose_ridge(weight, pair, centred=centred, check=check)
-        target = corrected_target(weight, gram, cross, ridge, rows)[:, columns]
+        target = corrected_target(weight, gram, cross, ridge, rows, check)[:, columns]
         if recipe.calibration.shrink:
             gram = shrunk(gram, pair, centred=centred)
         gram = gram[rows][:, rows]

@@ -103,7 +103,12 @@ class Moments:
 
 
 def corrected_target(
-    weight: torch.Tensor, gram: torch.Tensor, cross: torch.Tensor, ridge: float | None, rows: torch.Tensor | None = None
+    weight: torch.Tensor,
+    gram: torch.Tensor,
+    cross: torch.Tensor,
+    ridge: float | None,
+    rows: torch.Tensor | None = None,
+    check: Callable[[], None] = lambda: None,
 ) -> torch.Tensor:
     """The weight (m', n) of the m' `rows` in use that on the quantized network's inputs best gives the FP32 output.
 
@@ -115,7 +120,7 @@ def corrected_target(
         return weight[rows]
     block = gram[rows][:, rows]
     step = product(cross[rows], weight) - product(block, weight[rows])
-    return weight[rows] + torch.cholesky_solve(step, cholesky(block, ridge))
+    return weight[rows] + torch.cholesky_solve(step, cholesky(block, ridge, check))
 
 
 def choose_ridge(
@@ -142,7 +147,7 @@ def choose_ridge(
         step = (cross - gram) @ weight
         for ridge in RIDGES:
             check()
-            target = weight + torch.cholesky_solve(step, cholesky(gram, ridge))
+            target = weight + torch.cholesky_solve(step, cholesky(gram, ridge, check))
             error = (target * (other_gram @ target - 2 * wanted)).sum()
             scores[ridge] += float((error - plain) / scale)
     best = min(RIDGES, key=scores.__getitem__)

@@ -23,7 +23,7 @@ def sweep(
     target: torch.Tensor,
     error: torch.Tensor,
     grid: Grid,
-    check: Callable[[], None] | None = None,
+    check: Callable[[], None] = lambda: None,
 ) -> torch.Tensor:
     """One pass over all rows: each becomes the code that is best given all the others.
 
@@ -38,8 +38,7 @@ def sweep(
     top = grid.levels - 1
     for start in range(0, m, BLOCK):
         stop = min(start + BLOCK, m)
-        if check is not None:
-            check()
+        check()
         scale, offset = grid.rows(start, stop)
         gradient = gram[start:stop] @ error
         for row in range(start, stop):

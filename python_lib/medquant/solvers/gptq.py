@@ -9,24 +9,12 @@ from collections.abc import Callable
 
 import torch
 
-from medquant.factorize import cholesky
 from medquant.grid import Grid
 from medquant.solvers.coordinate import BLOCK
 
 
-def inverse_factor(gram: torch.Tensor, check: Callable[[], None] | None = None) -> torch.Tensor:
-    """Upper Cholesky factor (m, m) of the inverse of a positive definite `gram`."""
-    lower = cholesky(gram, 0.0)
-    if check is not None:
-        check()
-    inverse = torch.cholesky_inverse(lower)
-    if check is not None:
-        check()
-    return cholesky(inverse, 0.0).T
-
-
 def gptq(
-    factor: torch.Tensor, target: torch.Tensor, grid: Grid, check: Callable[[], None] | None = None
+    factor: torch.Tensor, target: torch.Tensor, grid: Grid, check: Callable[[], None] = lambda: None
 ) -> torch.Tensor:
     """Codes (m, n) as floating-point integers, rows taken in the order in which they stand.
 
@@ -38,8 +26,7 @@ def gptq(
     top = grid.levels - 1
     for start in range(0, m, BLOCK):
         stop = min(start + BLOCK, m)
-        if check is not None:
-            check()
+        check()
         scale, offset = grid.rows(start, stop)
         errors = torch.empty_like(rest[start:stop])
         for row in range(start, stop):

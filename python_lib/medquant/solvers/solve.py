@@ -7,11 +7,12 @@ from dataclasses import dataclass, replace
 
 import torch
 
+from medquant.factorize import inverse_factor
 from medquant.granularity import PerChannel, PerGroup, PerTensor
 from medquant.grid import Grid, initial_grid, symmetric_zero
 from medquant.recipe import IntWeights, Method
 from medquant.solvers.coordinate import objective, pooled, refit, sweep
-from medquant.solvers.gptq import gptq, inverse_factor
+from medquant.solvers.gptq import gptq
 
 DAMPING = 0.01
 """Added to the diagonal of H, as a part of its mean: decides inputs that are dead on the calibration set."""
@@ -58,7 +59,7 @@ def solve(
     sweeps: int = 3,
     share: int = 1,
     grid: Grid | None = None,
-    check: Callable[[], None] | None = None,
+    check: Callable[[], None] = lambda: None,
 ) -> Solution:
     """Quantize `target` (m, n) given H = X^T X (m, m), undamped. Nothing passed in is modified.
 
@@ -105,7 +106,7 @@ def _solve_ordered(
     sweeps: int,
     fit: Callable[[torch.Tensor, Grid], Grid] | None,
     share: int,
-    check: Callable[[], None] | None,
+    check: Callable[[], None],
 ) -> tuple[torch.Tensor, Grid]:
     """Codes and grid of rows that already stand in solving order; `fit` refits the grid to codes."""
     if method == "gptq":
@@ -126,7 +127,7 @@ def _best_start(
     grid: Grid,
     fit: Callable[[torch.Tensor, Grid], Grid] | None,
     share: int,
-    check: Callable[[], None] | None,
+    check: Callable[[], None],
 ) -> tuple[Grid, torch.Tensor]:
     """One pass with error feedback from each starting grid; the best for each column, and its error (m, n).
 
