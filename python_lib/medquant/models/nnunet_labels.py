@@ -21,7 +21,10 @@ _SMALLEST_NORMAL_HALF = 2.0**-14
 
 
 class Painter(Protocol):
-    """Takes slabs of logits (classes, planes, rows, columns) in order along the first axis; gives labels at the end."""
+    """Takes slabs of logits (classes, planes, rows, columns) in order along the first axis; gives labels at the end.
+
+    A slab may be overwritten once `add` has returned.
+    """
 
     def add(self, slab: torch.Tensor) -> None: ...
 
@@ -37,7 +40,7 @@ class WholePainter:
 
     def add(self, slab: torch.Tensor) -> None:
         """The next planes."""
-        self._slabs.append(slab)
+        self._slabs.append(slab.clone())
 
     def finish(self) -> np.ndarray:
         """The labels."""

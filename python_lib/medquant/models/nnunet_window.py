@@ -34,7 +34,8 @@ class SlidingWindow:
     def slabs(self, data: torch.Tensor, progress: Progress) -> Iterator[torch.Tensor]:
         """Float16 logits (classes, planes, rows, columns), consecutive planes along the first axis of `data`.
 
-        `data`: float32 (1, *grid). Raises `UserError` for values that are not finite.
+        `data`: float32 (1, *grid). A slab is overwritten when the next one is asked for. Raises `UserError` for values
+        that are not finite.
         """
         padded, inside = self.plans.padded(data)
         _, inside_planes, *inside_plane = inside
