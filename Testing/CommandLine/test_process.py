@@ -1,0 +1,76 @@
+"""The command as a process of its own: what it can write to, and how a person stops it."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+needs_signals = pytest.mark.skipif(sys.platform == "win32", reason="Windows has no signals for one process")
+
+
+def _start(*arguments: str | Path, folder: Path, **environment: str) -> subprocess.Popen[str]:
+    """`medquant` in a process group of its own, as a terminal starts it."""
+    return subprocess.Popen(
+        [sys.executable, "-m", "medquant", *map(str, arguments)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        encoding="latin-1",
+        cwd=folder,
+        env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONUNBUFFERED": "1", **environment},
+        start_new_session=True,
+    )
+
+
+@pytest.mark.parametrize("encoding", ["cp1252", "ascii"])
+def test_an_output_of_few_characters_keeps_the_numbers(tmp_path: Path, encoding: str) -> None:
+    """Redirected on Windows, standard output is cp1252, which has no minus sign."""
+    from medquant.imaging.volume import Volume
+    from medquant.imaging.writing import save_segmentation
+    from medquant.segmentation import Segmentation, Structure
+
+    for name, end in (("large", 30), ("small", 25)):
+        labels = np.zeros((6, 40, 40), np.uint8)
+        labels[1:5, 5:30, 5:end] = 1
+        mask = Segmentation(labels, Volume(labels, np.eye(4)), (Structure(1, "liver \N{GREEK SMALL LETTER ALPHA}"),))
+        save_segmentation(mask, tmp_path / f"{name}.nii.gz")
+    process = _start("compare", "large.nii.gz", "small.nii.gz", "--names", "1=liver \N{GREEK SMALL LETTER ALPHA}",
+                     folder=tmp_path, PYTHONIOENCODING=encoding)  # fmt: skip
+    output, errors = process.communicate(timeout=300)
+    assert process.returncode == 0, errors
+    assert "-0.5" in output.split(), output
+    assert "liver ?" in output
+
+
+def _open_once_read(pipe: Path, process: subprocess.Popen[str]) -> int:
+    """The descriptor of a pipe's writing end, as soon as the process has opened the other one."""
+    while process.poll() is None:
+        try:
+            return os.open(pipe, os.O_WRONLY | os.O_NONBLOCK)
+        except OSError:
+            time.sleep(0.05)
+    pytest.fail(f"the command ended before it read the scan: {process.communicate()[1]}")
+
+
+@needs_signals
+def test_ctrl_c_ends_the_reading_of_a_scan_at_once(tmp_path: Path) -> None:
+    """A scan on a slow disk: here a pipe that nobody writes to."""
+    os.mkfifo(tmp_path / "scan.nii.gz")
+    process = _start("demo", "--volume", "scan.nii.gz", "--output", "out", folder=tmp_path)
+    try:
+        pipe = _open_once_read(tmp_path / "scan.nii.gz", process)
+        os.killpg(process.pid, signal.SIGINT)
+        output, errors = process.communicate(timeout=30)
+        os.close(pipe)
+    finally:
+        process.kill()
+    assert process.returncode == 130, errors
+    assert "Stopped" in errors
+    assert "Traceback" not in output + errors
+    assert [path.name for path in tmp_path.iterdir()] == ["scan.nii.gz"]
