@@ -68,7 +68,7 @@ def test_quantized_activations_are_computed_in_integers_or_said_to_be_simulated(
 ) -> None:
     expected = segment(integer_patchwise, small_scan)
     assert expected.execution.simulated
-    twin = accelerate(integer_patchwise, runtime)
+    twin = accelerate(integer_patchwise, runtime, precision="int8")
     found = segment(twin, small_scan)
     assert found.execution.precision == "int8"
     assert dice(found.labels, expected.labels) > 0.98
@@ -179,7 +179,7 @@ def test_a_network_that_no_converter_takes_is_told(runtime: str, small_scan: Vol
             return torch.linalg.eigvals(patch[0, 0, 0]).real.sum() + patch.repeat(1, 2, 1, 1, 1)
 
     odd = from_module(Odd(), name="odd", roi_size=(4, 16, 16))
-    with pytest.raises(UserError, match=r"--runtime pytorch"):
+    with pytest.raises(UserError, match="Use "):
         accelerate(odd, runtime)
     twin = accelerate(odd)  # the automatic choice works all the same
     assert segment(twin, small_scan).labels.shape == small_scan.shape

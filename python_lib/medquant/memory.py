@@ -7,7 +7,7 @@ import threading
 import psutil
 
 # What libraries write into a plain RuntimeError when an allocation fails.
-_NO_MEMORY = ("not enough memory", "can't allocate memory", "cannot allocate memory", "bad_alloc", "out of memory")
+_NO_MEMORY = ("allocate memory", "failed to allocate", "not enough memory", "out of memory", "bad_alloc")
 
 
 class PeakMemory:

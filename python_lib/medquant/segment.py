@@ -65,7 +65,7 @@ def execution_of(model: Model | QuantizedModel) -> Execution:
     )
     integers = [session for session in sessions if session.precision == "int8"]
     simulated = not integers or any(session.simulated for session in integers)
-    return Execution(runtime, device, precision, simulated if quantized else None, adapter.why)
+    return Execution(runtime, device.upper(), precision, simulated if quantized else None, adapter.why)
 
 
 @contextmanager

@@ -55,7 +55,7 @@ def segment(
     component: o.Component = None,
     frame: o.Frame = None,
     device: o.Device = "auto",
-    runtime: o.Runtime = "pytorch",
+    runtime: o.Runtime = "auto",
     precision: o.Precision = "auto",
     option: o.ModelOptions = None,
     json_target: o.Json = None,
@@ -69,6 +69,7 @@ def segment(
     --runtime auto measures which runtime is fastest here, once for each model, and remembers it (medquant cache).
     """
     from medquant.commands.inputs import file_word, open_model, open_volume, parse_boxes, read_reference, series_choice
+    from medquant.deploy.accelerate import accelerate
     from medquant.imaging.writing import SUFFIXES, save_segmentation
     from medquant.segment import segment as run_segment
 
@@ -91,10 +92,7 @@ def segment(
             if Path(volume).expanduser().resolve() == target.resolve():
                 raise UserError(f"{target} is the scan itself. Give --output another name.")
             getattr(loaded, "model", loaded).require_prompt(prompt)
-            if (runtime, precision) != ("pytorch", "auto"):
-                from medquant.deploy.accelerate import accelerate
-
-                loaded = accelerate(loaded, runtime, precision=precision, progress=progress, cancelled=cancelled)
+            loaded = accelerate(loaded, runtime, precision=precision, progress=progress, cancelled=cancelled)
             found = run_segment(loaded, scan, prompt=prompt, progress=progress, cancelled=cancelled)
         began = time.perf_counter()
         save_segmentation(found, target, source=volume, series=series_choice(series), frame=frame)
