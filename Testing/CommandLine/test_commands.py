@@ -10,8 +10,9 @@ import sys
 from pathlib import Path
 
 import pytest
+from matplotlib.image import imread
 
-from medquant import __version__
+from medquant import __version__, load_model
 
 COMMANDS = (
     "demo", "models", "series", "quantize", "segment", "compare", "export-mask", "bench solver", "bench quality",
@@ -73,7 +74,8 @@ def test_quantize_segment_compare_export(medquant, scan: Path, small_sam: Path, 
     assert [model["name"] for model in found["models"]] == ["FP32", "W4"]
     assert found["models"][0]["dsc_vs_fp32"] == 1.0
     assert found["has_reference"]
-    assert Path("figure.png").read_bytes().startswith(b"\x89PNG")
+    height, width, _ = imread("figure.png").shape
+    assert height > 1.5 * width, "three slices, outlines and differences of two masks"
     assert Path("table.csv").read_text().count("\n") == 1 + 2 * 2 + 2
     page = Path("report.html").read_text(encoding="utf-8")
     assert "fp32.seg" not in page and "w4.nii" not in page, "file names may name a patient"
@@ -130,7 +132,9 @@ def test_the_demonstration_on_a_scan_of_ones_own(medquant, scan: Path, small_sam
         assert Path(row["mask"]).is_file()
     assert rows[0]["dsc_vs_fp32"] == 1.0
     assert 32 == rows[0]["effective_bits"] > rows[1]["effective_bits"] > rows[2]["effective_bits"]
+    assert rows[0]["bytes_on_disk"] == (small_sam / "model.safetensors").stat().st_size
     assert rows[1]["bytes_on_disk"] > rows[2]["bytes_on_disk"]
+    assert {row["bytes_fp32"] for row in rows} == {4 * load_model(small_sam).network.num_parameters()}
     for row in rows[1:]:
         assert (
             row["bytes_on_disk"]

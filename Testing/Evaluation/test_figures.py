@@ -12,8 +12,8 @@ from matplotlib.image import imread
 from scipy.ndimage import label as components
 
 from medquant.errors import UserError
-from medquant.evaluation.compare import ModelFacts, compare
-from medquant.evaluation.figures import accuracy_versus_size, contact_sheet, difference_figure
+from medquant.evaluation.compare import ModelFacts, compare, worst_slices
+from medquant.evaluation.figures import contact_sheet
 from medquant.evaluation.scene import FP32_COLOR, QUANTIZED_COLOR, scene_of
 
 ORGANS = {1: "liver", 2: "spleen"}
@@ -49,16 +49,27 @@ def test_scene_shows_masks_that_fp32_has_not(fp32, make_segmentation):
     assert np.count_nonzero(scene_of([nothing, fp32], 5).labels[1]) == np.count_nonzero(fp32.labels[5])
 
 
-def test_difference_figure_has_blue_left_amber_middle_both_right(fp32, other, tmp_path):
-    picture = imread(difference_figure(tmp_path / "slices.png", fp32, other, indices=[5, 6]))
-    third = picture.shape[1] // 3
-    left, middle, right = (picture[60:, n * third : (n + 1) * third] for n in range(3))
-    assert near(left, FP32_COLOR).any() and not near(left, QUANTIZED_COLOR).any()
-    assert near(middle, QUANTIZED_COLOR).any() and not near(middle, FP32_COLOR).any()
-    blue, amber = near(right, FP32_COLOR), near(right, QUANTIZED_COLOR)
-    half = right.shape[0] // 2
-    assert blue[:half].sum() > 500 and amber[half:].sum() > 500
-    assert not amber[: half - 20].any() and not blue[half + 20 :].any()
+def test_each_slice_has_outlines_above_and_coloured_differences_below(fp32, other, tmp_path):
+    picture = imread(contact_sheet(tmp_path / "slices.png", [fp32, other], indices=[5, 6]))
+    panels = picture[round(0.8 * 160) :]  # below the captions
+    height, width = panels.shape[0] // 4, panels.shape[1] // 2
+    left, right = (
+        [panels[n * height + 20 : (n + 1) * height - 20, c * width :][:, :width] for n in range(4)] for c in (0, 1)
+    )
+    for row in (0, 2):
+        assert near(left[row], FP32_COLOR).any() and not near(left[row], QUANTIZED_COLOR).any()
+        assert near(right[row], QUANTIZED_COLOR).any() and not near(right[row], FP32_COLOR).any()
+    assert near(right[1], FP32_COLOR).sum() > 500 and not near(right[1], QUANTIZED_COLOR).any()
+    assert near(right[3], QUANTIZED_COLOR).sum() > 500 and not near(right[3], FP32_COLOR).any()
+
+
+def test_the_slices_that_differ_most_are_drawn(fp32, other, make_segmentation, tmp_path):
+    labels = fp32.labels.copy()
+    labels[[2, 6, 9], 8:20, 4:12] = 0
+    worse = replace(fp32, labels=labels, model_name="W1")
+    assert worst_slices([fp32, worse, other], 3) == worst_slices([fp32, other, worse], 3) == [2, 6, 9]
+    heights = [imread(contact_sheet(tmp_path / f"{n}.png", [fp32, worse, other], slices=n)).shape[0] for n in (1, 3)]
+    assert heights[1] > 2.5 * (heights[0] - 0.9 * 160)
 
 
 def test_voxels_are_drawn_true_to_scale(make_segmentation, tmp_path):
@@ -66,41 +77,35 @@ def test_voxels_are_drawn_true_to_scale(make_segmentation, tmp_path):
     labels[1, 5:15, 10:50] = 1  # 30 mm high, 40 mm wide
     fp32 = make_segmentation(labels, ORGANS, spacing=(5.0, 3.0, 1.0), name="FP32")
     empty = replace(fp32, labels=np.zeros_like(labels))
-    picture = imread(difference_figure(tmp_path / "scale.png", fp32, empty, indices=[1]))
-    regions, count = components(near(picture[:, 2 * picture.shape[1] // 3 :], FP32_COLOR))
+    picture = imread(contact_sheet(tmp_path / "scale.png", [fp32, empty], indices=[1]))
+    regions, count = components(near(picture[:, picture.shape[1] // 2 :], FP32_COLOR))
     largest = regions == 1 + np.argmax([np.count_nonzero(regions == n + 1) for n in range(count)])
     height, width = np.ptp(np.flatnonzero(largest.any(axis=1))) + 1, np.ptp(np.flatnonzero(largest.any(axis=0))) + 1
     assert width / height == pytest.approx(40 / 30, rel=0.03)
 
 
-def test_contact_sheet_and_chart_are_written(fp32, other, tmp_path):
+def test_a_contact_sheet_tells_size_and_dice(fp32, other, tmp_path):
     facts = [
         ModelFacts(weight_bits=32, effective_bits=32.0, bytes_on_disk=8_000_000),
         ModelFacts(weight_bits=2, effective_bits=2.2, bytes_on_disk=700_000, simulated=True),
     ]
-    comparison = compare([fp32, other], facts=facts)
-    sheet = imread(contact_sheet(tmp_path / "sheet.png", [fp32, other], comparison=comparison))
-    assert near(sheet, FP32_COLOR).any() and near(sheet, QUANTIZED_COLOR).any()
-    chart = imread(accuracy_versus_size(tmp_path / "chart.png", comparison))
-    assert near(chart, FP32_COLOR).sum() > 50 and near(chart, QUANTIZED_COLOR).sum() > 50
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["chart.png", "sheet.png"]
-
-
-def test_a_chart_needs_sizes(fp32, other, tmp_path):
-    with pytest.raises(UserError, match="sizes"):
-        accuracy_versus_size(tmp_path / "chart.png", compare([fp32, other]))
+    with_captions = contact_sheet(tmp_path / "a.png", [fp32, other], comparison=compare([fp32, other], facts=facts))
+    without = contact_sheet(tmp_path / "b.png", [fp32, other])
+    top = [imread(path)[: round(0.75 * 160)] for path in (with_captions, without)]
+    assert np.count_nonzero(np.abs(top[0] - top[1]).max(-1) > 0.2) > 500
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a.png", "b.png"]
 
 
 def test_a_slice_outside_the_scan_is_refused(fp32, other, tmp_path):
     with pytest.raises(UserError, match="from 0 to 11"):
-        difference_figure(tmp_path / "x.png", fp32, other, indices=[12])
+        contact_sheet(tmp_path / "x.png", [fp32, other], indices=[12])
     assert not list(tmp_path.iterdir())
 
 
 def test_a_folder_that_cannot_be_written_is_named(fp32, other, tmp_path):
     (tmp_path / "file").write_text("in the way")
     with pytest.raises(UserError, match="Cannot write"):
-        difference_figure(tmp_path / "file" / "x.png", fp32, other, indices=[5])
+        contact_sheet(tmp_path / "file" / "x.png", [fp32, other], indices=[5])
 
 
 def test_no_global_plotting_state():
@@ -123,4 +128,4 @@ def test_pictures_of_a_real_scan(test_data, tmp_path):
     spine = np.flatnonzero((scene.labels[0] == 32).any(axis=1)).mean()  # a vertebra
     stomach = np.flatnonzero((scene.labels[0] == 6).any(axis=1)).mean()
     assert stomach < spine  # anterior is up
-    assert imread(difference_figure(tmp_path / "real.png", labels, labels)).shape[0] > 300
+    assert imread(contact_sheet(tmp_path / "real.png", [labels, labels])).shape[0] > 300

@@ -9,6 +9,7 @@ from html.parser import HTMLParser
 import numpy as np
 import pytest
 
+from medquant.commands.tables import models_table
 from medquant.errors import UserError
 from medquant.evaluation import wording
 from medquant.evaluation.compare import ModelFacts, compare
@@ -72,9 +73,9 @@ def segmentations(make_segmentation, two_organs):
 @pytest.fixture
 def comparison(segmentations):
     facts = [
-        ModelFacts("Small SAM", 32, 32.0, 15_000_000, None, "CPU"),
-        ModelFacts("Small SAM W4", 4, 4.28, 2_100_000, False, "CPU", "W4, per-channel, comq"),
-        ModelFacts("Small SAM W2", 2, 2.31, 1_300_000, True, "CPU", "W2, per-group of 64, comq"),
+        ModelFacts("Small SAM", 32, 32.0, 7_700_000, 15_340_000, device="CPU"),
+        ModelFacts("Small SAM W4", 4, 4.28, 2_100_000, 15_340_000, False, "CPU", "W4, per-channel, comq"),
+        ModelFacts("Small SAM W2", 2, 2.31, 1_300_000, 15_340_000, True, "CPU", "W2, per-group of 64, comq"),
     ]
     return compare(segmentations, reference=segmentations[1], facts=facts)
 
@@ -130,17 +131,18 @@ def test_structure_table_holds_the_numbers_of_the_json(text, comparison):
 def test_model_table_holds_the_numbers_of_the_json(text, comparison):
     lines = Page(text).tables[0][2:]
     for line, model in zip(lines, comparison.to_dict()["models"], strict=True):
-        assert line[5:12] == [
+        assert line[5:13] == [
             wording.score(model["dsc_vs_reference"]),
             wording.score(model["nsd_vs_reference"]),
             wording.distance(model["hd95_mm_vs_reference"]),
             wording.bits(model["effective_bits"]),
             wording.size(model["bytes_on_disk"]),
+            wording.size(model["bytes_fp32"]),
             wording.seconds(model["seconds"]),
             wording.memory(model["peak_memory_mb"]),
         ]
     assert [line[0] for line in lines] == ["FP32", "4-bit", "2-bit"]
-    assert [line[12].removesuffix("CPU") for line in lines] == ["float32", "int8 kernels", "simulated"]
+    assert [line[13].removesuffix("CPU") for line in lines] == ["float32", "int8 kernels", "simulated"]
 
 
 def test_what_a_reader_must_know_is_said(text):
@@ -193,7 +195,26 @@ def test_masks_from_files_have_no_columns_of_cost(segmentations, tmp_path):
 def test_models_that_agree_are_said_to(segmentations, tmp_path):
     twins = [segmentations[1], replace(segmentations[1], model_name="W8")]
     words = " ".join(write_report(tmp_path / "same.html", compare(twins), twins).read_text(encoding="utf-8").split())
-    assert "No model differs from FP32" in words and "Smallest model with masks as FP32: <b>W8</b>" in words
+    assert "No model differs from FP32" in words and "Masks as FP32: <b>W8</b>" in words
+    assert "Smallest model" not in words, "nothing is known of their sizes"
+
+
+def test_the_smallest_is_the_one_that_the_terminal_names_and_memory_ranks_nobody(segmentations, tmp_path):
+    small = replace(segmentations[0], model_name="W8", peak_memory_mb=900.0)
+    twins = [segmentations[0], small, replace(small, model_name="W4", peak_memory_mb=700.0)]
+    facts = [
+        ModelFacts("net FP32", 32, 32.0, 7_700_000, 15_340_000),
+        ModelFacts("net W8", 8, 8.3, 2_000_000, 15_340_000),
+        ModelFacts("net W4", 4, 4.2, 2_100_000, 15_340_000),  # fewer bits, more bytes: the file counts
+    ]
+    comparison = compare(twins, facts=facts)
+    text = write_report(tmp_path / "report.html", comparison, twins).read_text(encoding="utf-8")
+    words = " ".join(text.split())
+    assert "with masks as FP32: <b>8-bit</b>, Dice 1.000 against FP32; 2.0 MB, 7.7 times smaller than in FP32" in words
+    table = models_table(comparison.summary, has_reference=False)
+    bold = [cell for cell, row in zip(table.columns[0].cells, table.rows, strict=True) if row.style == "bold"]
+    assert bold == ["8-bit"]
+    assert "<b>2.0 MB</b>" in text and "<td>700 MB</td>" in text and "<b>700 MB</b>" not in text
 
 
 def test_empty_masks_make_a_report_too(make_segmentation, tmp_path):

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import math
 
+import numpy as np
 import pytest
 
 from medquant.evaluation import wording
+from medquant.evaluation.compare import ModelFacts, compare
 
 
 @pytest.mark.parametrize(
@@ -48,3 +50,41 @@ def test_durations(value, text):
 def test_bits_and_memory():
     assert (wording.bits(4.28), wording.bits(32.0), wording.bits(None)) == ("4.3", "32", "\u2013")
     assert (wording.memory(905.2), wording.memory(1840.0)) == ("905 MB", "1.8 GB")
+
+
+def _models(make_segmentation, labels: np.ndarray, facts: list[ModelFacts]):
+    fp32 = make_segmentation(labels, {1: "liver", 2: "spleen"})
+    return compare([fp32] * len(facts), facts=facts).summary
+
+
+def test_the_smallest_goes_by_the_file_and_only_without_files_by_bits(make_segmentation, two_organs):
+    def smallest(*sizes: tuple[float | None, int | None]) -> str | None:
+        facts = [ModelFacts(f"m{n}", effective_bits=bits, bytes_on_disk=size) for n, (bits, size) in enumerate(sizes)]
+        found = wording.smallest_as_fp32(_models(make_segmentation, two_organs, facts)[1:])
+        return found and found.name
+
+    fp32 = (32.0, 800)
+    assert smallest(fp32, (8.2, 200), (4.2, 210)) == "m1"
+    assert smallest(fp32, (8.2, None), (4.2, 210)) == "m2"
+    assert smallest(fp32, (None, None), (4.2, 210)) is None
+    assert smallest(fp32) is None
+
+
+def test_what_a_model_saves_is_told_against_fp32(make_segmentation, two_organs):
+    facts = [ModelFacts("FP32", bytes_on_disk=7_700_000, bytes_fp32=15_340_000), ModelFacts("W4", bytes_on_disk=5)]
+    fp32, unknown = _models(make_segmentation, two_organs, facts)
+    assert wording.saving(fp32) == "7.7 MB, 2.0 times smaller than in FP32 (15 MB)"
+    assert wording.saving(unknown) == ""
+
+
+def test_short_names(make_segmentation, two_organs):
+    def short(*facts: ModelFacts) -> list[str]:
+        return list(wording.short_names(_models(make_segmentation, two_organs, list(facts))).values())
+
+    assert short(ModelFacts("net FP32", 32), ModelFacts("net W4", 4)) == ["FP32", "4-bit"]
+    assert short(ModelFacts("net FP32", 32), ModelFacts("net W4", 4), ModelFacts("net GPTQ", 4)) == [
+        "FP32",
+        "W4",
+        "GPTQ",
+    ]
+    assert short(ModelFacts("net"), ModelFacts("net W4")) == ["net", "net W4"]

@@ -36,6 +36,7 @@ ROW = (
     "weight_bits",
     "effective_bits",
     "bytes_on_disk",
+    "bytes_fp32",
     "dsc_vs_fp32",
     "nsd_vs_fp32",
     "dsc_vs_reference",
@@ -153,7 +154,7 @@ def run_demo(
             part = _part(tracker, start + 0.2 * share, start + share, f"{width} bits")
             found = segment(quantized, case.volume, prompt=prompt, **part)
             fact = facts_of(quantized, device=_device_of(quantized.model))
-            facts.append(replace(fact, bytes_on_disk=file.stat().st_size))
+            facts.append(replace(fact, bytes_fp32=facts[0].bytes_fp32))  # one network, one yardstick
             segmentations.append(replace(found, model_name=fact.name))
             reports[fact.name] = made.report
             files[f"model {fact.name}"] = file

@@ -40,7 +40,7 @@ def compare(
     names: o.Names = None,
     report: Annotated[str | None, typer.Option(metavar="FILE.html", help="Write a self-contained report.")] = None,
     figure: Annotated[
-        str | None, typer.Option(metavar="FILE.png", help="Write a picture of where they differ.")
+        str | None, typer.Option(metavar="FILE.png", help="Write a picture of the three slices that differ most.")
     ] = None,
     csv: Annotated[str | None, typer.Option(metavar="FILE.csv", help="Write the table as CSV.")] = None,
     series: o.Series = None,
@@ -86,7 +86,7 @@ def compare(
         if "--figure" in written:
             from medquant.evaluation.figures import contact_sheet
 
-            contact_sheet(written["--figure"], found, comparison=comparison)
+            contact_sheet(written["--figure"], found, comparison=comparison, slices=3)
         for path in written.values():
             run.say(f"Written: {strong(path)}")
         run.finish(comparison.to_dict())

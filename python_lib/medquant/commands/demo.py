@@ -180,17 +180,21 @@ def explain(run: Session, model: Model, case: DemoCase, slices: int) -> None:
 
 def show(run: Session, result: DemoResult, demonstrates: str) -> None:
     """The table, what it means, and where everything is."""
-    from medquant.commands.tables import best_model, models_table
+    from medquant.commands.tables import models_table
+    from medquant.evaluation import wording
 
     models = result.comparison.summary
     run.console.print(models_table(models, has_reference=result.comparison.has_reference))
-    best = best_model(models[1:])
+    best = wording.smallest_as_fp32(models[1:])
     if best is not None:
-        times = models[0].bytes_on_disk / best.bytes_on_disk
-        run.say(f"\nSmallest with masks as FP32: {strong(best.name)}, {times:.1f} times smaller.")
+        run.say(
+            f"\nSmallest with masks as FP32: {strong(wording.short_names(models)[best.name])}, {wording.saving(best)}."
+        )
     run.say(
         f"\nMeans over the structures; Dice and NSD ({result.comparison.tolerance_mm:g} mm) are 1 for equal masks. "
-        "Simulated: weights are decoded to float32 to run, so the files are smaller and running is not faster."
+        "Simulated: weights are decoded to float32 to run, so the files are smaller and running is not faster. "
+        f"In FP32 the parameters take {wording.size(models[0].bytes_fp32)}, whatever their file stores them in. "
+        "Process memory counts all that is held, other models too."
     )
     run.say(f"{demonstrates} Not for clinical use.".strip())
     run.say(f"\nReport: {strong(result.files['report'].resolve())}")

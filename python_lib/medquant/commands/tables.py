@@ -13,7 +13,7 @@ from medquant.evaluation.comparison import Comparison, ModelSummary
 
 def _table(*titles: str) -> Table:
     """A table whose first column is text and the others numbers."""
-    table = Table(box=None, padding=(0, 2, 0, 0), header_style="bold", pad_edge=False)
+    table = Table(box=None, padding=(0, 1, 0, 0), header_style="bold", pad_edge=False)
     table.add_column(titles[0], overflow="fold")
     for title in titles[1:]:
         table.add_column(title, justify="right", no_wrap=True)
@@ -26,7 +26,7 @@ def models_table(models: Sequence[ModelSummary], *, has_reference: bool) -> Tabl
     Columns that no model has a figure for are left out.
     """
     columns: dict[str, Callable[[ModelSummary], str]] = {
-        "size": lambda m: wording.size(m.bytes_on_disk),
+        "on\ndisk": lambda m: wording.size(m.bytes_on_disk),
         "bits/\nweight": lambda m: wording.bits(m.effective_bits),
         "Dice\nFP32": lambda m: wording.score(m.dsc_vs_fp32),
     }
@@ -34,40 +34,26 @@ def models_table(models: Sequence[ModelSummary], *, has_reference: bool) -> Tabl
         columns["Dice\nref."] = lambda m: wording.score(m.dsc_vs_reference)
         columns["NSD\nref."] = lambda m: wording.score(m.nsd_vs_reference)
     columns["time"] = lambda m: wording.seconds(m.seconds)
-    columns["memory"] = lambda m: wording.memory(m.peak_memory_mb)
-    columns["computed by"] = wording.computed
+    columns["process\nmemory"] = lambda m: wording.memory(m.peak_memory_mb)
+    columns["computed\nby"] = wording.computed
     shown = {
         title: cells
         for title, show in columns.items()
         if set(cells := [show(model) for model in models]) != {wording.NOTHING}
     }
     table = _table("model", *shown, "")
-    table.columns[-1].justify = "left"
-    best, names = best_model(models[1:]), short_names([model.name for model in models])
+    table.columns[0].no_wrap = True
+    table.columns[-1].justify, table.columns[-1].no_wrap = "left", False  # the one to break in a narrow terminal
+    best, names = wording.smallest_as_fp32(models[1:]), wording.short_names(models)
     for row, model in enumerate(models):
         verdict = wording.verdict(model) if row else ""
         table.add_row(
-            escape(names[row]),
+            escape(names[model.name]),
             *(cells[row] for cells in shown.values()),
             verdict,
             style="bold" if model is best else None,
         )
     return table
-
-
-def short_names(names: Sequence[str]) -> list[str]:
-    """Names without the words that all of them begin with: `embedded FP32` and `embedded W4` are FP32 and W4."""
-    words = [name.split(" ") for name in names]
-    shared = 0
-    while len(names) > 1 and all(len(w) > shared + 1 and w[shared] == words[0][shared] for w in words):
-        shared += 1
-    return [" ".join(w[shared:]) for w in words]
-
-
-def best_model(quantized: Sequence[ModelSummary]) -> ModelSummary | None:
-    """The smallest model whose masks are as FP32."""
-    safe = [m for m in quantized if wording.verdict(m) == wording.AS_FP32 and m.bytes_on_disk is not None]
-    return min(safe, key=lambda m: m.bytes_on_disk, default=None)
 
 
 def structures_table(comparison: Comparison) -> Table:

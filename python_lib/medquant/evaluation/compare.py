@@ -11,9 +11,13 @@ import numpy as np
 from medquant.errors import UserError
 from medquant.evaluation.comparison import Comparison, ModelFacts, ModelSummary, StructureRow
 from medquant.evaluation.metrics import Agreement, agreement
-from medquant.evaluation.structures import common_structures, find_structure, joint_box, label_boxes
+from medquant.evaluation.structures import common_structures, find_structure, joint_box
+from medquant.imaging.lattice import extents_of
 from medquant.progress import CancelCheck, Progress, ProgressCallback
 from medquant.segmentation import Segmentation, Structure
+
+APART_MM = 6.0
+"""Slices that are shown lie at least so far apart."""
 
 __all__ = ["Comparison", "ModelFacts", "ModelSummary", "StructureRow", "compare", "slices_that_differ_most"]
 
@@ -93,6 +97,17 @@ def slices_that_differ_most(
     return tuple(chosen)
 
 
+def differs_most(segmentations: Sequence[Segmentation]) -> int:
+    """Which of the segmentations differs from the first in most voxels; 0 where none differs."""
+    return int(np.argmax([np.count_nonzero(differs(segmentations[0], other)) for other in segmentations]))
+
+
+def worst_slices(segmentations: Sequence[Segmentation], count: int, axis: int | None = None) -> list[int]:
+    """The slices to look at, in order: where the segmentation that differs most from the first does so most."""
+    worst = segmentations[differs_most(segmentations)]
+    return sorted(slices_that_differ_most(segmentations[0], worst, count, axis, apart_mm=APART_MM))
+
+
 def differs(a: Segmentation, b: Segmentation) -> np.ndarray:
     """Where two segmentations of one scan name different structures: boolean (k, j, i)."""
     return a.labels != labels_as_in(a, b)
@@ -115,7 +130,7 @@ class _Seen:
 
     def __init__(self, segmentation: Segmentation) -> None:
         self.segmentation = segmentation
-        self.boxes = label_boxes(segmentation.labels)
+        self.boxes = extents_of(segmentation.labels)
 
     def box(self, structure: Structure | None) -> tuple[slice, ...] | None:
         return self.boxes.get(structure.label) if structure is not None else None

@@ -12,11 +12,10 @@ from matplotlib.collections import LineCollection
 from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 from matplotlib.patheffects import withStroke
-from matplotlib.ticker import NullFormatter
 
 from medquant.errors import UserError
 from medquant.evaluation import wording
-from medquant.evaluation.compare import slices_that_differ_most
+from medquant.evaluation.compare import worst_slices
 from medquant.evaluation.comparison import Comparison, ModelSummary
 from medquant.evaluation.scene import FP32_COLOR, QUANTIZED_COLOR, Scene, scene_of
 from medquant.files import atomic_path
@@ -28,104 +27,43 @@ _SQUARE = "\N{BLACK SQUARE}"
 _HALO = [withStroke(linewidth=2.2, foreground="#000000", alpha=0.3)]
 
 
-def difference_figure(
-    path: str | Path,
-    fp32: Segmentation,
-    quantized: Segmentation,
-    *,
-    indices: Sequence[int] | None = None,
-    axis: int | None = None,
-) -> Path:
-    """One row for each slice: FP32, quantized, and where they differ.
-
-    `indices` are slices along an array axis (None: head-feet); without them the three that differ most. Raises
-    `UserError` for a slice outside the scan and where `path` cannot be written.
-    """
-    if indices is None:
-        indices = sorted(slices_that_differ_most(fp32, quantized, 3, axis, apart_mm=6.0))
-    scenes = _scenes([fp32, quantized], indices, axis)
-    figure, panels = _grid(scenes, columns=3)
-    for row, scene in zip(panels, scenes, strict=True):
-        for panel, model in zip(row, (0, 1, None), strict=True):
-            draw_slice(panel, scene, outline=model, difference=1 if model is None else None)
-        _mark(row[0], scene)
-    titles = (fp32.model_name or "FP32", quantized.model_name or "Quantized", "Difference")
-    for panel, title, color in zip(panels[0], titles, (FP32_COLOR, QUANTIZED_COLOR, _TEXT), strict=True):
-        panel.set_title(title, color=color, fontsize=11, loc="left", pad=6)
-    _legend(panels[0][2])
-    return _save(figure, path)
-
-
 def contact_sheet(
     path: str | Path,
     segmentations: Sequence[Segmentation],
     *,
     comparison: Comparison | None = None,
-    index: int | None = None,
+    slices: int = 1,
+    indices: Sequence[int] | None = None,
     axis: int | None = None,
 ) -> Path:
-    """One slice, every model side by side: outlines above, what differs from FP32 below.
+    """Every model side by side, slice by slice: outlines above, what differs from FP32 below, in colour.
 
-    The first segmentation is FP32. `comparison` fills the captions with size and Dice; `index` is a slice along an
-    array axis (None: the one where the last model differs most). Raises `UserError` as `difference_figure` does.
+    The first segmentation is FP32. `comparison` fills the captions with size and Dice. `indices` are slices along an
+    array axis (None: head-feet); without them the `slices` that differ most. Raises `UserError` for a slice outside
+    the scan and where `path` cannot be written.
     """
-    if index is None:
-        index = slices_that_differ_most(segmentations[0], segmentations[-1], 1, axis)[0]
-    (scene,) = _scenes(segmentations, [index], axis)
-    figure, (above, below) = _grid([scene, scene], columns=len(segmentations), caption=True)
-    for model, (panel, lower) in enumerate(zip(above, below, strict=True)):
-        draw_slice(panel, scene, outline=model)
-        title, caption = segmentations[model].model_name or f"model {model + 1}", ""
+    if indices is None:
+        indices = worst_slices(segmentations, slices, axis)
+    scenes = _scenes(segmentations, indices, axis)
+    figure, panels = _grid([scene for scene in scenes for _ in range(2)], columns=len(segmentations))
+    for scene, above, below in zip(scenes, panels[::2], panels[1::2], strict=True):
+        for model, (panel, lower) in enumerate(zip(above, below, strict=True)):
+            draw_slice(panel, scene, outline=model)
+            if model:
+                draw_slice(lower, scene, difference=model)
+        _mark(above[0], scene)
+        below[0].set_axis_off()
+    for model, (panel, segmentation) in enumerate(zip(panels[0], segmentations, strict=True)):
+        title, caption = segmentation.model_name or f"model {model + 1}", ""
         if comparison is not None:
             summary = comparison.summary[model]
-            title, caption = wording.short_names(comparison.summary)[summary.name], _caption(summary)
+            title, caption = (
+                wording.short_names(comparison.summary)[summary.name],
+                _caption(summary, with_dice=model > 0),
+            )
         panel.text(0, 1.12, title, transform=panel.transAxes, color=_TEXT, fontsize=14, weight="bold", va="bottom")
         panel.text(0, 1.035, caption, transform=panel.transAxes, color=_QUIET, fontsize=9.5, va="bottom")
-        if model:
-            draw_slice(lower, scene, difference=model)
-    _explain(below[0])
-    _mark(above[0], scene)
-    return _save(figure, path, dots_per_inch=160)
-
-
-def accuracy_versus_size(path: str | Path, comparison: Comparison) -> Path:
-    """Mean Dice against size on disk (or effective bits where no size is known), one mark for each model.
-
-    Dice is against the reference where there is one, against FP32 otherwise. Raises `UserError` where the sizes of
-    fewer than two models are known and where `path` cannot be written.
-    """
-    models = comparison.summary
-    names = wording.short_names(models)
-    on_disk = all(model.bytes_on_disk for model in models)
-    sizes = [model.bytes_on_disk / 1e6 if on_disk else model.effective_bits for model in models]
-    if len(models) < 2 or None in sizes:
-        raise UserError("The sizes of the models are not known. Give compare a ModelFacts for each model.")
-    by_reference = all(model.dsc_vs_reference is not None for model in models)
-    scores = [model.dsc_vs_reference if by_reference else model.dsc_vs_fp32 for model in models]
-
-    figure = Figure(figsize=(5.6, 3.6), facecolor=_GROUND, layout="constrained")
-    axes = figure.add_subplot(facecolor=_GROUND)
-    axes.plot(sizes, scores, color=_QUIET, linewidth=1, zorder=1)
-    axes.scatter(sizes, scores, s=52, zorder=2, c=[FP32_COLOR, *[QUANTIZED_COLOR] * (len(models) - 1)])
-    for model, x, y in zip(models, sizes, scores, strict=True):
-        text = f"{names[model.name]}  {wording.score(y)}"
-        behind = {"facecolor": _GROUND, "edgecolor": "none", "pad": 1.5}
-        above = {"textcoords": "offset points", "ha": "center", "color": _TEXT, "fontsize": 9, "bbox": behind}
-        axes.annotate(text, (x, y), (0, 11), **above)
-    low, high = min(scores), max(scores)
-    axes.set_ylim(low - max(0.1 * (high - low), 0.01), high + max(0.25 * (high - low), 0.02))
-    axes.set_xscale("log", base=2)
-    axes.set_xticks(sizes, [f"{size:.2g}" if size < 10 else f"{size:.0f}" for size in sizes])
-    axes.xaxis.set_minor_formatter(NullFormatter())
-    axes.yaxis.set_major_formatter(lambda value, _: f"{value:.2f}".removeprefix("0"))
-    axes.margins(x=0.14)
-    axes.set_xlabel("size on disk, MB" if on_disk else "effective bits per weight", color=_QUIET)
-    axes.set_ylabel(f"mean Dice against {'the reference' if by_reference else 'FP32'}", color=_QUIET)
-    axes.tick_params(colors=_QUIET, which="both", length=0)
-    axes.grid(axis="y", color="#232931", linewidth=0.8)
-    axes.set_axisbelow(True)
-    for spine in axes.spines.values():
-        spine.set_visible(False)
+    _explain(panels[1][0])
     return _save(figure, path)
 
 
@@ -160,11 +98,11 @@ def _scenes(segmentations: Sequence[Segmentation], indices: Sequence[int], axis:
     return [scene_of(segmentations, index, axis) for index in indices]
 
 
-def _grid(scenes: Sequence[Scene], columns: int, *, caption: bool = False) -> tuple[Figure, list[list[Axes]]]:
+def _grid(scenes: Sequence[Scene], columns: int) -> tuple[Figure, list[list[Axes]]]:
     """A dark figure with one panel for each column of each scene, sized so that nothing is stretched or padded."""
     width, gap, edge = 3.2, 0.06, 0.18
     height = width * scenes[0].height_mm / scenes[0].width_mm
-    top = edge + (_CAPTION_INCHES if caption else 0.28)
+    top = edge + _CAPTION_INCHES
     total_width = 2 * edge + columns * width + (columns - 1) * gap
     total_height = top + edge + len(scenes) * height + (len(scenes) - 1) * gap
     figure = Figure(figsize=(total_width, total_height), facecolor=_GROUND)
@@ -200,15 +138,8 @@ def _note(axes: Axes, where: tuple[float, float], points: tuple[float, float], t
     axes.annotate(text, where, **place, **{"color": "white", "alpha": 0.85, "fontsize": 8.5, **style})
 
 
-def _legend(axes: Axes) -> None:
-    style = {"fontsize": 9, "va": "bottom", "ha": "right", "alpha": 1}
-    _note(axes, (0.62, 1), (0, 6), f"{_SQUARE} FP32 only", color=FP32_COLOR, **style)
-    _note(axes, (1.0, 1), (0, 6), f"{_SQUARE} quantized only", color=QUANTIZED_COLOR, **style)
-
-
 def _explain(axes: Axes) -> None:
     """The corner below FP32, which does not differ from itself, holds the legend."""
-    axes.set_axis_off()
     style = {"transform": axes.transAxes, "va": "top"}
     axes.text(0.0, 0.97, "Where the masks differ", color=_TEXT, fontsize=12, weight="bold", **style)
     axes.text(0.0, 0.84, f"{_SQUARE} FP32 only", color=FP32_COLOR, fontsize=10.5, **style)
@@ -216,20 +147,20 @@ def _explain(axes: Axes) -> None:
     axes.text(0.0, 0.60, "Dice: mean over structures, against FP32", color=_QUIET, fontsize=9.5, **style)
 
 
-def _caption(summary: ModelSummary) -> str:
+def _caption(summary: ModelSummary, *, with_dice: bool) -> str:
     parts = []
     if summary.bytes_on_disk is not None:
         parts.append(wording.size(summary.bytes_on_disk))
-    if summary.weight_bits is not None and summary.weight_bits < 32:
+    if with_dice:
         parts.append(f"Dice {wording.score(summary.dsc_vs_fp32)}")
     if summary.seconds is not None:
         parts.append(wording.seconds(summary.seconds))
     return "   ".join(parts)
 
 
-def _save(figure: Figure, path: str | Path, *, dots_per_inch: int = 150) -> Path:
+def _save(figure: Figure, path: str | Path) -> Path:
     path = Path(path)
     FigureCanvasAgg(figure)
     with atomic_path(path) as temporary:
-        figure.savefig(temporary, dpi=dots_per_inch, format="png", facecolor=figure.get_facecolor())
+        figure.savefig(temporary, dpi=160, format="png", facecolor=figure.get_facecolor())
     return path

@@ -16,14 +16,13 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 import medquant
 from medquant.errors import UserError
 from medquant.evaluation import vector, wording
-from medquant.evaluation.compare import differs, slices_that_differ_most
+from medquant.evaluation.compare import APART_MM, differs, differs_most, worst_slices
 from medquant.evaluation.comparison import Comparison, ModelSummary
 from medquant.evaluation.scene import FP32_COLOR, QUANTIZED_COLOR, Scene, scene_of
 from medquant.files import atomic_path
 from medquant.quantized_model import QuantizationReport
 from medquant.segmentation import Segmentation
 
-_APART_MM = 6.0
 _WORST_LAYERS = 5
 _COLUMNS = {
     "dsc_vs_fp32": (max, wording.score),
@@ -33,10 +32,9 @@ _COLUMNS = {
     "effective_bits": (min, wording.bits),
     "bytes_on_disk": (min, wording.size),
     "seconds": (min, wording.seconds),
-    "peak_memory_mb": (min, wording.memory),
 }
-"""What is better in a column, and how it is written."""
-_COST = ("effective_bits", "bytes_on_disk", "seconds", "peak_memory_mb")
+"""What is better in a column, and how it is written. Memory is that of the process, so it ranks no model."""
+_COST = ("effective_bits", "bytes_on_disk", "bytes_fp32", "seconds", "peak_memory_mb")
 
 
 @dataclass(frozen=True)
@@ -81,7 +79,7 @@ def write_report(
             f"The comparison has {len(comparison.summary)} models, but {len(segmentations)} segmentations were given. "
             "Give the segmentations that were compared."
         )
-    path = Path(path)
+    path, names = Path(path), wording.short_names(comparison.summary)
     page = (
         _environment()
         .get_template("report.html")
@@ -89,12 +87,13 @@ def write_report(
             details=details or ReportDetails(),
             comparison=comparison,
             models=comparison.summary,
-            names=wording.short_names(comparison.summary),
+            names=names,
             title=wording.title((details and details.model) or comparison.summary[0].name, comparison.summary[1:]),
             scan=_scan(segmentations[0]),
             has_cost=any(getattr(model, column) is not None for model in comparison.summary for column in _COST),
             slower=_slower(comparison.summary),
-            advice=_advice(comparison.summary[1:]),
+            advice=wording.smallest_as_fp32(comparison.summary[1:]),
+            as_fp32=[names[model.name] for model in comparison.summary[1:] if wording.keeps_masks(model)],
             best=_best(comparison.summary[1:]),
             structures=[
                 (name, [row for row in comparison.rows if row.structure == name]) for name in comparison.structures
@@ -105,7 +104,7 @@ def write_report(
             colors={"fp32": FP32_COLOR, "quantized": QUANTIZED_COLOR},
             versions=_versions(),
             today=date.today().isoformat(),
-            apart_mm=_APART_MM,
+            apart_mm=APART_MM,
         )
     )
     with atomic_path(path) as temporary:
@@ -138,12 +137,6 @@ def _scan(segmentation: Segmentation) -> dict[str, str]:
     }
 
 
-def _advice(quantized: Sequence[ModelSummary]) -> ModelSummary | None:
-    """The smallest model whose masks are as FP32."""
-    safe = [model for model in quantized if wording.verdict(model) == wording.AS_FP32]
-    return min(safe, key=lambda model: (model.effective_bits or np.inf, model.bytes_on_disk or np.inf), default=None)
-
-
 def _slower(models: Sequence[ModelSummary]) -> list[str]:
     """The quantized models that took longer than FP32 on this machine."""
     fp32 = models[0].seconds
@@ -168,9 +161,8 @@ def _pictures(
     """One row for each slice, one panel for each model, as data for inline SVG."""
     fp32 = segmentations[0]
     masks = [differs(fp32, other) for other in segmentations]
-    voxels = [np.count_nonzero(mask) for mask in masks]
-    most = int(np.argmax(voxels))
-    indices = sorted(slices_that_differ_most(fp32, segmentations[most], count, axis, apart_mm=_APART_MM))
+    most = differs_most(segmentations)
+    indices = worst_slices(segmentations, count, axis)
     scenes = [scene_of(segmentations, index, axis) for index in indices]
     area_ml = fp32.volume.voxel_volume_ml
     axis = scenes[0].view.axis if scenes else 0
@@ -178,7 +170,7 @@ def _pictures(
         [int(np.count_nonzero(np.take(mask, index, axis=axis))) * area_ml for index in indices] for mask in masks
     ]
     return {
-        "chosen_by": comparison.summary[most].name if voxels[most] else "",
+        "chosen_by": comparison.summary[most].name if most else "",
         "slices_in_scan": fp32.volume.shape[axis],
         "rows": [
             {

@@ -5,9 +5,6 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
-import numpy as np
-from scipy.ndimage import find_objects
-
 from medquant.segmentation import Segmentation, Structure
 
 # Names that say nothing about anatomy: "3", "label 3", "Segment_3", "structure".
@@ -35,12 +32,6 @@ def find_structure(wanted: Structure, segmentation: Segmentation) -> Structure |
         if structure.label == wanted.label and (_is_nameless(structure) or _is_nameless(wanted)):
             return structure
     return None
-
-
-def label_boxes(labels: np.ndarray) -> dict[int, tuple[slice, ...]]:
-    """The bounding box of every label that occurs, in one pass over the array."""
-    integers = labels.view(np.uint8) if labels.dtype == bool else labels
-    return {label: box for label, box in enumerate(find_objects(integers), start=1) if box is not None}
 
 
 def joint_box(boxes: Sequence[tuple[slice, ...] | None], shape: tuple[int, ...]) -> tuple[slice, ...] | None:

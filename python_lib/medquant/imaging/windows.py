@@ -9,14 +9,6 @@ import numpy as np
 from medquant.errors import UserError
 from medquant.imaging.volume import Volume
 
-CT_WINDOWS = {
-    "soft tissue": (40.0, 400.0),
-    "lung": (-160.0, 1500.0),
-    "brain": (40.0, 80.0),
-    "bone": (400.0, 1800.0),
-}
-"""Level and width in HU by name. All but bone's level are those of MedSAM's preprocessing."""
-
 
 @dataclass(frozen=True)
 class IntensityWindow:
