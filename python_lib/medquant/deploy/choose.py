@@ -113,12 +113,16 @@ class _Measurement:
         return self._choice()
 
     def _candidates(self) -> list[tuple[str, str]]:
-        if self.precision != "auto":
-            return [(name, self.precision) for name in (*_ORDER, "pytorch") if self.precision in _able(name)]
-        if self.rounds and not self.integers:
+        if self.precision == "auto" and self.rounds and not self.integers:
             return []  # no integer kernel does what this recipe asks for: PyTorch simulates it
-        wanted = "int8" if self.integers else "fp32"
-        return [(name, wanted) for name in _ORDER if wanted in _able(name)]
+        wanted = {"auto": "int8" if self.integers else "fp32"}.get(self.precision, self.precision)
+        names = [name for name in (*_ORDER, "pytorch") if wanted in _able(name)]
+        if self.precision == "auto":
+            names = [name for name in names if name != "pytorch"]  # it is measured as it is
+        devices = {tensor.device.type for part in self.parts.values() for tensor in part.inputs.values()}
+        if devices == {"cpu"}:  # asked for, where there is a GPU
+            names = [name for name in names if RUNTIMES[name].devices()[0].lower() != "cuda"]
+        return [(name, wanted) for name in names]
 
     def _run_as_it_is(self, progress: Progress) -> None:
         with ExitStack() as stack:

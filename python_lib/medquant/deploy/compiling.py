@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -71,6 +72,8 @@ def spoken(name: str) -> str:
 
 
 def _compiling(runtime: Runtime, part: Part, precision: str, threads: int | None) -> Callable[[], Session]:
+    # Converters work on the processor, wherever the network is.
+    part = replace(part, inputs={name: tensor.cpu() for name, tensor in part.inputs.items()})
     return lambda: runtime.compile(part, precision=precision, threads=threads, cache=cache_folder())
 
 
