@@ -10,15 +10,18 @@ import time
 from pathlib import Path
 
 import numpy as np
+import psutil
 import pytest
 
 needs_signals = pytest.mark.skipif(sys.platform == "win32", reason="Windows has no signals for one process")
 
 
-def _start(*arguments: str | Path, folder: Path, **environment: str) -> subprocess.Popen[str]:
+def _start(
+    *arguments: str | Path, folder: Path, program: tuple[str, str] = ("-m", "medquant"), **environment: str
+) -> subprocess.Popen[str]:
     """`medquant` in a process group of its own, as a terminal starts it."""
     return subprocess.Popen(
-        [sys.executable, "-m", "medquant", *map(str, arguments)],
+        [sys.executable, *program, *map(str, arguments)],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         encoding="latin-1",
@@ -74,3 +77,41 @@ def test_ctrl_c_ends_the_reading_of_a_scan_at_once(tmp_path: Path) -> None:
     assert "Stopped" in errors
     assert "Traceback" not in output + errors
     assert [path.name for path in tmp_path.iterdir()] == ["scan.nii.gz"]
+
+
+FEW_SCENES = """
+import functools
+from medquant.cli import main
+from medquant.embedded.promptable import training
+few = {"images_small": 1, "images_full": 1, "first_scenes": 2, "scenes": 4, "new_scenes": 0}
+training.train = functools.partial(training.train, **few)
+main()
+"""
+
+
+def _lines(file: Path) -> int:
+    return file.read_text().count("\n") if file.exists() else 0
+
+
+@needs_signals
+@pytest.mark.parametrize("moment", ["while the workers import", "while they train"])
+def test_ctrl_c_ends_a_training_with_its_checkpoint(tmp_path: Path, moment: str) -> None:
+    """A terminal sends Ctrl-C to every process of the group, the training's workers too."""
+    process = _start("train-demo", "--output", "out", "--steps", "100000", folder=tmp_path, program=("-c", FEW_SCENES))
+    training = moment == "while they train"
+    try:
+        while process.poll() is None:
+            children = psutil.Process(process.pid).children()
+            if (_lines(tmp_path / "out" / "log.jsonl") > 2) if training else len(children) > 2:
+                break
+            time.sleep(0.02)
+        time.sleep(1.0 if training else 0.0)  # the workers' reports are looked at five times a second
+        os.killpg(process.pid, signal.SIGINT)
+        output, errors = process.communicate(timeout=120)
+    finally:
+        process.kill()
+    assert process.returncode == 130, errors
+    assert errors.startswith("Training stopped"), errors
+    assert "Traceback" not in output + errors
+    assert psutil.wait_procs(children, timeout=10)[1] == []
+    assert (tmp_path / "out" / "checkpoint.pt").exists() == training

@@ -14,6 +14,7 @@ from medquant.embedded.promptable.objective import Trainee, loss_of, make_optimi
 from medquant.embedded.promptable.pool import ScenePool
 from medquant.embedded.promptable.training import train
 from medquant.errors import Cancelled, UserError
+from medquant.progress import ProgressEvent
 
 TINY = {"images_small": 2, "images_full": 1, "first_scenes": 6, "scenes": 12, "new_scenes": 1, "small_part": 0.5}
 
@@ -87,15 +88,17 @@ def test_the_loss_falls_on_one_batch(pool: ScenePool) -> None:
 def test_an_interrupted_training_ends_bit_identical(tmp_path: Path) -> None:
     straight = train(tmp_path / "straight", steps=4, seed=7, workers=1, **TINY)
 
-    asked = 0
-
-    def after_two_steps() -> bool:
-        nonlocal asked
-        asked += 1
-        return asked > 2
-
+    steps: list[ProgressEvent] = []
     with pytest.raises(Cancelled):
-        train(tmp_path / "broken", steps=4, seed=7, workers=1, cancelled=after_two_steps, **TINY)
+        train(
+            tmp_path / "broken",
+            steps=4,
+            seed=7,
+            workers=1,
+            progress=steps.append,
+            cancelled=lambda: len(steps) == 2,
+            **TINY,
+        )
     stopped_at = torch.load(tmp_path / "broken" / "checkpoint.pt", weights_only=True)["step"]
     assert stopped_at == 2
     resumed = train(tmp_path / "broken", steps=4, seed=7, workers=1, **TINY)
@@ -106,6 +109,26 @@ def test_an_interrupted_training_ends_bit_identical(tmp_path: Path) -> None:
     for name, value in one["model"].items():
         assert torch.equal(value, two["model"][name]), name
     assert load_model(resumed).dtype == torch.float32
+
+
+def test_stop_is_heard_between_the_first_scenes(tmp_path: Path) -> None:
+    asked: list[int] = []
+
+    def in_the_third_scene() -> bool:
+        asked.append(len(asked))
+        return len(asked) == 3
+
+    pool = ScenePool(tmp_path / "scenes.u8", capacity=8, seed=0, stream=0)
+    assert not pool.grow(6, in_the_third_scene)
+    assert (pool.made, len(asked)) == (2, 3)
+    again = ScenePool(tmp_path / "scenes.u8", capacity=8, seed=0, stream=0)
+    assert again.made == 2, "what was made is kept"
+    assert again.grow(4)
+    assert again.made == 4
+
+    with pytest.raises(Cancelled):
+        train(tmp_path / "out", steps=4, workers=1, cancelled=lambda: True, **TINY)
+    assert not list((tmp_path / "out").glob("*.count")), "no scene was made"
 
 
 def test_training_needs_one_end(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -41,16 +42,17 @@ class ScenePool:
         self.made = int(self.count_path.read_text()) if self.count_path.exists() else 0
         self.count = 0
 
-    def grow(self, count: int) -> None:
-        """Go on to scene `count`; of the latest ones, those that the file lacks are made."""
+    def grow(self, count: int, stopped: Callable[[], bool] = lambda: False) -> bool:
+        """Go on to scene `count`; of the latest ones, make those that the file lacks. False where it was stopped."""
         self.count = min(count, self.capacity)
-        if self.made >= self.count:
-            return
         for index in range(max(self.made, self.count - RECENT), self.count):
+            if stopped():
+                return False
             scene = make_scene([self.seed, self.stream, index])
             self.store[index] = scene.image, scene.organs, scene.details
-        self.made = self.count
-        self.count_path.write_text(str(self.made))
+            self.made = index + 1
+            self.count_path.write_text(str(self.made))
+        return True
 
     def batch(self, rng: np.random.Generator, number: int, size: int) -> Batch:
         """`number` random scenes of the latest at `size` (256 or 128) pixels, each with eight boxes and their masks."""

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import json
 import os
+import signal
+import threading
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -23,6 +26,7 @@ from medquant.errors import Cancelled, UserError
 from medquant.progress import CancelCheck, Progress, ProgressCallback
 
 LOG_EVERY = 20
+STARTING = (0.0, "Starting to train")
 
 Report = Callable[[float, str], None]
 
@@ -102,10 +106,11 @@ def _train_in_processes(plan: Plan, output: Path, reporter: Progress) -> bool:
         context.Process(target=_process, args=(rank, plan, output, meeting, stop, reports), daemon=True)
         for rank in range(plan.workers)
     ]
-    for process in processes:
-        process.start()
-    finished, last = False, (0.0, "Starting to train")
+    finished, last = False, STARTING
     try:
+        with _interrupts_ignored():
+            for process in processes:
+                process.start()
         while any(process.is_alive() for process in processes) or not reports.empty():
             while not reports.empty():
                 last = reports.get()
@@ -115,20 +120,37 @@ def _train_in_processes(plan: Plan, output: Path, reporter: Progress) -> bool:
             try:
                 reporter.report(*last)
             except Cancelled:
+                if last is STARTING:  # there is nothing to keep
+                    return False
                 stop.set()
             time.sleep(0.2)
     finally:
         for process in processes:
-            if process.is_alive() and not stop.is_set():
+            if process.pid and process.is_alive():
                 process.terminate()
-            process.join()
+                process.join()
         meeting.unlink(missing_ok=True)
     if any(process.exitcode != 0 for process in processes):
         raise RuntimeError("A training process ended with an error; its own message is above.")
     return finished
 
 
+@contextmanager
+def _interrupts_ignored() -> Iterator[None]:
+    """Processes started here never hear Ctrl-C, which a terminal sends to all: they stop when this one tells them."""
+    before = signal.getsignal(signal.SIGINT)
+    if before is None or threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # inherited, so it holds while they import
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
 def _process(rank: int, plan: Plan, output: Path, meeting: Path, stop: Any, reports: Any) -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # on Windows it is not inherited
     torch.set_num_threads(1)
     dist.init_process_group("gloo", init_method=meeting.resolve().as_uri(), rank=rank, world_size=plan.workers)
     try:
@@ -143,7 +165,8 @@ def _work(rank: int, plan: Plan, output: Path, report: Report, stopped: Callable
     """One worker's training; True when it came to its end, False when it was stopped."""
     pool = ScenePool(output / f"scenes-{plan.seed}-{rank}.u8", plan.scenes, plan.seed, rank)
     first = ScenePool(output / f"scenes-{plan.seed}-0.u8", plan.scenes, plan.seed, 0) if rank else pool
-    pool.grow(plan.first_scenes)
+    if not pool.grow(plan.first_scenes, stopped):
+        return False
     if plan.workers > 1:
         dist.barrier()
     start = initial_model(np.asarray(first.store[: plan.first_scenes, 0]), plan.seed)
