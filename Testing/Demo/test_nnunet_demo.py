@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -14,7 +15,7 @@ from medquant.embedded.nnunet_demo import results_folder, train
 from medquant.embedded.nnunet_demo.checkpoint import strip_checkpoint
 from medquant.embedded.nnunet_demo.dataset import other_phase, write_case
 from medquant.embedded.nnunet_demo.evaluate import dice_by_organ, read_oriented, renumbered
-from medquant.embedded.nnunet_demo.layout import CONFIGURATION, DATASET, MODEL, TARGET_SPACING
+from medquant.embedded.nnunet_demo.layout import CONFIGURATION, DATASET, MODEL, PLANS, TARGET_SPACING
 from medquant.embedded.nnunet_demo.prediction import load_predictor, predict
 from medquant.embedded.phantom import LABEL_NAMES, make_phantom
 from medquant.errors import UserError
@@ -133,13 +134,39 @@ def test_labels_of_other_numbering_are_read_and_clashes_dropped():
     assert renumbered(labels, []).tolist() == labels.tolist()
 
 
-def test_a_failing_training_says_where_its_messages_are(tmp_path):
+def test_a_failing_training_says_where_its_messages_are_and_uses_no_pickles_from_elsewhere(tmp_path):
     work = tmp_path / "work"
-    work.mkdir()
+    foreign = work / "preprocessed" / DATASET / f"{PLANS}_{CONFIGURATION}" / "phantom_1000.pkl"
+    foreign.parent.mkdir(parents=True)
+    foreign.write_bytes(b"nnunetv2 keeps one beside each preprocessed case")
     (work / "split.json").write_text('{"train": ["missing"], "val": ["missing"]}', encoding="utf-8")
     with pytest.raises(UserError, match=r"nnunet\.log"):
         train(tmp_path / "out", cases=1, epochs=1, iterations=1, work=work)
     assert not (tmp_path / "out").exists()
+    assert not foreign.exists()
+
+
+class Evil:
+    """Touches a file when it is unpickled the careless way."""
+
+    def __init__(self, marker: Path) -> None:
+        self.marker = marker
+
+    def __reduce__(self) -> tuple:
+        return Path.touch, (self.marker,)
+
+
+def test_a_checkpoint_from_elsewhere_cannot_run_code(tmp_path):
+    marker, evil = tmp_path / "it ran", tmp_path / "evil.pth"
+    torch.save({"network_weights": {}, "init_args": Evil(marker)}, evil)
+    with pytest.raises(UserError, match="could run code"):
+        strip_checkpoint(evil, tmp_path / "small.pth")
+    fold = tmp_path / "work" / "results" / DATASET / f"ShortTrainer__{PLANS}__{CONFIGURATION}" / "fold_0"
+    fold.mkdir(parents=True)
+    evil.rename(fold / "checkpoint_latest.pth")
+    with pytest.raises(UserError, match="could run code"):
+        train(tmp_path / "out", cases=1, epochs=1, iterations=1, work=tmp_path / "work")
+    assert not marker.exists()
 
 
 @pytest.mark.heavy

@@ -11,6 +11,7 @@ from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import nn
 
@@ -55,6 +56,18 @@ def read_checkpoint(path: str | Path, *, allowed: Iterable[Any] = ()) -> Any:
         ) from error
     except Exception as error:  # damaged bytes make the reader fail in any way
         raise _damaged(path, error) from error
+
+
+def numpy_types() -> list[Any]:
+    """For `allowed`: the harmless NumPy types in a training's log, under their names before and since NumPy 2."""
+    core = np._core.multiarray if hasattr(np, "_core") else np.core.multiarray
+    functions = [
+        (getattr(core, name), f"numpy.{package}.multiarray.{name}")
+        for name in ("scalar", "_reconstruct")
+        for package in ("core", "_core")
+    ]
+    kinds = ("float16", "float32", "float64", "int32", "int64", "uint8", "bool")
+    return [*functions, np.dtype, np.ndarray, *{type(np.dtype(kind)) for kind in kinds}]
 
 
 def read_json(path: str | Path) -> dict[str, Any]:

@@ -9,6 +9,7 @@ from pathlib import Path
 import torch
 
 from medquant.embedded.nnunet_demo.layout import MODEL
+from medquant.models.weight_files import numpy_types, read_checkpoint
 
 COMPANIONS = ("plans.json", "dataset.json", "dataset_fingerprint.json")
 
@@ -16,10 +17,9 @@ COMPANIONS = ("plans.json", "dataset.json", "dataset_fingerprint.json")
 def strip_checkpoint(source: Path, target: Path) -> None:
     """Keeps weights (float32, as trained) and the plain facts that nnunetv2's predictor reads; the optimizer goes.
 
-    `source` is a checkpoint that this machine's own training just wrote; `target` loads with `weights_only=True`.
+    `target` loads with `weights_only=True`. Raises `UserError` where `source` could run code.
     """
-    # Written moments ago by our own worker, with numpy scalars and a torch.device inside.
-    kept = torch.load(source, map_location="cpu", weights_only=False)
+    kept = read_checkpoint(source, allowed=numpy_types())
     # nnunetv2 names shared tensors several times; kept as they are, they are stored once.
     weights = {name: value.detach() for name, value in kept["network_weights"].items()}
     torch.save(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -13,6 +14,7 @@ from medquant.embedded.nnunet_demo.checkpoint import collect_results
 from medquant.embedded.nnunet_demo.dataset import write_dataset
 from medquant.embedded.nnunet_demo.layout import CONFIGURATION, DATASET, FIRST_TRAINING_SEED, PLANS
 from medquant.errors import UserError
+from medquant.models.weight_files import numpy_types, read_checkpoint
 from medquant.progress import Progress, ProgressCallback
 
 VALIDATION_CASES = 2  # watched during training only; the reported figures are from other seeds
@@ -38,10 +40,11 @@ def train(
     epochs, iterations: length of the training; nnunetv2's learning rate schedule spans it.
     seed: of the initial weights and of the patches drawn.
     work: where phantoms, preprocessed cases and checkpoints go; a folder given here is reused, so that an interrupted
-        training resumes. A temporary one by default.
+        training resumes: with its phantoms, and a checkpoint that holds data only. A temporary one by default.
     progress: told what is being done and how far it is.
 
-    Returns the model folder, ready for nnunetv2's predictor. Raises `UserError` when nnunetv2 fails.
+    Returns the model folder, ready for nnunetv2's predictor. Raises `UserError` when nnunetv2 fails, and for a
+    checkpoint that could run code.
     """
     reporter = Progress(progress)
     if work is not None:
@@ -53,7 +56,13 @@ def train(
 def _train_in(
     work: Path, output: Path, cases: int, epochs: int, iterations: int, seed: int, threads: int, progress: Progress
 ) -> Path:
-    raw = work / "raw" / DATASET
+    raw, trained = work / "raw" / DATASET, work / "results" / DATASET / f"ShortTrainer__{PLANS}__{CONFIGURATION}"
+    # What nnunetv2 loads again, it unpickles, and a folder may come from elsewhere: its checkpoint is read here first,
+    # without running anything, and its preprocessed cases are made anew.
+    latest = trained / "fold_0" / "checkpoint_latest.pth"
+    if latest.exists():
+        read_checkpoint(latest, allowed=numpy_types())
+    shutil.rmtree(work / "preprocessed" / DATASET, ignore_errors=True)
     split_file = work / "split.json"
     if not split_file.exists():
         seeds = list(range(FIRST_TRAINING_SEED, FIRST_TRAINING_SEED + cases + VALIDATION_CASES))
@@ -69,7 +78,6 @@ def _train_in(
         "processes": threads,
     }
     _run_worker(work, job, progress.span(0.15, 0.99))
-    trained = work / "results" / DATASET / f"ShortTrainer__{PLANS}__{CONFIGURATION}"
     model = collect_results(trained, output / DATASET)
     progress.report(1.0, "Network trained")
     return model

@@ -88,15 +88,12 @@ def main() -> None:
     np.random.seed(job["seed"])  # noqa: NPY002 - nnunetv2 draws from numpy's global state
     torch.manual_seed(job["seed"])
     preprocessed = Path(job["preprocessed"])
-    ready = preprocessed / DATASET / "ready"
-    if not ready.exists():
-        prepare(preprocessed, job["processes"])
-        (preprocessed / DATASET / "splits_final.json").write_text(json.dumps([job["split"]]), encoding="utf-8")
-        ready.touch()
+    prepare(preprocessed, job["processes"])
+    (preprocessed / DATASET / "splits_final.json").write_text(json.dumps([job["split"]]), encoding="utf-8")
     trainer = make_trainer(preprocessed, job["epochs"], job["iterations"])
     latest = Path(trainer.output_folder) / "checkpoint_latest.pth"
     if latest.exists():
-        trainer.load_checkpoint(str(latest))
+        trainer.load_checkpoint(str(latest))  # `training.train` has seen that it holds nothing but data
     trainer.run_training()
 
 
