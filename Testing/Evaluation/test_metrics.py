@@ -10,10 +10,13 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
-from monai.metrics import compute_hausdorff_distance, compute_surface_dice
+from monai.metrics import compute_dice, compute_hausdorff_distance, compute_surface_dice
+from scipy.ndimage import binary_opening
 
 from medquant.errors import UserError
-from medquant.evaluation.metrics import agreement, dice, hausdorff95, normalized_surface_dice, surface, volume_ml
+from medquant.evaluation.metrics import Agreement, agreement, dice, surface
+from medquant.imaging.labels import read_labels
+from medquant.imaging.reading import read_volume
 
 
 def ball(shape: tuple[int, int, int], centre: tuple[float, ...], radius_mm: float, spacing: tuple[float, ...]):
@@ -49,9 +52,9 @@ def test_shift_along_each_axis_of_an_anisotropic_grid(axis: int):
     a[5:8, 10:30, 10:30] = True
     b = np.roll(a, 2, axis=axis)
     from_voxels = 2 * spacing[axis]
-    assert hausdorff95(a, b, spacing) <= from_voxels + 1e-9
-    assert normalized_surface_dice(a, b, spacing, from_voxels) == 1.0
-    assert normalized_surface_dice(a, b, spacing, 0.99 * from_voxels) < 1.0
+    assert agreement(a, b, spacing).hd95_mm <= from_voxels + 1e-9
+    assert agreement(a, b, spacing, from_voxels).nsd == 1.0
+    assert agreement(a, b, spacing, 0.99 * from_voxels).nsd < 1.0
 
 
 def test_concentric_balls_are_apart_by_the_difference_of_their_radii():
@@ -61,8 +64,7 @@ def test_concentric_balls_are_apart_by_the_difference_of_their_radii():
     assert result.hd95_mm == pytest.approx(5.0, abs=0.8)  # about a voxel
     assert result.dsc == pytest.approx(2 * 18**3 / (18**3 + 23**3), abs=0.005)
     assert result.nsd == 0.0
-    assert normalized_surface_dice(small, large, spacing, 6.5) == 1.0
-    assert volume_ml(small, spacing) == pytest.approx(4 / 3 * math.pi * 18**3 / 1000, rel=0.01)
+    assert agreement(small, large, spacing, 6.5).nsd == 1.0
 
 
 def test_percentile_passes_over_a_few_far_voxels():
@@ -70,8 +72,8 @@ def test_percentile_passes_over_a_few_far_voxels():
     a[5:20, 5:20, 5:20] = True
     b = a.copy()
     b[28, 28, 28] = True
-    assert hausdorff95(a, b, (1, 1, 1)) == 0.0
-    assert 0.99 < normalized_surface_dice(a, b, (1, 1, 1), 2.0) < 1.0
+    assert agreement(a, b, (1, 1, 1)).hd95_mm == 0.0
+    assert 0.99 < agreement(a, b, (1, 1, 1), 2.0).nsd < 1.0
 
 
 def test_a_single_slice_is_compared_as_a_plane():
@@ -99,7 +101,6 @@ def test_empty_masks_follow_the_definition():
         one = agreement(*pair, (1, 1, 1))
         assert (one.dsc, one.nsd, one.hd95_mm) == (0.0, 0.0, math.inf)
     assert dice(empty, empty) == 1.0
-    assert volume_ml(empty, (1, 1, 1)) == 0.0
 
 
 # Properties
@@ -160,6 +161,23 @@ def test_a_wider_tolerance_never_lowers_nsd(a, b, spacing, one, other):
 # Against MONAI
 
 
+def _by_monai(a: np.ndarray, b: np.ndarray, spacing: tuple[float, ...], tolerance_mm: float) -> Agreement:
+    one_hot = [torch.from_numpy(m)[None, None].float() for m in (a, b)]
+    geometry = {"include_background": True, "spacing": spacing}
+    return Agreement(
+        dsc=compute_dice(*one_hot, include_background=True).item(),
+        nsd=compute_surface_dice(*one_hot, [tolerance_mm], **geometry).item(),
+        hd95_mm=compute_hausdorff_distance(*one_hot, percentile=95, **geometry).item(),
+    )
+
+
+def _assert_alike(found: Agreement, expected: Agreement) -> None:
+    assert found.dsc == pytest.approx(expected.dsc, abs=1e-6)
+    assert found.nsd == pytest.approx(expected.nsd, abs=1e-6)
+    assert found.hd95_mm == pytest.approx(expected.hd95_mm, rel=1e-5)
+
+
+@pytest.mark.filterwarnings("ignore:monai.metrics.utils get_mask_edges")
 @pytest.mark.parametrize("seed", range(4))
 def test_the_same_as_monai(seed: int):
     rng = np.random.default_rng(seed)
@@ -168,12 +186,22 @@ def test_the_same_as_monai(seed: int):
     a = ball(shape, tuple(s * n / 2 for s, n in zip(spacing, shape, strict=True)), 11.0, spacing)
     b = np.roll(a, (1, -2, 1), axis=(0, 1, 2))
     b ^= rng.random(shape) < 0.01
-    one_hot = [torch.from_numpy(m)[None, None].float() for m in (a, b)]
-    surface_dice = compute_surface_dice(*one_hot, [2.3], include_background=True, spacing=spacing).item()
-    distance = compute_hausdorff_distance(*one_hot, include_background=True, percentile=95, spacing=spacing).item()
-    result = agreement(a, b, spacing, tolerance_mm=2.3)
-    assert result.nsd == pytest.approx(surface_dice, abs=1e-6)
-    assert result.hd95_mm == pytest.approx(distance, rel=1e-5)
+    _assert_alike(agreement(a, b, spacing, tolerance_mm=2.3), _by_monai(a, b, spacing, 2.3))
+    single = slice(9, 10)
+    in_plane = _by_monai(a[9], b[9], spacing[1:], 2.3)
+    _assert_alike(agreement(a[single], b[single], spacing, tolerance_mm=2.3), in_plane)
+
+
+@pytest.mark.data
+@pytest.mark.filterwarnings("ignore:monai.metrics.utils get_mask_edges")
+def test_the_same_as_monai_on_real_organs(test_data):
+    folder = test_data / "ct_abdomen_dicom"
+    volume = read_volume(folder / "series")
+    labels = read_labels(folder / "labels.nii.gz", volume).labels
+    for organ in (1, 6):  # spleen, stomach
+        mask = labels == organ
+        other = np.roll(binary_opening(mask, iterations=2), (0, 1, 2), axis=(0, 1, 2))
+        _assert_alike(agreement(mask, other, volume.spacing), _by_monai(mask, other, volume.spacing, 2.0))
 
 
 # Mistakes

@@ -1,7 +1,8 @@
 """How well two masks agree, in Dice, surface distance and millilitres.
 
 Empty masks are a matter of definition: two empty masks agree (DSC 1, NSD 1, HD95 0 mm); where only one of them is
-empty nothing agrees (DSC 0, NSD 0, HD95 infinite). No metric is ever NaN.
+empty nothing agrees (DSC 0, NSD 0, HD95 infinite). No metric is ever NaN. `docs/metrics.md` says why these are not
+MONAI's functions, whose numbers they give.
 """
 
 from __future__ import annotations
@@ -39,30 +40,10 @@ def dice(a: np.ndarray, b: np.ndarray) -> float:
     return float(2.0 * np.count_nonzero(a & b) / total) if total else 1.0
 
 
-def normalized_surface_dice(a: np.ndarray, b: np.ndarray, spacing: Sequence[float], tolerance_mm: float = 2.0) -> float:
-    """Part of both surfaces within `tolerance_mm` of the other (Nikolov et al. 2021, counted in surface voxels).
-
-    `spacing` is the voxel size in mm along the masks' axes.
-    """
-    return agreement(a, b, spacing, tolerance_mm).nsd
-
-
-def hausdorff95(a: np.ndarray, b: np.ndarray, spacing: Sequence[float]) -> float:
-    """The larger of the two directed 95th percentiles of surface distance, in mm.
-
-    `spacing` is the voxel size in mm along the masks' axes.
-    """
-    return agreement(a, b, spacing).hd95_mm
-
-
-def volume_ml(mask: np.ndarray, spacing: Sequence[float]) -> float:
-    """Volume of a boolean mask in millilitres; `spacing` in mm along its axes."""
-    return float(np.count_nonzero(mask) * math.prod(_as_spacing(spacing, np.ndim(mask))) / 1000.0)
-
-
 def agreement(a: np.ndarray, b: np.ndarray, spacing: Sequence[float], tolerance_mm: float = 2.0) -> Agreement:
-    """DSC, NSD and HD95 of two boolean masks of one shape.
+    """DSC, NSD and HD95 of two boolean masks of one shape; `spacing` is the voxel size in mm along their axes.
 
+    NSD is that of Nikolov et al. 2021, counted in surface voxels; HD95 the larger of the two directed percentiles.
     A surface is the set of voxels of a mask with a face on the outside, the border of the array counted as outside;
     along an axis of one voxel there is no outside (a single slice is compared as a plane). Distances are Euclidean
     between voxel centres, in mm. Raises `UserError` for masks of different shapes, a spacing that is not positive
