@@ -6,7 +6,8 @@ import hashlib
 import http.server
 import json
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +29,7 @@ class Hub(http.server.BaseHTTPRequestHandler):
     files: dict[str, bytes]
     lie: bool
     requests: list[tuple[str, str, str | None]]
+    open_gate: threading.Event
 
     def do_HEAD(self) -> None:
         self._answer(with_body=False)
@@ -63,6 +65,7 @@ class Hub(http.server.BaseHTTPRequestHandler):
             self.send_header("Content-Range", f"bytes {start}-{len(content) - 1}/{len(content)}")
         self.end_headers()
         if with_body:
+            self.open_gate.wait(30)
             self.wfile.write(bytes(len(body)) if self.lie and not name.endswith(".json") else body)
 
 
@@ -77,7 +80,9 @@ def server(small_adapter: Any, tmp_path: Path) -> Iterator[tuple[str, type[Hub]]
         "model.safetensors": (tmp_path / "served.safetensors").read_bytes(),
         "config.json": json.dumps(network.config.to_dict()).encode(),
     }
-    handler = type("Handler", (Hub,), {"files": files, "lie": False, "requests": []})
+    gate = threading.Event()
+    gate.set()
+    handler = type("Handler", (Hub,), {"files": files, "lie": False, "requests": [], "open_gate": gate})
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as running:
         threading.Thread(target=running.serve_forever, daemon=True).start()
         yield f"http://127.0.0.1:{running.server_address[1]}", handler
@@ -128,6 +133,31 @@ def test_a_damaged_download_is_thrown_away(server: tuple[str, type[Hub]], tmp_pa
     assert not list((tmp_path / "cache").iterdir())
     handler.lie = False
     hub.download_medsam(folder=tmp_path / "cache", endpoint=endpoint)
+
+
+def test_two_downloads_at_once_do_not_mix(server: tuple[str, type[Hub]], tmp_path: Path) -> None:
+    endpoint, handler = server
+    handler.open_gate.clear()
+    told: dict[str, list[str]] = {"first": [], "second": [], "third": []}
+    waits = "Waiting for another process that fetches the same"
+
+    def fetch(who: str, cancelled: Callable[[], bool] | None = None) -> Path:
+        progress = Progress(lambda event: told[who].append(event.message), cancelled)
+        return hub.download_medsam(folder=tmp_path / "cache", endpoint=endpoint, progress=progress)
+
+    with ThreadPoolExecutor() as people:
+        first = people.submit(fetch, "first")
+        while not any(method == "GET" for method, *_ in handler.requests):
+            assert not first.done(), first.exception()
+        second = people.submit(fetch, "second")
+        while waits not in told["second"]:
+            assert not second.done() and sum(method == "GET" for method, *_ in handler.requests) == 1
+        with pytest.raises(Cancelled):
+            fetch("third", lambda: waits in told["third"])
+        handler.open_gate.set()
+        assert first.result() == second.result() == tmp_path / "cache"
+    assert (tmp_path / "cache" / "model.safetensors").read_bytes() == handler.files["model.safetensors"]
+    assert sum(method == "GET" for method, *_ in handler.requests) == 2, "each of two files once"
 
 
 def test_the_older_weight_file_serves_as_well(server: tuple[str, type[Hub]], tmp_path: Path) -> None:

@@ -51,12 +51,32 @@ def download_medsam(
         from huggingface_hub.errors import EntryNotFoundError
 
         folder.mkdir(parents=True, exist_ok=True)
-        try:
-            _fetch(folder, _WEIGHTS[0], progress.span(0.0, 0.99), endpoint)
-        except EntryNotFoundError:
-            _fetch(folder, _WEIGHTS[1], progress.span(0.0, 0.99), endpoint)
-        _fetch(folder, "config.json", progress.span(0.99, 1.0), endpoint)
+        with _alone_in(folder, progress):
+            if found := medsam_folder(folder):
+                return found
+            try:
+                _fetch(folder, _WEIGHTS[0], progress.span(0.0, 0.99), endpoint)
+            except EntryNotFoundError:
+                _fetch(folder, _WEIGHTS[1], progress.span(0.0, 0.99), endpoint)
+            _fetch(folder, "config.json", progress.span(0.99, 1.0), endpoint)
     return folder
+
+
+@contextmanager
+def _alone_in(folder: Path, progress: Progress) -> Iterator[None]:
+    """Wait until no other process fetches into `folder`: two would append to one part."""
+    from filelock import FileLock, Timeout
+
+    lock = FileLock(folder.with_name(f"{folder.name}.lock"))
+    while not lock.is_locked:
+        try:
+            lock.acquire(timeout=0.5)
+        except Timeout:
+            progress.report(0.0, "Waiting for another process that fetches the same")
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 def _fetch(folder: Path, name: str, progress: Progress, endpoint: str | None) -> None:
