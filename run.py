@@ -35,7 +35,9 @@ ROOT = Path(__file__).resolve().parent
 LIBRARY = ROOT / "python_lib"
 ENVIRONMENT = ROOT / ".venv"
 SETUP_FAILED, CANCELLED = 3, 130
-DOWNLOAD_MB, DISK_GB = 500, 2.2
+# With PyTorch's CPU build, and what its build with GPU libraries takes more.
+DOWNLOAD_GB, DISK_GB = 0.5, 2.2
+GPU_DOWNLOAD_GB, GPU_DISK_GB = 2.7, 4.4
 PLATFORMS = "Python 3.10 to 3.13 on Linux, Windows, or macOS 14 or later (Apple silicon)"
 SIGNS_OF_NO_NETWORK = (
     "Failed to establish a new connection",
@@ -49,9 +51,12 @@ SIGNS_OF_NO_NETWORK = (
     "Connection refused",
     "Network is unreach",
 )
+SMALLER = (
+    "For the CPU build name PyTorch's own index of CPU wheels in PIP_EXTRA_INDEX_URL, or give a folder by --find-links"
+)
 GPU_NOTE = (
-    "  pip found a PyTorch with GPU libraries: about 3 GB more to download. To take the smaller CPU build, press\n"
-    "  Ctrl-C and name PyTorch's own index of CPU wheels in PIP_EXTRA_INDEX_URL, or give a folder by --find-links."
+    f"  pip found a PyTorch with GPU libraries: {GPU_DOWNLOAD_GB} GB more to download, {GPU_DISK_GB} GB more on disk.\n"
+    f"  {SMALLER} (Ctrl-C stops)."
 )
 
 
@@ -108,7 +113,17 @@ def runs(python: Path) -> bool:
         return False
 
 
-def make_environment(environment: Path) -> None:
+def gpu_libraries_come(request: Request) -> bool:
+    """Whether pip takes the PyTorch with GPU libraries: on Linux, unless a source of other wheels is named."""
+    if sys.platform != "linux" or request.find_links:
+        return False
+    command = [sys.executable, "-m", "pip", "config", "list"]  # says nothing where this Python has no pip
+    configured = subprocess.run(command, capture_output=True, text=True).stdout
+    variables = " ".join(name for name, value in os.environ.items() if value).lower().replace("_", "-")
+    return not any(word in configured + variables for word in ("extra-index-url", "find-links"))
+
+
+def make_environment(environment: Path, disk_gb: float = DISK_GB, advice: str = "Make room") -> None:
     """An empty virtual environment. Raises `SetupError` with what is missing."""
     try:
         import ensurepip  # noqa: F401 - Debian ships venv without it
@@ -119,8 +134,8 @@ def make_environment(environment: Path) -> None:
             "(Debian and Ubuntu: sudo apt install python3-venv) and start again."
         ) from error
     free = shutil.disk_usage(environment.parent).free / 1e9
-    if free < DISK_GB:
-        raise SetupError(f"{environment.parent} has {free:.1f} GB free, {DISK_GB} GB are needed. Make room.")
+    if free < disk_gb:
+        raise SetupError(f"{environment.parent} has {free:.1f} GB free, {disk_gb:.1f} GB are needed. {advice}.")
     try:
         venv.create(environment, clear=True, with_pip=True, symlinks=os.name != "nt")
     except (OSError, subprocess.CalledProcessError) as error:
@@ -223,7 +238,7 @@ def pip(python: Path, *arguments: str, status: Status, log: Path) -> None:
         raise SetupError(f"{explain(output)} (pip's own words: {log})")
 
 
-def install(python: Path, requirements: list[Path], request: Request) -> None:
+def install(python: Path, requirements: list[Path], request: Request, torch_gb: float = 0.2) -> None:
     """Install the pinned versions, PyTorch first so that nothing else chooses it, then the checkout itself."""
     log, status = ENVIRONMENT / "install.log", Status()
     log.unlink(missing_ok=True)
@@ -233,8 +248,8 @@ def install(python: Path, requirements: list[Path], request: Request) -> None:
     pins = [word for file in requirements for word in ("-r", str(file))]
     constraints = ["-c", str(LIBRARY / "constraints.txt")]
     steps = [
-        (f"{torch.replace('==', ' ')} (about 200 MB)", [torch, *constraints]),
-        ("transformers, nnunetv2, monai and what they need (about 300 MB)", [*pins, *constraints]),
+        (f"{torch.replace('==', ' ')} (about {torch_gb:.1f} GB)", [torch, *constraints]),
+        ("transformers, nnunetv2, monai and what they need (about 0.3 GB)", [*pins, *constraints]),
         ("medquant from python_lib", ["--no-deps", "--no-build-isolation", "--editable", str(LIBRARY)]),
     ]
     for number, (name, arguments) in enumerate(steps, start=1):
@@ -261,14 +276,16 @@ def prepare(request: Request) -> Path:
     if not request.reinstall and python.exists() and all(holds(stamp, word) for stamp, word in stamps.items()):
         return python
     began = time.monotonic()
+    more_gb, more_disk_gb = (GPU_DOWNLOAD_GB, GPU_DISK_GB) if gpu_libraries_come(request) else (0.0, 0.0)
     if request.reinstall or not runs(python):
-        tell(f"Setting up medquant in {ENVIRONMENT}: once, about {DOWNLOAD_MB} MB to download, {DISK_GB} GB on disk")
-        make_environment(ENVIRONMENT)
+        download_gb, disk_gb = DOWNLOAD_GB + more_gb, DISK_GB + more_disk_gb
+        tell(f"Setting up medquant in {ENVIRONMENT}: once, {download_gb:.1f} GB to download, {disk_gb:.1f} GB on disk")
+        make_environment(ENVIRONMENT, disk_gb, f"Make room. {SMALLER}" if more_gb else "Make room")
     else:
         tell(f"Bringing {ENVIRONMENT} up to date with the pinned versions")
     for stamp in stamps:
         stamp.unlink(missing_ok=True)
-    install(python, requirements, request)
+    install(python, requirements, request, 0.2 + more_gb)
     for stamp, word in stamps.items():
         stamp.write_text(word, encoding="utf-8")
     tell(f"Ready after {time.monotonic() - began:.0f} s.")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import os
 import subprocess
 import sys
 from importlib import metadata
@@ -211,6 +212,44 @@ def test_too_little_space_is_told_before_anything_is_made(run_py: ModuleType, mo
     with pytest.raises(run_py.SetupError, match=r"1\.0 GB free"):
         run_py.make_environment(run_py.ENVIRONMENT)
     assert not run_py.ENVIRONMENT.exists()
+
+
+@pytest.fixture
+def no_settings(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """pip as it is on a machine that nobody has set up: neither variables nor files name a source of wheels."""
+    for name in [name for name in os.environ if name.startswith("PIP_")]:
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("PIP_CONFIG_FILE", os.devnull)
+
+
+@pytest.mark.usefixtures("no_settings")
+def test_on_linux_the_gpu_libraries_are_reckoned_with(
+    run_py: ModuleType, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Room for the CPU build alone is too little there."""
+    monkeypatch.setattr(run_py.sys, "platform", "linux")
+    monkeypatch.setattr(run_py.shutil, "disk_usage", lambda path: SimpleNamespace(free=4e9))
+    with pytest.raises(run_py.SetupError, match=r"4\.0 GB free, 6\.6 GB are needed.*PIP_EXTRA_INDEX_URL"):
+        run_py.prepare(run_py.parse([]))
+    assert "3.2 GB to download, 6.6 GB on disk" in capsys.readouterr().err
+    assert not run_py.ENVIRONMENT.exists()
+
+
+@pytest.mark.usefixtures("no_settings")
+@pytest.mark.parametrize("case", ["macOS", "Windows", "folder", "variable", "index", "file"])
+def test_elsewhere_the_cpu_build_is_reckoned_with(
+    run_py: ModuleType, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, case: str
+) -> None:
+    monkeypatch.setattr(run_py.sys, "platform", {"macOS": "darwin", "Windows": "win32"}.get(case, "linux"))
+    arguments = [f"--find-links={tmp_path}"] if case == "folder" else []
+    if case == "variable":
+        monkeypatch.setenv("PIP_FIND_LINKS", str(tmp_path))
+    if case == "index":
+        monkeypatch.setenv("PIP_EXTRA_INDEX_URL", "https://example.org/cpu")
+    if case == "file":
+        (tmp_path / "pip.conf").write_text("[global]\nextra-index-url = https://example.org/cpu\n")
+        monkeypatch.setenv("PIP_CONFIG_FILE", str(tmp_path / "pip.conf"))
+    assert not run_py.gpu_libraries_come(run_py.parse(arguments))
 
 
 def test_a_python_without_venv_is_told(run_py: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
