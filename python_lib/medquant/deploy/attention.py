@@ -33,11 +33,19 @@ class WholeAttention(ChunkedAttention):
         return values if quantizers is None else quantizers[name](values)
 
     def _whole_bias(self, query: torch.Tensor, height: int, width: int) -> torch.Tensor:
-        places = query.unflatten(2, (height, width))
-        by_row = places @ self.get_rel_pos(height, height, self.rel_pos_h).transpose(1, 2)
-        across = places.transpose(2, 3) @ self.get_rel_pos(width, width, self.rel_pos_w).transpose(1, 2)
-        by_column = across.transpose(2, 3)
-        return (by_row[..., :, None] + by_column[..., None, :]).flatten(-2).flatten(2, 3)
+        """What relative positions add to the scores: (batch, heads, tokens, tokens).
+
+        One product for each row of the picture (and each column), its operands in three axes: runtimes compute those in
+        bf16, where products with more axes stay in FP32.
+        """
+        batch, heads, tokens, size = query.shape
+        places = query.reshape(batch * heads, height, width, size)
+        rows, columns = places.transpose(0, 1).reshape(height, -1, size), places.permute(2, 0, 1, 3)
+        by_row = rows @ self.get_rel_pos(height, height, self.rel_pos_h).transpose(1, 2)
+        by_row = by_row.reshape(height, batch * heads, width, height).transpose(0, 1)
+        by_column = columns.reshape(width, -1, size) @ self.get_rel_pos(width, width, self.rel_pos_w).transpose(1, 2)
+        by_column = by_column.reshape(width, batch * heads, height, width).permute(1, 2, 0, 3)
+        return (by_row[..., :, None] + by_column[..., None, :]).reshape(batch, heads, tokens, tokens)
 
 
 def export_attention(network: nn.Module, quantizer: Callable[[nn.Module], nn.Module]) -> None:

@@ -1,4 +1,4 @@
-"""The int8 weight that is nearest to a quantized layer's, as integer kernels want it: symmetric, one scale an output."""
+"""The int8 weight nearest to a quantized layer's, as integer kernels want it: symmetric, one scale an output."""
 
 from __future__ import annotations
 

@@ -45,7 +45,7 @@ def onnx_model(part: Part, *, integers: bool = True, opset: int = LEAST_OPSET) -
                 opset_version=opset,
                 dynamo=False,
             )
-    except Exception as error:  # noqa: BLE001 - the exporter raises whatever it meets
+    except Exception as error:  # the exporter raises whatever it meets
         text = str(error).strip()
         reason = text.splitlines()[0] if text else type(error).__name__
         raise UserError(f"This model has no form in ONNX ({reason}). Use another format.") from error

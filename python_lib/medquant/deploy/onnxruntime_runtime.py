@@ -13,6 +13,7 @@ import torch
 from medquant.deploy.cache import CompiledCache, fingerprint
 from medquant.deploy.program import integer_layers, rounds_inputs
 from medquant.errors import UserError
+from medquant.memory import lacks_memory
 
 if TYPE_CHECKING:
     from medquant.models.base import Part
@@ -124,7 +125,7 @@ class OnnxSession:
             try:
                 found = self._session.run(None, dict(zip(self._inputs, arrays, strict=True)))
             except Exception as error:  # its errors have no common class
-                if "alloc" in str(error).lower():
+                if lacks_memory(error):
                     raise MemoryError("running the model") from error
                 reason = str(error).splitlines()[0]
                 raise UserError(f"onnxruntime failed ({reason}). Use --runtime pytorch.") from error

@@ -17,8 +17,8 @@ if TYPE_CHECKING:
 def openvino_model(part: Part, *, integers: bool = True) -> Any:
     """`openvino.Model` of a part, with its inputs' and outputs' names and the axes that may vary.
 
-    With `integers`, quantized layers are FakeQuantize, and int8 weights, that OpenVINO turns into integer kernels. Raises
-    `UserError` where an operator cannot be converted.
+    With `integers`, quantized layers are FakeQuantize and int8 weights, which OpenVINO turns into integer kernels.
+    Raises `UserError` where an operator cannot be converted.
     """
     import openvino
 

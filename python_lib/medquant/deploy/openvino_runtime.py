@@ -15,6 +15,7 @@ import torch
 from medquant.deploy.cache import CompiledCache, fingerprint
 from medquant.deploy.program import integer_layers, rounds_inputs
 from medquant.errors import UserError
+from medquant.memory import lacks_memory
 
 if TYPE_CHECKING:
     from medquant.models.base import Part
@@ -101,7 +102,7 @@ class OpenVino:
         try:
             return _core().compile_model(model, self.device, config)
         except RuntimeError as error:
-            if is_out_of_memory(error):
+            if lacks_memory(error):
                 raise MemoryError("compiling") from error
             raise UserError(
                 f"OpenVINO cannot compile this model for {self.device} ({_first_line(error)}). Use --runtime pytorch."
@@ -131,7 +132,7 @@ class OpenVinoSession:
             try:
                 found = self._request.infer(dict(enumerate(arrays)), share_inputs=True)
             except RuntimeError as error:
-                if is_out_of_memory(error):
+                if lacks_memory(error):
                     raise MemoryError("running the model") from error
                 raise UserError(f"OpenVINO failed ({_first_line(error)}). Use --runtime pytorch.") from error
             outputs = tuple(torch.from_numpy(found[index].copy()) for index in range(self._outputs))
@@ -147,12 +148,6 @@ def count_integer_layers(compiled: Any) -> int:
         facts = {key: info[key].astype(str) if key in info else "" for key in ("layerType", "primitiveType")}
         count += facts["layerType"] in kinds and facts["primitiveType"].lower().endswith(("_i8", "_u8"))
     return count
-
-
-def is_out_of_memory(error: BaseException) -> bool:
-    """Whether a runtime's message says that memory did not suffice."""
-    text = str(error).lower()
-    return "bad_alloc" in text or ("alloc" in text and "fail" in text) or "out of memory" in text
 
 
 def _config(hint: str, threads: int | None) -> dict[str, Any]:

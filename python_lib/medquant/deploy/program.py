@@ -97,7 +97,15 @@ class StaticQuantizer(nn.Module):
         self.scale, self.zero, self.levels = float(quantizer.scale), int(quantizer.zero), quantizer.levels
         symmetric = self.levels < 256 and 2 * self.zero == self.levels - 1
         self.shift = self.zero if symmetric else 0
+        self.dialect = dialect
         self.cut = dialect == "onnx" and self.levels < 256
+        self.lifted = 0.0
+
+    def lift(self) -> float:
+        """From now on give values that are larger by a constant, which is returned: codes without a zero point."""
+        if not self.shift:
+            self.lifted, self.zero = self.zero * self.scale, 0
+        return self.lifted
 
     def forward(self, values: torch.Tensor) -> torch.Tensor:
         """The values at the levels of the grid; same shape and type."""
@@ -105,6 +113,8 @@ class StaticQuantizer(nn.Module):
         if self.cut:
             values = values.clamp((low - zero) * self.scale, (high - zero) * self.scale)
             low, high = (-128, 127) if self.shift else (0, 255)
+        if self.lifted:
+            values = values + self.lifted
         return torch.fake_quantize_per_tensor_affine(values, self.scale, zero, low, high)
 
 
@@ -187,6 +197,14 @@ class IntegerLayer(_ExportedLayer):
         codes, scale = nearest_int8(layer, largest_code)
         self.register_buffer("codes", codes)
         self.register_buffer("scale", scale)
+        if (
+            isinstance(quantizer, StaticQuantizer)
+            and quantizer.dialect == "openvino"
+            and self.geometry.kind == "Linear"
+        ):
+            # The runtime would subtract what the zero point adds from every output: the bias can hold it.
+            constant = quantizer.lift() * (codes.double().sum(1) * scale.double()).float()
+            self.bias = -constant if self.bias is None else self.bias.float() - constant
 
     def weight(self) -> torch.Tensor:
         layout = self.geometry.layout

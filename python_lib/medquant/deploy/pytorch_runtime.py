@@ -12,6 +12,7 @@ from torch import nn
 
 from medquant.deploy.program import decoded_program, rounds_inputs
 from medquant.errors import UserError
+from medquant.memory import lacks_memory
 
 if TYPE_CHECKING:
     from medquant.models.base import Part
@@ -87,7 +88,7 @@ class PyTorchSession:
             try:
                 found = self._module(*inputs)
             except RuntimeError as error:  # torch.cuda.OutOfMemoryError is one; so is the processor's allocator's
-                if "out of memory" in str(error) or "can't allocate memory" in str(error):
+                if lacks_memory(error):
                     raise MemoryError("running the model") from error
                 raise
         if isinstance(found, (tuple, list)):

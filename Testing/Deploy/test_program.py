@@ -1,0 +1,153 @@
+"""Quantized layers in the form of other runtimes: the same numbers, int8 weights where they can be exact."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import nn
+
+from medquant.activations import ActivationQuantizer
+from medquant.channels import Live
+from medquant.deploy.int8_codes import LARGEST_CODE_WITHOUT_VNNI, nearest_int8
+from medquant.deploy.program import (
+    DecodedLayer,
+    IntegerLayer,
+    decoded_program,
+    integer_layers,
+    integer_program,
+    rounds_inputs,
+)
+from medquant.geometry import LayerGeometry
+from medquant.grid import Grid
+from medquant.layers import QuantizedLayer
+from medquant.network_edit import set_module
+from medquant.quantized_model import QuantizedModel
+
+LAYERS = [
+    (nn.Linear(6, 5), (2, 3, 6)),
+    (nn.Conv2d(4, 6, 3, padding=1, groups=2), (1, 4, 7, 7)),
+    (nn.Conv3d(3, 4, 3, stride=2, bias=False), (1, 3, 7, 7, 7)),
+    (nn.ConvTranspose3d(4, 3, 2, stride=2), (1, 4, 3, 3, 3)),
+    (nn.ConvTranspose2d(4, 6, 2, stride=2, groups=2), (1, 4, 3, 3)),
+]
+
+
+def quantized_layer(module: nn.Module, bits: int, zero: float | None = None, seed: int = 0) -> QuantizedLayer:
+    """Random codes on a grid for each output; the offset is real where there is no zero point."""
+    geometry = LayerGeometry.of(module)
+    layout, generator = geometry.layout, torch.Generator().manual_seed(seed)
+    codes = torch.randint(0, 2**bits, (layout.groups, layout.rows, layout.columns), generator=generator)
+    if zero == -128:
+        codes = codes.clamp_min(1)
+    grids = []
+    for _ in range(layout.groups):
+        each = torch.rand(layout.columns // layout.share, generator=generator) * 0.01 + 0.002
+        scale = each.repeat_interleave(layout.share)[None]
+        real = -(torch.rand(scale.shape[1] // layout.share, generator=generator) + 0.2).repeat_interleave(layout.share)
+        offset = scale * (2 ** (bits - 1)) * real[None] if zero is None else scale * zero
+        grids.append(Grid(scale, offset, 2**bits, torch.zeros(layout.rows, dtype=torch.long)))
+    bias = None if module.bias is None else module.bias.detach()
+    return QuantizedLayer.from_solutions(geometry, bits, codes.to(torch.uint8), grids, zero, bias, Live())
+
+
+def static(low: float, high: float, levels: int = 256, axis: int = 1) -> ActivationQuantizer:
+    symmetric = levels % 2 == 1
+    scale = (high - low) / (levels - 1)
+    zero = torch.tensor(round(-low / scale), dtype=torch.int32)
+    bits = levels.bit_length() - (not symmetric)
+    return ActivationQuantizer(
+        bits, "tensor", symmetric=symmetric, channel_axis=axis, scale=torch.tensor(scale), zero=zero
+    )
+
+
+@pytest.mark.parametrize(("bits", "zero"), [(8, -128.0), (4, -8.0), (2, -1.5), (3, -3.5), (4, -3.0)])
+@pytest.mark.parametrize("number", range(len(LAYERS)))
+def test_grids_with_a_whole_or_half_zero_point_are_exact(number: int, bits: int, zero: float) -> None:
+    layer = quantized_layer(LAYERS[number][0], bits, zero)
+    program = integer_program(with_quantizer(layer, static(-1, 1)))
+    assert isinstance(program, IntegerLayer)
+    assert torch.allclose(program.weight(), layer.weight, rtol=1e-5, atol=1e-7)
+    assert program.codes.dtype == torch.int8
+
+
+def with_quantizer(layer: QuantizedLayer, quantizer: ActivationQuantizer) -> QuantizedLayer:
+    layer.input_quantizer = quantizer
+    return layer
+
+
+@given(bits=st.integers(2, 8), number=st.integers(0, len(LAYERS) - 1), seed=st.integers(0, 50))
+@settings(max_examples=60)
+def test_no_weight_moves_by_more_than_half_a_scale(bits: int, number: int, seed: int) -> None:
+    layer = quantized_layer(LAYERS[number][0], bits, seed=seed)
+    weight = layer.weight
+    for largest in (127, LARGEST_CODE_WITHOUT_VNNI):
+        codes, scale = nearest_int8(layer, largest)
+        assert codes.shape == weight.shape and int(codes.max()) <= largest and int(codes.min()) >= -largest - 1
+        program = IntegerLayer(with_quantizer(layer, static(-1, 1)), nn.Identity(), largest)
+        assert torch.equal(program.scale, scale)
+        error = float((program.weight() - weight).abs().max())
+        assert error <= 0.51 * float(scale.max()) and error <= 0.51 * float(weight.abs().max()) / largest
+
+
+@pytest.mark.parametrize("dialect", ["openvino", "onnx"])
+@pytest.mark.parametrize("levels", [256, 255, 16, 15])
+@pytest.mark.parametrize("number", range(len(LAYERS)))
+def test_the_program_computes_what_the_engine_does(number: int, levels: int, dialect: str) -> None:
+    module, shape = LAYERS[number]
+    low, high = (-0.7, 1.9) if levels % 2 == 0 else (-1.5, 1.5)
+    layer = with_quantizer(quantized_layer(module, 8, -128.0), static(low, high, levels))
+    inputs = torch.randn(shape, generator=torch.Generator().manual_seed(1)) * 1.2
+    # Keep off the halves between two levels, which either may round its own way.
+    grid = inputs / float(layer.input_quantizer.scale)
+    inputs = torch.where((grid - grid.floor() - 0.5).abs() < 1e-2, inputs.new_zeros(()), inputs)
+    found = integer_program(layer, dialect=dialect)(inputs)
+    assert torch.allclose(found, layer(inputs), atol=1e-5)
+
+
+def test_channels_are_divided_as_by_the_engine() -> None:
+    for module, shape in LAYERS[:1] + LAYERS[2:4]:
+        layer = with_quantizer(quantized_layer(module, 8, -128.0), static(-1.0, 1.0, 255))
+        layer.input_divisor = torch.rand(shape[-1] if isinstance(module, nn.Linear) else shape[1]) + 0.5
+        inputs = torch.randn(shape)
+        assert torch.allclose(integer_program(layer)(inputs), layer(inputs), atol=1e-5)
+
+
+def test_the_original_stays_as_it_is() -> None:
+    network = nn.Sequential(nn.Linear(6, 6), nn.ReLU(), nn.Linear(6, 5))
+    set_module(network, "0", with_quantizer(quantized_layer(nn.Linear(6, 6), 8, -128.0), static(-1, 1)))
+    set_module(network, "2", quantized_layer(nn.Linear(6, 5), 4))
+    inputs = torch.randn(3, 6)
+    before = network(inputs)
+    program = integer_program(network)
+    assert isinstance(network[0], QuantizedLayer) and torch.equal(network(inputs), before)
+    assert isinstance(program[0], IntegerLayer) and torch.allclose(program(inputs), before, atol=1e-5)
+    assert integer_layers(network) == ["0"] and rounds_inputs(network)
+
+
+def test_without_integers_inputs_are_not_rounded() -> None:
+    layer = with_quantizer(quantized_layer(nn.Linear(6, 5), 8, -128.0), static(-0.1, 0.1))
+    inputs = torch.randn(3, 6)
+    expected = nn.functional.linear(inputs, layer.weight, layer.bias)
+    for program in (integer_program(layer, integers=False), decoded_program(layer, integers=False)):
+        assert torch.allclose(program(inputs), expected, atol=1e-5)
+    assert torch.equal(decoded_program(layer)(inputs), layer(inputs))
+
+
+def test_what_has_no_integer_kernel_stays_simulated() -> None:
+    layer = quantized_layer(nn.Conv3d(3, 4, 3), 8, -128.0)
+    layer.input_quantizer = ActivationQuantizer(8, "position", symmetric=True, channel_axis=1)
+    inputs = torch.randn(1, 3, 5, 5, 5)
+    program = integer_program(layer)
+    assert isinstance(program, DecodedLayer) and not integer_layers(nn.Sequential(layer))
+    assert torch.allclose(program(inputs), layer(inputs), atol=1e-6)
+
+
+def test_a_quantized_model_as_the_engine_makes_it(integer_patchwise: QuantizedModel) -> None:
+    network = integer_patchwise.model.network
+    assert len(integer_layers(network)) == 3
+    inputs = torch.randn(1, 1, 4, 16, 16)
+    with torch.no_grad():
+        expected, found = network(inputs), integer_program(network)(inputs)
+    assert float((found - expected).abs().mean()) < 0.01 * float(expected.abs().mean())
