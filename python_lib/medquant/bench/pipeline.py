@@ -27,6 +27,7 @@ import SimpleITK as sitk
 from medquant.bench.pipeline_model import write_model
 from medquant.errors import UserError
 from medquant.evaluation.metrics import dice
+from medquant.models.nnunet_folder import configuration_folder
 from medquant.progress import CancelCheck, Progress, ProgressCallback
 
 PEER = "nnunetv2"
@@ -59,6 +60,7 @@ def run(
     *,
     data: Path | None = None,
     weights: Path | None = None,
+    scan: Path | None = None,
     cases: Sequence[str] = tuple(CASES),
     contenders: Sequence[str] = tuple(CONTENDERS),
     mirroring: bool = False,
@@ -69,7 +71,8 @@ def run(
     """One row for each case and contender, nnunetv2 first.
 
     `data`: the folder with `ct_abdomen_dicom`, for the case of 20 slices. `weights`: an nnU-Net results folder; None:
-    a network of full size that is made here (`medquant.bench.pipeline_model`). `mirroring`: average over mirrored
+    a network of full size that is made here (`medquant.bench.pipeline_model`). `scan`: a NIfTI file instead of the
+    cases. `mirroring`: average over mirrored
     patches, as nnU-Net's training allows: eight times the work of every engine. Raises `UserError` for what is not
     there, or where an engine fails.
     """
@@ -80,14 +83,16 @@ def run(
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
         tracker.report(0.0, "Making the network" if weights is None else "Reading the network")
-        results = write_model(folder / "results") if weights is None else Path(weights)
+        results = write_model(folder / "results") if weights is None else configuration_folder(weights)
         jobs = _Jobs(folder, results, mirroring, threads)
         rows = []
+        chosen = [CONTENDERS[name] for name in contenders]
+        if scan is not None:
+            return _rows(scan.name, scan, chosen, jobs, tracker)
         for number, case in enumerate(cases):
             part = tracker.span(number / len(cases), (number + 1) / len(cases))
             part.report(0.0, f"Making the scan of {case} slices")
-            scan = _scan(case, data, folder)
-            rows += _rows(case, scan, [CONTENDERS[name] for name in contenders], jobs, part)
+            rows += _rows(CASES[case], _scan(case, data, folder), chosen, jobs, part)
         return rows
 
 
@@ -100,6 +105,11 @@ class _Jobs:
     mirroring: bool
     threads: int | None
     quantized: Path | None = None
+
+    @property
+    def suffix(self) -> str:
+        """Of the masks that this nnU-Net writes."""
+        return str(json.loads((self.results / "dataset.json").read_text(encoding="utf-8"))["file_ending"])
 
     def weights_for(self, contender: Contender, tracker: Progress) -> Path:
         """The results folder, or the INT8 model that is made of it once."""
@@ -118,14 +128,14 @@ def _rows(
     truth: np.ndarray | None = None
     for number, contender in enumerate(contenders):
         part = tracker.span((number + 0.1) / len(contenders), (number + 1) / len(contenders))
-        part.report(0.0, f"{CASES[case]}: {contender.name} {contender.precision}")
+        part.report(0.0, f"{case}: {contender.name} {contender.precision}")
         weights = jobs.weights_for(contender, part)
-        mask = jobs.folder / f"{case}-{contender.runtime}-{contender.precision}.nii.gz"
+        mask = jobs.folder / f"{contender.runtime}-{contender.precision}{jobs.suffix}"
         stages, peak = run_alone(contender, weights, scan, mask, jobs, part)
         labels = sitk.GetArrayFromImage(sitk.ReadImage(str(mask)))
         truth = labels if contender.runtime == PEER else truth
         row = {
-            "case": CASES[case],
+            "case": case,
             "engine": contender.name,
             "precision": contender.precision,
             "seconds": sum(seconds for name, seconds in stages.items() if name != "model"),
@@ -213,7 +223,12 @@ def quantize_to(target: Path, results: Path, *, mirroring: bool, tracker: Progre
     volume = Volume(array, affine, "phantom", "CT")
     recipe = Recipe(weights=IntWeights(8, symmetric=True), method="rtn", activations=IntActivations(8))
     quantized = quantize(
-        model, volume, recipe=recipe, selection=CalibrationSelection(count=4), cancelled=tracker.cancelled
+        model,
+        volume,
+        recipe=recipe,
+        selection=CalibrationSelection(count=4),
+        max_memory_mb=0.7 * psutil.virtual_memory().available / 1e6,
+        cancelled=tracker.cancelled,
     )
     quantized.save(target)
 

@@ -87,6 +87,53 @@ def footprint(
         run.finish(rows)
 
 
+@app.command("pipeline", epilog=o.examples("medquant bench pipeline --data FOLDER --json pipeline.json"))
+def pipeline(
+    data: Annotated[str | None, DATA] = None,
+    weights: Annotated[
+        str | None, typer.Option(help="nnU-Net results folder; a network of full size is made if not given.")
+    ] = None,
+    cases: Annotated[
+        list[str] | None,
+        typer.Option("--case", help="20 (a real CT of 20 slices) or 200 (a phantom). Repeatable; both if not given."),
+    ] = None,
+    scan: Annotated[str | None, typer.Option(help="A NIfTI file instead of the two cases.")] = None,
+    engines: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--engine",
+            help="nnunetv2, pytorch-fp32, openvino-fp32, openvino-bf16 or openvino-int8. Repeatable; all if not given.",
+        ),
+    ] = None,
+    mirroring: Annotated[bool, typer.Option(help="Average over mirrored patches: 8 times the work.")] = False,
+    threads: Annotated[int | None, typer.Option(min=1, help="Threads of every engine; its own choice if not.")] = None,
+    json_target: o.Json = None,
+) -> None:
+    """Segment two scans from file to file with nnunetv2's own predictor and with medquant's engines, side by side.
+
+    Every engine has a process of its own: time by stage, peak memory, and how far the masks agree. Takes some twenty
+    minutes on two cores.
+    """
+    from medquant.bench import pipeline as bench
+
+    with session(json_target) as run:
+        chosen = {"cases": cases, "contenders": engines}
+        chosen = {name: tuple(values) for name, values in chosen.items() if values}
+        with run.track("Pipeline") as (progress, cancelled):
+            rows = bench.run(
+                data=data_folder(data) if data else None,
+                weights=None if weights is None else Path(weights).expanduser(),
+                scan=None if scan is None else Path(scan).expanduser(),
+                **chosen,
+                mirroring=mirroring,
+                threads=threads,
+                progress=progress,
+                cancelled=cancelled,
+            )
+        _print_pipeline(run, rows)
+        run.finish(rows)
+
+
 def data_folder(given: str | None) -> Path:
     """The real scans and weights. Raises `UserError` where they are not."""
     if not given:
@@ -124,5 +171,39 @@ def _print_rows(run: Session, rows: list[dict[str, Any]]) -> None:
             f"{row['effective_bits']:.2f}",
             wording.score(row["dsc_vs_fp32"]),
             wording.score(row["dsc_vs_reference"]),
+        )
+    run.console.print(table)
+
+
+def _print_pipeline(run: Session, rows: list[dict[str, Any]]) -> None:
+    from rich.table import Table
+
+    from medquant.evaluation import wording
+
+    table = Table(box=None, padding=(0, 2, 0, 0), header_style="bold", pad_edge=False)
+    for title in (
+        "case",
+        "engine",
+        "precision",
+        "time",
+        "faster",
+        "memory",
+        "part of\nmemory",
+        "Dice\nnnunetv2",
+        "stages",
+    ):
+        table.add_column(title)
+    for row in rows:
+        stages = ", ".join(f"{name} {wording.seconds(seconds)}" for name, seconds in row["stages"].items())
+        table.add_row(
+            row["case"],
+            row["engine"],
+            row["precision"],
+            wording.seconds(row["seconds"]),
+            f"{row['speedup_vs_peer']:.1f}x" if "speedup_vs_peer" in row else "",
+            wording.memory(row["peak_memory_mb"]),
+            f"{row['memory_vs_peer']:.2f}" if "memory_vs_peer" in row else "",
+            wording.score(row["dsc_vs_peer"]),
+            stages,
         )
     run.console.print(table)

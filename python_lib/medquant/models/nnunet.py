@@ -18,6 +18,7 @@ from torch import nn
 
 from medquant.errors import UserError
 from medquant.imaging.volume import Volume
+from medquant.memory import lacks_memory
 from medquant.models.base import CalibrationBatch, CalibrationSelection, Model, Part, described, device_of
 from medquant.models.body import calibration_region, choose_patches, require_usable
 from medquant.models.network_part import network_part
@@ -32,7 +33,6 @@ from medquant.progress import Progress
 from medquant.prompts import BoxPrompt
 from medquant.segmentation import Segmentation
 
-_NO_MEMORY = ("allocate memory", "not enough memory", "out of memory", "bad_alloc")
 # What inference needs of dataset.json; the rest may name the cases of the training set.
 _DATASET_ENTRIES = ("channel_names", "modality", "labels", "regions_class_order", "file_ending")
 
@@ -88,7 +88,8 @@ class NnUNetModel(Model):
         plans = Plans(found.plans, found.dataset, found.configuration)
         networks = []
         for fold, state in zip(found.folds, found.states, strict=True):
-            network = plans.network(found.trainer)
+            with torch.device("meta"):  # no memory for random numbers that are replaced at once
+                network = plans.network(found.trainer)
             what = f"the plans beside it ({found.configuration})"
             fill(network, strip_wrappers(state), source=f"the checkpoint of fold {fold}", what=what)
             networks.append(without_deep_supervision(network))
@@ -120,8 +121,8 @@ class NnUNetModel(Model):
         progress = progress or Progress()
         progress.report(0.0, "Preparing the scan")
         turned = self._orienting(volume)
-        data, properties = self._preprocessed(turned.volume(volume))
-        region = self._on_network_grid(turned.apply(calibration_region(volume, selection)), properties, data)
+        data, properties = self._preprocessed(turned.volume(volume), progress.check)
+        region = self._on_network_grid(turned.apply(calibration_region(volume, selection, progress)), properties, data)
         patch = self.plans.patch_size
         flat = len(patch) == 2
         corners = choose_patches(
@@ -165,7 +166,7 @@ class NnUNetModel(Model):
                 labels = self._labels(plans, data, properties, stages, part)
                 break
             except (MemoryError, RuntimeError) as error:
-                smaller = plans.with_smaller_patches() if _lacks_memory(error) else None
+                smaller = plans.with_smaller_patches() if lacks_memory(error) else None
                 if smaller is None:
                     raise
                 plans = smaller
@@ -237,8 +238,3 @@ class NnUNetModel(Model):
 
 def _joined(networks: list[nn.Module]) -> nn.Module:
     return networks[0] if len(networks) == 1 else FoldEnsemble(networks)
-
-
-def _lacks_memory(error: Exception) -> bool:
-    """Whether an error says that an allocation failed, as PyTorch says it of processors and of GPUs."""
-    return isinstance(error, MemoryError) or any(words in str(error).lower() for words in _NO_MEMORY)

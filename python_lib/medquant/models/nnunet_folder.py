@@ -60,7 +60,7 @@ def read_results_folder(
     if folder.is_file() or re.fullmatch(r"fold_\w+", folder.name):  # a checkpoint, or a fold, was pointed at
         fold = folder.parent if folder.is_file() else folder
         folder, folds = fold.parent, folds or (fold.name.removeprefix("fold_"),)
-    folder = _configuration_folder(folder, configuration)
+    folder = configuration_folder(folder, configuration)
     plans, dataset = read_json(folder / "plans.json"), read_json(folder / "dataset.json")
     files = _checkpoints(folder, folds, checkpoint)
     contents = [_read(file) for file in files.values()]
@@ -90,7 +90,8 @@ def quietly() -> Iterator[None]:
         yield
 
 
-def _configuration_folder(folder: Path, configuration: str | None) -> Path:
+def configuration_folder(folder: Path, configuration: str | None = None) -> Path:
+    """The folder with plans.json: `folder`, or one below it. Raises `UserError` where there is none."""
     if not folder.is_dir():
         raise UserError(f"There is no folder {folder}. {_LAYOUT}.")
     if any(folder.glob("plans.pkl")) or any(folder.glob("*/plans.pkl")):
@@ -107,7 +108,7 @@ def _configuration_folder(folder: Path, configuration: str | None) -> Path:
     wanted = configuration or next((name for name in _PREFERRED if name in found), None)
     if wanted not in found:
         raise UserError(f"{folder} has the configurations {', '.join(found)}, not {wanted}. Choose one of these.")
-    return _configuration_folder(found[wanted], None)
+    return configuration_folder(found[wanted])
 
 
 def _checkpoints(folder: Path, folds: str | tuple[int | str, ...] | None, checkpoint: str | None) -> dict[str, Path]:
