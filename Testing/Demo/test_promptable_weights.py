@@ -13,6 +13,10 @@ from transformers import SamModel
 
 from medquant.embedded.promptable.configuration import PREPROCESSOR, WEIGHTS_FOLDER
 from medquant.embedded.promptable.evaluation import ellipse_in_box, evaluate, otsu_in_box
+from medquant.imaging.volume import Volume
+from medquant.models.registry import load_model
+from medquant.prompts import Box, BoxPrompt
+from medquant.segment import segment
 
 
 def test_the_folder_is_complete_and_small() -> None:
@@ -47,6 +51,17 @@ def test_dice_on_every_section_of_unseen_scans(test_data: Path) -> None:
     assert model >= ellipse + 0.11
     assert found[scans[0], "liver"]["dice"] >= 0.94
     assert found[scans[1], "spleen"]["dice"] >= 0.90
+
+
+def test_a_box_of_one_voxel_is_segmented() -> None:
+    array = np.full((3, 40, 40), -100, np.int16)
+    array[:, 10:30, 10:30] = 60
+    dot = Box((20, 21, 1), (20, 21, 1), label=3)
+    found = segment(
+        load_model("embedded", device="cpu"), Volume(array, np.eye(4), modality="CT"), prompt=BoxPrompt((dot,))
+    ).labels
+    found[1, 21, 20] = 0
+    assert not found.any(), "nothing outside the box"
 
 
 def test_the_ellipse_touches_its_box() -> None:

@@ -12,10 +12,10 @@ Plane = Literal["axial", "coronal", "sagittal"]
 class Box:
     """An axis-aligned box around one structure.
 
-    In `space="ijk"` the corners are voxel indices (i, j, k), both inclusive; in `space="world"` they are two
-    opposite corners in LPS millimetres (x, y, z), and the box means every voxel of its bounding index box.
-    `plane` says which slices a two-dimensional model walks through; None: the plane of the volume's thickest
-    spacing or, where spacing is even, axial.
+    In `space="ijk"` the corners are voxel indices (i, j, k), both inclusive, so that equal ones are one voxel; in
+    `space="world"` they are two opposite corners in LPS millimetres (x, y, z), and the box means every voxel of its
+    bounding index box. `plane` says which slices a two-dimensional model walks through; None: the plane of the
+    volume's thickest spacing or, where spacing is even, axial.
     """
 
     lower: tuple[float, float, float]

@@ -43,8 +43,8 @@ def plane_of(volume: Volume, slice_axis: int) -> Plane:
 def resolve_box(box: Box, volume: Volume) -> tuple[Index, Index, int]:
     """First and last voxel (i, j, k), both inclusive, and the array axis (0, 1, 2 for k, j, i) to walk along.
 
-    Corners are rounded to the nearest voxel and clipped to the scan. Raises `UserError` for corners that are not
-    numbers, in the wrong order, less than two voxels apart within the slice, or a box wholly outside the scan.
+    Corners are rounded to the nearest voxel and clipped to the scan; two equal ones are a box of one voxel. Raises
+    `UserError` for corners that are not numbers or in the wrong order, and for a box wholly outside the scan.
     """
     corners = np.array([box.lower, box.upper], dtype=np.float64)
     if corners.shape != (2, 3) or not np.isfinite(corners).all():
@@ -59,19 +59,13 @@ def resolve_box(box: Box, volume: Volume) -> tuple[Index, Index, int]:
     elif (corners[0] > corners[1]).any():
         raise UserError(f"The box of {box.name} ends before it begins. Give the lower corner first.")
     lower, upper = np.floor(corners + 0.5).astype(np.int64)
-    within_slice = [i for i in range(3) if i != 2 - axis]
-    if (upper - lower)[within_slice].min() < 1:
-        raise UserError(f"The box of {box.name} has no size within the slice. Draw it around the structure.")
     size = np.array(volume.shape[::-1])
     if (upper < 0).any() or (lower >= size).any():
         raise UserError(
             f"The box of {box.name} lies outside the scan: voxels {_shown(lower)} to {_shown(upper)}, "
             f"the scan has (0, 0, 0) to {_shown(size - 1)}. Draw it on the scan."
         )
-    lower, upper = np.maximum(lower, 0), np.minimum(upper, size - 1)
-    if (upper - lower)[within_slice].min() < 1:
-        raise UserError(f"The box of {box.name} only touches the scan's edge. Draw it around the structure.")
-    return _index(lower), _index(upper), axis
+    return _index(np.maximum(lower, 0)), _index(np.minimum(upper, size - 1)), axis
 
 
 def boxes_from_labels(
@@ -86,7 +80,8 @@ def boxes_from_labels(
     """The tight box around each structure of a label map (k, j, i), grown by `margin` voxels within the slice.
 
     One box per structure, or with `per_slice` one per structure and slice it appears on. Structures without voxels
-    get no box. Boxes are at least two voxels wide within the slice. Raises `UserError` where no structure has voxels.
+    get no box. A structure one voxel wide gets a box of two, as a person would draw it. Raises `UserError` where no
+    structure has voxels.
     """
     if labels.shape != volume.shape:
         raise UserError(
