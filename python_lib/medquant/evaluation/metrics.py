@@ -16,6 +16,8 @@ from scipy.ndimage import binary_erosion
 from scipy.spatial import cKDTree
 
 from medquant.errors import UserError
+from medquant.evaluation.structures import joint_box
+from medquant.imaging.lattice import extents_of
 
 # A distance of exactly the tolerance is within it, whatever the last bit of the spacing says.
 _ROUNDING_MM = 1e-6
@@ -55,7 +57,7 @@ def agreement(a: np.ndarray, b: np.ndarray, spacing: Sequence[float], tolerance_
         raise UserError(f"The tolerance cannot be {tolerance_mm} mm. Give a number of millimetres from 0 upwards.")
     if not (a.any() and b.any()):
         return Agreement(0.0, 0.0, math.inf) if a.any() or b.any() else Agreement(1.0, 1.0, 0.0)
-    box = _bounding_box(a | b)
+    box = joint_box([extents_of(a | b)[1]], a.shape)
     a_to_b, b_to_a = surface_distances(a[box], b[box], spacing)
     limit = tolerance_mm + _ROUNDING_MM
     within = np.count_nonzero(a_to_b <= limit) + np.count_nonzero(b_to_a <= limit)
@@ -93,16 +95,6 @@ def _directed(source: np.ndarray, target: np.ndarray, spacing: Sequence[float]) 
         tree = cKDTree(np.argwhere(target) * spacing, balanced_tree=False, compact_nodes=False)
         distances[apart] = tree.query(np.argwhere(source)[apart] * spacing)[0]
     return distances
-
-
-def _bounding_box(mask: np.ndarray) -> tuple[slice, ...]:
-    # Grown by one voxel, so that only a flat array gives a flat crop.
-    box = []
-    for axis in range(mask.ndim):
-        others = tuple(other for other in range(mask.ndim) if other != axis)
-        occupied = np.flatnonzero(mask.any(axis=others))
-        box.append(slice(max(occupied[0] - 1, 0), occupied[-1] + 2))
-    return tuple(box)
 
 
 def _as_masks(a: np.ndarray, b: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
