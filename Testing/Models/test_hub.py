@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import http.server
 import json
+import os
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -179,6 +181,16 @@ def test_a_file_put_there_by_hand_is_found(tmp_path: Path) -> None:
     assert hub.medsam_folder(tmp_path) is None
     (tmp_path / "medsam_vit_b.pth").touch()
     assert hub.medsam_folder(tmp_path) == tmp_path / "medsam_vit_b.pth"
+
+
+@pytest.mark.parametrize(("code", "words"), [(errno.ENOSPC, "The disk of"), (errno.EDQUOT, "Your disk quota of")])
+def test_no_room_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: int, words: str) -> None:
+    def refuse(*_: Any) -> None:
+        raise OSError(code, os.strerror(code))
+
+    monkeypatch.setattr(hub, "_fetch", refuse)
+    with pytest.raises(UserError, match=rf"{words} .* is used up. Free 400 MB"):
+        hub.download_medsam(folder=tmp_path / "cache")
 
 
 def test_a_folder_that_cannot_be_made_is_explained(tmp_path: Path) -> None:

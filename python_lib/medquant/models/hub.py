@@ -143,9 +143,10 @@ def _explaining(folder: Path) -> Iterator[None]:
     except OSError as error:
         import errno
 
-        if error.errno == errno.ENOSPC:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            full = "The disk" if error.errno == errno.ENOSPC else "Your disk quota"
             raise UserError(
-                f"The disk of {folder} is full. Free 400 MB; the download goes on where it stopped."
+                f"{full} of {folder} is used up. Free 400 MB; the download goes on where it stopped."
             ) from error
         raise _by_hand(folder, error) from error
     except Exception as error:  # the client's network errors have other names in every version
