@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -140,3 +142,28 @@ def test_a_cache_without_permission_works(medquant, scan: Path, small_sam: Path,
     own_cache.mkdir(mode=0o500)
     command = ("segment", scan / "ct.nii.gz", "--model", small_sam, "--box", BOX, "--runtime", "auto")
     assert medquant(*command).exit_code == 0
+
+
+@pytest.mark.parametrize("busy", [True, False])
+def test_a_stopped_command_does_not_wait_for_a_library(busy: bool) -> None:
+    """A converter is inside a call that nothing can interrupt: the process ends all the same, with its exit code."""
+    code = (
+        "import threading, sys\n"
+        "from medquant import cli\n"
+        "from medquant.background import stoppable_call\n"
+        "from medquant.errors import Cancelled\n"
+        "from medquant.progress import Progress\n"
+        f"inside, endless = threading.Event(), {busy}\n"
+        "def work():\n"
+        "    inside.set()\n"
+        "    if endless: threading.Event().wait()\n"
+        "def app():\n"
+        "    try: stoppable_call(work, Progress(None, lambda: inside.is_set()))\n"
+        "    except Cancelled: print('Stopped.')\n"
+        "    sys.exit(130)\n"
+        "cli.app = app\n"
+        "cli.main()\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120, check=False)
+    assert done.returncode == 130, done.stderr
+    assert "Stopped." in done.stdout or not busy

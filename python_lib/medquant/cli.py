@@ -11,6 +11,8 @@ import os
 import platform
 import sys
 import tempfile
+import threading
+import time
 import traceback
 import warnings
 from datetime import datetime
@@ -38,6 +40,8 @@ from medquant.commands import (
 from medquant.errors import Cancelled, UserError
 
 UNEXPECTED, USER_ERROR, CANCELLED = 1, 2, 130
+PATIENCE_SECONDS = 1.0
+"""How long a stopped command waits for what still runs."""
 PLAIN = {"\N{MINUS SIGN}": "-", "\N{EN DASH}": "-", "\N{MULTIPLICATION SIGN}": "x"}
 
 
@@ -140,7 +144,24 @@ def main() -> None:
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="plain")
-    app()
+    try:
+        app()
+    except SystemExit as end:
+        if end.code == CANCELLED:
+            _leave_at_once()
+        raise
+
+
+def _leave_at_once() -> None:
+    """End the process though a library may still be busy with what was stopped: its calls cannot be interrupted."""
+    deadline = time.monotonic() + PATIENCE_SECONDS
+    others = [t for t in threading.enumerate() if t is not threading.current_thread() and not t.daemon]
+    for thread in others:
+        thread.join(max(0.0, deadline - time.monotonic()))
+    if any(thread.is_alive() for thread in others):
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(CANCELLED)
 
 
 def _plainly(error: UnicodeError) -> tuple[str, int]:
