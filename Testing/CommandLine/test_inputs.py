@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from medquant.commands import inputs
 from medquant.commands.compare import model_labels
 from medquant.commands.demo import parse_bits
-from medquant.commands.quantize import build_recipe, build_selection
+from medquant.commands.quantize import build_recipe, build_selection, with_activations
 from medquant.errors import UserError
 from medquant.granularity import PerGroup
 from medquant.imaging.volume import Volume
@@ -146,3 +146,16 @@ def test_masks_are_never_called_by_their_files() -> None:
     for wrong in ("FP32", "a,,b", "a,b,c,d"):
         with pytest.raises(UserError, match="one label for each"):
             model_labels(wrong, 3)
+
+
+def test_options_of_activations_change_the_recipe() -> None:
+    from medquant.granularity import Adaptive
+
+    assert with_activations(Recipe(), None, None, None) == Recipe()
+    recipe = with_activations(Recipe(), 8, None, None)
+    assert recipe.activations.bits == 8 and recipe.activations.mode == "static"
+    adaptive = with_activations(recipe, None, "adaptive", "dynamic").activations
+    assert (adaptive.bits, adaptive.granularity, adaptive.mode) == (8, Adaptive(), "dynamic")
+    for wrong in ((None, "adaptive", None), (8, "per-group-64", None), (8, None, "sometimes"), (8, "per-voxel", None)):
+        with pytest.raises(UserError):
+            with_activations(Recipe(), *wrong)

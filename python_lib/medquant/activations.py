@@ -109,25 +109,15 @@ class ActivationQuantizer(nn.Module):
         return f"bits={self.bits}, {self.mode}, one scale for each {self.spread}"
 
 
-def fit_quantizer(
-    settings: IntActivations, geometry: LayerGeometry, rows: torch.Tensor, importance: torch.Tensor | None = None
-) -> ActivationQuantizer:
-    """The quantizer of a layer's input, from sampled rows (positions, channels, kernel size).
-
-    `importance` (channels,) says what an error in each channel costs.
-    """
+def fit_quantizer(settings: IntActivations, geometry: LayerGeometry, values: torch.Tensor) -> ActivationQuantizer:
+    """The quantizer of a layer's input, from sampled values (positions, channels)."""
     spread = spread_of(settings, geometry)
     axis = -1 if geometry.kind == "Linear" else 1
     made = ActivationQuantizer(settings.bits, spread, symmetric=settings.symmetric, channel_axis=axis)
     if settings.mode == "dynamic" or spread == "position":
         return made
-    channels = rows.shape[1]
-    samples = rows.transpose(0, 1).reshape(channels, -1)
-    weight = None
-    if spread == "tensor":
-        weight = None if importance is None else importance[:, None].expand_as(samples).reshape(1, -1)
-        samples = samples.reshape(1, -1)
-    low, high = find_range(samples, made.levels, settings.observer, symmetric=settings.symmetric, weight=weight)
+    samples = values.reshape(1, -1) if spread == "tensor" else values.T
+    low, high = find_range(samples, made.levels, settings.observer, symmetric=settings.symmetric)
     scale, zero = grid_of(low, high, made.levels)
     scale, zero = (scale[0], zero[0]) if spread == "tensor" else (scale, zero)
     made.scale, made.zero = scale.clone(), zero.to(torch.int32)

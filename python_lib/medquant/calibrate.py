@@ -60,7 +60,7 @@ def collect_moments(
         generator = torch.Generator().manual_seed(settings.seed * 1_000_003 + job.index * 1009 + number)
         total = torch.Size(grid).numel()
         focus = focus_of(job, number, grid)
-        positions = draw_positions(focus, total, count, settings.foreground_share, generator)
+        positions = draw_positions(focus, total, count, settings.share_for(job.activations), generator)
         chunk = max(1, CHUNK_ELEMENTS // (size * layout.groups))
         inputs = input_grid.rounded(inputs, job.geometry)
         full_input = None if full_inputs is None else input_grid.divided(full_inputs[number], job.geometry)

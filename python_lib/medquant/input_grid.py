@@ -15,10 +15,18 @@ from medquant.grid import initial_grid
 from medquant.jobs import LayerJob
 from medquant.layers import QuantizedLayer, divided, multiplied
 from medquant.matrices import input_rows, spatial_grid
+from medquant.observers import find_range
 from medquant.products import product
+from medquant.recipe import CalibrationSettings
 
 ROWS = 2048
-"""Positions at which a layer's input is looked at."""
+"""Positions at which the error of a rounded layer is looked at."""
+VALUES = 2**16
+"""Positions at which the range of its input is looked at, over all calibration inputs.
+
+Both where the network sees structures, as far as there are any: a range that also spans what lies outside, bones and
+tables in a CT, has too few levels left for what is segmented.
+"""
 STRENGTHS = (0.25, 0.5, 0.75, 1.0)
 """How much of the difference between channels may move into the weights (alpha of SmoothQuant, Xiao et al. 2023)."""
 CLIPPING = (1.0, 0.8, 0.6)
@@ -56,49 +64,48 @@ class InputGrid:
 
 
 def fit_input(
-    job: LayerJob, inputs: Sequence[torch.Tensor], focus_of: FocusOf, foreground_share: float, seed: int
+    job: LayerJob, inputs: Sequence[torch.Tensor], focus_of: FocusOf, settings: CalibrationSettings
 ) -> InputGrid:
     """The grid for a layer that gets `inputs`, one for each calibration input."""
-    settings = job.activations
-    if settings is None:
+    activations = job.activations
+    if activations is None:
         return InputGrid()
-    count = ROWS // len(inputs) + 1
-    rows = torch.cat(
-        [
-            sampled_rows(job, tensor, number, focus_of, count, foreground_share, seed)
-            for number, tensor in enumerate(inputs)
-        ]
-    )
-    channels = job.geometry.layout.to_matrices(job.weight).reshape(rows.shape[1], rows.shape[2], -1)
+    share = settings.share_for(activations)
+    rows, values = [], []
+    for number, tensor in enumerate(inputs):
+        generator = torch.Generator().manual_seed(settings.seed * 1_000_003 + job.index * 1009 + number + 499)
+        grid = spatial_grid(job.module, tensor)
+        focus = focus_of(job, number, grid)
+        count = ROWS // len(inputs) + 1
+        positions = draw_positions(focus, torch.Size(grid).numel(), count, share, generator)
+        rows.append(_rows_at(job, tensor, positions))
+        last = tensor if job.geometry.kind == "Linear" else tensor.movedim(1, -1)
+        focus = focus_of(job, number, tuple(last.shape[:-1]))
+        count = VALUES // len(inputs) + 1
+        positions = draw_positions(focus, last[..., 0].numel(), count, share, generator)
+        values.append(last.reshape(-1, last.shape[-1])[positions])
+    rows, values = torch.cat(rows), torch.cat(values)
     divisor = None
-    if settings.equalize and spread_of(settings, job.geometry) == "tensor" and job.geometry.groups == 1:
-        divisor = choose_divisor(job, settings, rows)
+    if activations.equalize and spread_of(activations, job.geometry) == "tensor" and job.geometry.groups == 1:
+        divisor = choose_divisor(job, activations, rows, values)
     if divisor is not None:
-        rows, channels = rows / divisor[:, None], channels * divisor[:, None, None]
-    return InputGrid(divisor, fit_quantizer(settings, job.geometry, rows, channels.square().sum((1, 2))))
+        values = values / divisor
+    return InputGrid(divisor, fit_quantizer(activations, job.geometry, values))
 
 
-def sampled_rows(
-    job: LayerJob,
-    inputs: torch.Tensor,
-    number: int,
-    focus_of: FocusOf,
-    count: int,
-    foreground_share: float,
-    seed: int,
-) -> torch.Tensor:
+def _rows_at(job: LayerJob, inputs: torch.Tensor, positions: torch.Tensor) -> torch.Tensor:
     """Rows (positions, channels, kernel size) of the layer's input."""
-    grid = spatial_grid(job.module, inputs)
-    generator = torch.Generator().manual_seed(seed * 1_000_003 + job.index * 1009 + number + 499)
-    focus = focus_of(job, number, grid)
-    positions = draw_positions(focus, torch.Size(grid).numel(), count, foreground_share, generator)
     layout = job.geometry.layout
     rows = input_rows(job.module, inputs, positions).transpose(0, 1)
     return rows.reshape(len(positions), layout.groups * layout.inputs, -1)
 
 
-def choose_divisor(job: LayerJob, settings: IntActivations, rows: torch.Tensor) -> torch.Tensor | None:
+def choose_divisor(
+    job: LayerJob, settings: IntActivations, rows: torch.Tensor, values: torch.Tensor
+) -> torch.Tensor | None:
     """The factors (channels,) with which the rounded layer errs least on the rows; None where no factors are best.
+
+    `rows` (positions, channels, kernel size) meet the weights, `values` (positions, channels) decide the range.
 
     The reach of a channel moves into its weights with the powers of SmoothQuant. The error counted is that of the
     layer's output, with both input and weight rounded.
@@ -107,12 +114,16 @@ def choose_divisor(job: LayerJob, settings: IntActivations, rows: torch.Tensor) 
     matrix = layout.to_matrices(job.weight)[0]
     blocks = matrix.reshape(layout.inputs, -1, matrix.shape[1])
     wanted = product(rows.flatten(1), matrix)
-    reach, strength = rows.abs().amax((0, 2)), blocks.abs().amax((1, 2))
-    best, chosen = _error(job, settings, rows, blocks, wanted), None
+    levels = 2**settings.bits - settings.symmetric
+    low, high = find_range(values.T, levels, settings.observer, symmetric=settings.symmetric)
+    reach, strength = high - low, blocks.abs().amax((1, 2))
+    best, chosen = _error(job, settings, rows, values, blocks, wanted), None
     for alpha in STRENGTHS:
         divisor = _positive(reach) ** alpha / _positive(strength) ** (1 - alpha)
         divisor = divisor / divisor.log().mean().exp()
-        error = _error(job, settings, rows / divisor[:, None], blocks * divisor[:, None, None], wanted)
+        error = _error(
+            job, settings, rows / divisor[:, None], values / divisor, blocks * divisor[:, None, None], wanted
+        )
         if error < best:
             best, chosen = error, divisor
     return chosen
@@ -124,9 +135,14 @@ def _positive(values: torch.Tensor) -> torch.Tensor:
 
 
 def _error(
-    job: LayerJob, settings: IntActivations, rows: torch.Tensor, blocks: torch.Tensor, wanted: torch.Tensor
+    job: LayerJob,
+    settings: IntActivations,
+    rows: torch.Tensor,
+    values: torch.Tensor,
+    blocks: torch.Tensor,
+    wanted: torch.Tensor,
 ) -> float:
-    quantizer = fit_quantizer(settings, job.geometry, rows, blocks.square().sum((1, 2)))
+    quantizer = fit_quantizer(settings, job.geometry, values)
     rounded = quantizer(rows).flatten(1)
     matrix = blocks.flatten(0, 1)
     one_group = torch.zeros(len(matrix), dtype=torch.long)

@@ -19,15 +19,11 @@ MOST_SAMPLES = 2**18
 
 
 def find_range(
-    samples: torch.Tensor, levels: int, observer: Observer, *, symmetric: bool, weight: torch.Tensor | None = None
+    samples: torch.Tensor, levels: int, observer: Observer, *, symmetric: bool
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Lower and upper ends (groups,), each at the outermost level, of `levels` evenly spaced ones.
-
-    `weight` (groups, k) says what an error of each sample costs ("mse" only).
-    """
+    """Lower and upper ends (groups,), each at the outermost level, of `levels` evenly spaced ones."""
     step = -(-samples.shape[1] // max(1, MOST_SAMPLES // len(samples)))
     samples = samples[:, ::step].float()
-    weight = None if weight is None else weight[:, ::step]
     if observer == "percentile":
         low, high = (samples.kthvalue(_rank(samples.shape[1], part), dim=1).values for part in (TAIL, 1 - TAIL))
     else:
@@ -37,7 +33,7 @@ def find_range(
         high = torch.maximum(-low, high)
         low = -high
     if observer == "mse":
-        return _least_error(samples, low, high, levels, symmetric, weight)
+        return _least_error(samples, low, high, levels, symmetric)
     if observer == "entropy":
         ends = torch.stack([_least_divergence(row, levels) for row in samples])
         return torch.maximum(low, -ends), torch.minimum(high, ends)
@@ -60,14 +56,13 @@ def _least_error(
     high: torch.Tensor,
     levels: int,
     symmetric: bool,
-    weight: torch.Tensor | None,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """The ends with the least squared error: shrunk together, then each alone."""
 
     def cost(low: torch.Tensor, high: torch.Tensor) -> torch.Tensor:
         scale, zero = (value[:, None] for value in grid_of(low, high, levels))
         error = ((samples / scale + zero).round_().clamp_(0, levels - 1) - zero).mul_(scale).sub_(samples).square_()
-        return (error if weight is None else error.mul_(weight)).mean(1)
+        return error.mean(1)
 
     best = cost(low, high)
     ends = [low, high]

@@ -212,10 +212,10 @@ class _Work:
         def focus_of(job: LayerJob, number: int, grid: tuple[int, ...]) -> torch.Tensor | None:
             return self.model.row_focus(job.name, job.module, grid, self.focus[number])
 
-        settings, check = self.recipe.calibration, self.tracker.check
+        check = self.tracker.check
         if job.activations is not None and full is None:
             full = inputs  # rounding its input, the layer gets something else even where nothing before it is quantized
-        input_grid = fit_input(job, inputs, focus_of, settings.foreground_share, settings.seed)
+        input_grid = fit_input(job, inputs, focus_of, self.recipe.calibration)
         plenty = job.name not in self.frugal
         target = input_grid.job(job)
         moments = collect_moments(

@@ -76,6 +76,14 @@ class CalibrationSettings:
     """Positions drawn for each unknown of a layer at least; small layers see more (`calibrate.GRAM_OPERATIONS`)."""
     seed: int = 0
 
+    def share_for(self, activations: IntActivations | None) -> float:
+        """Part of a layer's positions to draw in the foreground: all, as far as there are, for integer activations.
+
+        Their range is cut to what is segmented. What lies outside is clipped, and weights fitted to clipped inputs, or
+        a bias made to absorb what the clipping takes from the mean, would be wrong inside.
+        """
+        return 1.0 if activations is not None and self.foreground_share > 0 else self.foreground_share
+
     def __post_init__(self) -> None:
         if not 0 <= self.foreground_share <= 1:
             raise UserError(f"The foreground share lies between 0 and 1, not {self.foreground_share}. Choose 0.5.")
