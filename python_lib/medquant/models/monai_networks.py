@@ -151,7 +151,7 @@ class MonaiModel(Model):
         """Patches (1, 1, *roi_size) of the preprocessed scan."""
         require_usable(volume)
         data, turned = self._prepared(volume)
-        region = self._spatial(turned.apply(calibration_region(volume, selection)).astype(np.float32))
+        region = self._spatial(turned.apply(calibration_region(volume, selection, progress)).astype(np.float32))
         region = _resized(region, data.shape[1:], "nearest")[0].numpy() > 0
         if not region.any():
             region[:] = True

@@ -159,7 +159,7 @@ class SamModelAdapter(Model):
         Unlabelled: the boxes are drawn inside the body, of the sizes that organs have, seeded by the selection.
         """
         window, axis = self._window(volume), slice_axis_of(volume)
-        body, view = body_mask(volume), SliceView.of(volume, axis)
+        body, view = body_mask(volume, progress), SliceView.of(volume, axis)
         generator = np.random.default_rng(selection.seed)
         indices = choose_slices(volume, axis, selection, body)
         for done, index in enumerate(indices):

@@ -76,7 +76,7 @@ class TorchModel(Model):
         # Where the preprocessing keeps the grid the body is known; on another grid patches are spread evenly.
         shape = tuple(data.shape[1:])
         same = shape == volume.shape
-        region = calibration_region(volume, selection) if same else np.ones(shape, dtype=bool)
+        region = calibration_region(volume, selection, progress) if same else np.ones(shape, dtype=bool)
         axis = volume.slice_axis if same else 0
         corners = choose_patches(region, self.roi_size, count=selection.count, seed=selection.seed, axis=axis)
         for done, corner in enumerate(corners):
