@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 from torch import nn
 
 from medquant.activation_settings import OBSERVERS, IntActivations
-from medquant.activations import ActivationQuantizer, spread_of
+from medquant.activations import ActivationQuantizer, fit_quantizer, spread_of
+from medquant.dither import ordered_dither
 from medquant.errors import UserError
 from medquant.geometry import LayerGeometry
 from medquant.granularity import Adaptive, PerChannel, PerGroup, PerTensor, PerToken, PerVoxel
@@ -229,3 +230,34 @@ def test_a_file_gives_the_same_outputs(granularity: object, tmp_path: Path) -> N
     with torch.inference_mode():
         assert torch.equal(loaded.model.network(fresh), quantized.model.network(fresh))
     assert loaded.recipe == recipe
+
+
+@given(st.lists(st.integers(1, 9), min_size=1, max_size=3))
+def test_a_dither_is_even_and_leaves_zero_alone(size: list[int]) -> None:
+    moved = ordered_dither(tuple(size))
+    assert moved.shape == torch.Size(size) and moved.abs().max() < 0.5
+    assert torch.equal(moved.round(), torch.zeros_like(moved))
+    cells = 2 ** len(size)
+    whole = ordered_dither((8,) * len(size))
+    assert len(whole.unique()) == cells and abs(float(whole.mean())) < 1e-6
+
+
+@given(st.floats(0.0, 1.0), st.sampled_from(["tensor", "channel"]))
+def test_a_cell_of_even_tissue_has_many_levels(value: float, spread: str) -> None:
+    """Sixteen levels give a voxel an error of up to 1/30, and the mean of eight voxels one of up to 1/240."""
+    scale = torch.tensor(1 / 15) if spread == "tensor" else torch.full((1,), 1 / 15)
+    zero = torch.zeros_like(scale, dtype=torch.int32)
+    quantizer = ActivationQuantizer(4, spread, symmetric=False, channel_axis=1, dither=True, scale=scale, zero=zero)
+    found = quantizer(torch.full((1, 1, 4, 4, 4), value))
+    # At the ends of the range there is nothing to move to.
+    if 1 / 30 < value < 1 - 1 / 30:
+        assert abs(float(found.mean()) - value) <= 1 / 240 + 1e-6
+    assert ((found * 15 - (found * 15).round()).abs() < 1e-4).all()
+
+
+def test_only_layers_that_sum_over_neighbours_are_dithered() -> None:
+    values = torch.randn(100, 6, generator=torch.Generator().manual_seed(0))
+    kinds = (LINEAR, POINTWISE, CONVOLUTION, DEPTHWISE, TRANSPOSED)
+    made = [fit_quantizer(IntActivations(4), geometry, values).dither for geometry in kinds]
+    assert made == [False, False, True, False, False]
+    assert not fit_quantizer(IntActivations(4, dither=False), CONVOLUTION, values).dither

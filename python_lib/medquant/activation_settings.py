@@ -29,7 +29,9 @@ class IntActivations:
     `mode` "static": the range is found on the calibration inputs by `observer`; "dynamic": on each input as it comes.
     `equalize` divides each channel by a factor before it is quantized and multiplies the weights that meet it by the
     same: channels get ranges alike, and one scale for all of them does the work of many, in an ordinary integer kernel.
-    `attention`: the products of attention (queries by keys, probabilities by values) have integer factors too.
+    `dither` moves the grid by a part of a step from voxel to voxel where a convolution sums over its kernel
+    (`medquant.dither`): the errors of even tissue cancel. `attention`: the products of attention (queries by keys,
+    probabilities by values) have integer factors too.
     """
 
     bits: int = 8
@@ -38,6 +40,7 @@ class IntActivations:
     symmetric: bool = False
     observer: Observer = "mse"
     equalize: bool = True
+    dither: bool = True
     attention: bool = True
 
     def __post_init__(self) -> None:
@@ -60,8 +63,7 @@ class IntActivations:
         parts.append("symmetric" if self.symmetric else "asymmetric")
         if self.mode == "static":
             parts.append(self.observer)
-        if self.equalize:
-            parts.append("equalized")
+        parts += [name for name, used in (("equalized", self.equalize), ("dithered", self.dither)) if used]
         return " ".join(parts)
 
     def to_dict(self) -> dict[str, Any]:

@@ -12,6 +12,7 @@ import torch
 from torch import nn
 
 from medquant.activation_settings import IntActivations
+from medquant.dither import ordered_dither
 from medquant.geometry import LayerGeometry
 from medquant.granularity import Adaptive, PerChannel, PerTensor, PerToken, PerVoxel
 from medquant.observers import find_range, grid_of
@@ -39,12 +40,17 @@ def spread_of(settings: IntActivations, geometry: LayerGeometry) -> Spread:
     raise AssertionError(settings.granularity)
 
 
+SUMMING = ("Conv1d", "Conv2d", "Conv3d")
+"""Layers that sum over neighbouring positions; a transposed convolution takes each position by itself."""
+
+
 class ActivationQuantizer(nn.Module):
     """Rounds a tensor to integers and back: x -> (clamp(round(x / scale) + zero, 0, levels - 1) - zero) * scale.
 
     Static quantizers hold `scale` and `zero` (int32) as buffers, without axes, or (channels,) where each channel has
     its own. Dynamic ones take the range of what they are given. Zero is always a level. A symmetric grid has an odd
-    number of levels, 2^bits - 1 (MedQuanBench, equation 1).
+    number of levels, 2^bits - 1 (MedQuanBench, equation 1). With `dither` the values (batch, channels, *spatial) are
+    moved by parts of a step before they are rounded (`medquant.dither`).
     """
 
     def __init__(
@@ -54,6 +60,7 @@ class ActivationQuantizer(nn.Module):
         *,
         symmetric: bool,
         channel_axis: int,
+        dither: bool = False,
         scale: torch.Tensor | None = None,
         zero: torch.Tensor | None = None,
     ) -> None:
@@ -63,6 +70,7 @@ class ActivationQuantizer(nn.Module):
         self.symmetric = symmetric
         self.channel_axis = channel_axis
         """1 for convolutions, -1 for linear layers."""
+        self.dither = dither
         self.register_buffer("scale", scale)
         self.register_buffer("zero", zero)
 
@@ -83,17 +91,23 @@ class ActivationQuantizer(nn.Module):
 
     def settings(self) -> dict[str, Any]:
         """Everything but the buffers, as the arguments of a new quantizer."""
-        return {name: getattr(self, name) for name in ("bits", "spread", "symmetric", "channel_axis")}
+        return {name: getattr(self, name) for name in ("bits", "spread", "symmetric", "channel_axis", "dither")}
 
     def forward(self, values: torch.Tensor) -> torch.Tensor:
         """The values at the levels of the grid; same shape and type."""
         if self.scale is None:
             scale, zero = self._grid_for(values)
+            values = self._moved(values, scale)
             return ((values / scale).round_().add_(zero).clamp_(0, self.levels - 1) - zero).mul_(scale)
+        axis = self.channel_axis % values.ndim
+        along = self.scale if self.spread == "tensor" else self.scale.reshape(-1, *[1] * (values.ndim - 1 - axis))
+        values = self._moved(values, along)
         if self.spread == "tensor":
             return torch.fake_quantize_per_tensor_affine(values, self.scale, self.zero, 0, self.levels - 1)
-        axis = self.channel_axis % values.ndim
         return torch.fake_quantize_per_channel_affine(values, self.scale, self.zero, axis, 0, self.levels - 1)
+
+    def _moved(self, values: torch.Tensor, scale: torch.Tensor) -> torch.Tensor:
+        return values + ordered_dither(tuple(values.shape[2:])) * scale if self.dither else values
 
     def _grid_for(self, values: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         axis = self.channel_axis % values.ndim
@@ -113,7 +127,10 @@ def fit_quantizer(settings: IntActivations, geometry: LayerGeometry, values: tor
     """The quantizer of a layer's input, from sampled values (positions, channels)."""
     spread = spread_of(settings, geometry)
     axis = -1 if geometry.kind == "Linear" else 1
-    made = ActivationQuantizer(settings.bits, spread, symmetric=settings.symmetric, channel_axis=axis)
+    sums = geometry.kind in SUMMING and torch.Size(geometry.weight_shape[2:]).numel() > 1
+    made = ActivationQuantizer(
+        settings.bits, spread, symmetric=settings.symmetric, channel_axis=axis, dither=settings.dither and sums
+    )
     if settings.mode == "dynamic" or spread == "position":
         return made
     samples = values.reshape(1, -1) if spread == "tensor" else values.T

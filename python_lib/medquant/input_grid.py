@@ -143,6 +143,7 @@ def _error(
     wanted: torch.Tensor,
 ) -> float:
     quantizer = fit_quantizer(settings, job.geometry, values)
+    quantizer.dither = False  # rows stand by themselves
     rounded = quantizer(rows).flatten(1)
     matrix = blocks.flatten(0, 1)
     one_group = torch.zeros(len(matrix), dtype=torch.long)
