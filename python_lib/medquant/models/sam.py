@@ -249,13 +249,17 @@ class SamModelAdapter(Model):
             stages["decoder"] += time.perf_counter() - began
 
         steps = [torch.inference_mode()(step) for step in (prepare, encode, decode)]
-        pipelined(slices_with_boxes(volume, prompt), *steps, progress=progress, what="Slice")
+        work = slices_with_boxes(volume, prompt)
+        pipelined(work, *steps, progress=progress, what="Slice")
         progress.report(1.0, "Segmented")
         labels = np.array([0, *(box.label for box in prompt.boxes)])
         labels = labels.astype(np.uint8 if labels.max() < 256 else np.uint16)
         named = {box.label: Structure(box.label, box.name) for box in reversed(prompt.boxes)}
         structures = tuple(named[label] for label in sorted(named))
-        return Segmentation(labels[winner], volume, structures, self.name, stages=stages)
+        found = np.zeros(volume.shape, dtype=labels.dtype)
+        for (view, index), _ in work:  # a large scan is touched where boxes are
+            view.picture(found, index)[...] = labels[view.picture(winner, index)]
+        return Segmentation(found, volume, structures, self.name, stages=stages)
 
     def _embedding(self, picture: Picture, pixels: torch.Tensor | None, progress: Progress) -> torch.Tensor:
         """The image embedding (1, channels, h, w) of a picture, kept for the next box on it."""
