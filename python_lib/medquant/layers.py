@@ -87,7 +87,7 @@ class QuantizedLayer(nn.Module):
         row_group = None
         if by_weight or scale.shape[1] > 1:
             row_group = torch.stack([grid.row_group for grid in grids])
-            row_group = row_group.to(torch.uint8 if scale.shape[1] <= 256 else torch.int16)
+            row_group = row_group.to(_index_dtype(scale.shape[1]))
         dtype = storage_dtype(bits, scale, offset)
         return cls(
             geometry,
@@ -186,6 +186,12 @@ def multiplied(weight: torch.Tensor, divisor: torch.Tensor, geometry: LayerGeome
     return weight * divisor.reshape([-1 if a == axis else 1 for a in range(weight.ndim)])
 
 
+def has_integer_kernels(network: nn.Module) -> bool:
+    """Whether ordinary integer kernels can compute every quantized layer: its input has a scale that they can take."""
+    layers = [module for module in network.modules() if isinstance(module, QuantizedLayer)]
+    return all(layer.input_quantizer is not None and layer.input_quantizer.has_integer_kernel for layer in layers)
+
+
 @contextmanager
 def decoded_once(network: nn.Module, limit_mb: float = 64.0) -> Iterator[None]:
     """Inside, a small network keeps its decoded weights; one whose weights exceed `limit_mb` decodes at every pass.
@@ -207,6 +213,11 @@ def decoded_once(network: nn.Module, limit_mb: float = 64.0) -> Iterator[None]:
 def _uniform(values: torch.Tensor) -> bool:
     """Whether all columns have the same value, so that one stands for them (per-tensor granularity)."""
     return values.shape[-1] > 1 and bool((values == values[..., :1]).all())
+
+
+def _index_dtype(count: int) -> torch.dtype:
+    """The smallest type that can number so many groups."""
+    return torch.uint8 if count <= 256 else torch.int16 if count <= 2**15 else torch.int32
 
 
 def storage_dtype(bits: int, *tensors: torch.Tensor | None) -> torch.dtype:

@@ -1,8 +1,8 @@
 """Matrix products in float32, by the faster of the two libraries that PyTorch has on board.
 
 PyTorch multiplies matrices by MKL, which uses the wide registers of Intel's processors only. Its convolutions are
-oneDNN's, which use whatever the processor has. A matrix product is a convolution with a kernel of one element, so the
-large ones go that way: twice as fast on AMD's processors, and no slower elsewhere.
+oneDNN's, which use what the processor has. A matrix product is a convolution with a kernel of one element, so the
+large ones go that way: twice as fast on the AMD processor where it was measured. The arithmetic is the same.
 """
 
 from __future__ import annotations

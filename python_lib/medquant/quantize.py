@@ -26,7 +26,7 @@ from medquant.layers import QuantizedLayer, decoded_once
 from medquant.lockstep import run_in_lockstep
 from medquant.matrices import QUANTIZABLE
 from medquant.memory import PeakMemory
-from medquant.models.base import CalibrationBatch, CalibrationSelection, Model
+from medquant.models.base import CalibrationBatch, CalibrationSelection, Model, device_of
 from medquant.network_edit import round_to_half, set_module, stoppable, structural_twin
 from medquant.observe import Observation, observe
 from medquant.products import linear
@@ -79,7 +79,8 @@ def quantize(
         created=datetime.now(timezone.utc).isoformat(timespec="seconds"),
         licence=model.licence,
     )
-    return QuantizedModel(model.with_network(work.network), recipe, report, provenance)
+    network = work.network.to(device_of(model.network))
+    return QuantizedModel(model.with_network(network), recipe, report, provenance)
 
 
 class _Work:

@@ -15,11 +15,13 @@ from typing import Any
 import numpy as np
 import torch
 
+from medquant.activation_settings import IntActivations
 from medquant.bench.allconvunet import ORGANS, AllConvUNet, box_around, load, to_cube, to_network_axes
 from medquant.errors import UserError
-from medquant.granularity import PerGroup
+from medquant.granularity import Adaptive, PerChannel, PerGroup, PerTensor, PerToken, granularity_name
 from medquant.imaging.reading import read_labels, read_volume
 from medquant.imaging.volume import Volume
+from medquant.layers import has_integer_kernels
 from medquant.models.base import CalibrationBatch, CalibrationSelection, Model
 from medquant.models.body import body_mask
 from medquant.progress import CancelCheck, Progress, ProgressCallback
@@ -104,6 +106,31 @@ def recipes(
                 yield how, method, recipe
 
 
+def activation_recipes(bits: Sequence[int]) -> Iterator[tuple[str, str, Recipe]]:
+    """Settings, method and recipe of the rows with integer activations, weights and activations of the same bits.
+
+    "default": the product's, all of it in integer kernels. "published": MedQuanBench's three granularities as the paper
+    has them: symmetric, with the range of each input, rounded to the nearest, and the same bits everywhere.
+    """
+    for b in bits:
+        yield "default", "permutation-comq", Recipe(weights=IntWeights(b), activations=IntActivations(b))
+        for grain, of_weights in ((PerTensor(), PerTensor()), (PerToken(), PerChannel()), (Adaptive(), PerChannel())):
+            published = {"symmetric": True, "mode": "dynamic", "equalize": False, "dither": False}
+            yield (
+                "published",
+                "rtn",
+                Recipe(
+                    weights=IntWeights(b, granularity=of_weights, symmetric=True),
+                    method="rtn",
+                    ends_bits=None,
+                    extra_bits=0.0,
+                    drop_dead_channels=False,
+                    calibration=PLAIN,
+                    activations=IntActivations(b, granularity=grain, **published),
+                ),
+            )
+
+
 def run(
     *,
     data: Path,
@@ -111,12 +138,14 @@ def run(
     bits: Sequence[int] = (8, 4, 3, 2),
     methods: Sequence[str] = METHODS,
     settings: Sequence[str] = SETTINGS,
+    activations: Sequence[int] = (),
     progress: ProgressCallback | None = None,
     cancelled: CancelCheck | None = None,
 ) -> list[dict[str, Any]]:
     """Rows of `network, method, settings, weight_bits, activation_bits, granularity, recipe, effective_bits,
     dsc_vs_fp32, dsc_vs_reference, simulated`, with the FP32 row of each fold first.
 
+    With `activations`, numbers of bits, the rows are those of `activation_recipes` instead.
     `settings` and `methods` are those of `recipes`; the product's recipe is "default" with "permutation-comq". `data`
     is the folder of real scans and weights. Raises `UserError` for what is missing in it, and for an unknown choice.
     """
@@ -129,14 +158,14 @@ def run(
     tracker.report(0.0, "Reading the scans")
     calibration = read_volume(data / "ct_calibration_dicom" / "series")
     cube, reference = _test_case(data)
-    plan = list(recipes(methods, bits, settings))
+    plan = list(activation_recipes(activations) if activations else recipes(methods, bits, settings))
     rows: list[dict[str, Any]] = []
     for number, fold in enumerate(folds):
         part = tracker.span(number / len(folds), (number + 1) / len(folds))
         model = _Bench.load(data / "weights" / "allconvunet" / f"allconvunet_tcia_fold{fold}.pth")
         full = _labels(model.network, cube)
         organs = [label for label in ORGANS if dice(full, reference, label) > 0.5]
-        rows.append(_row(model.name, "", "fp32", None, 32.0, full, full, reference, organs))
+        rows.append(_row(model.name, "", "fp32", None, 32.0, False, full, full, reference, organs))
         for done, (how, name, recipe) in enumerate(plan):
             part.report(done / len(plan), f"Fold {fold}: {name} ({how}), {recipe.weights.bits} bits")
             quantized = quantize(
@@ -144,7 +173,8 @@ def run(
             )
             found = _labels(quantized.model.network, cube)
             effective = quantized.report.effective_bits
-            rows.append(_row(model.name, how, name, recipe, effective, found, full, reference, organs))
+            simulated = recipe.activations is None or not has_integer_kernels(quantized.model.network)
+            rows.append(_row(model.name, how, name, recipe, effective, simulated, found, full, reference, organs))
     return rows
 
 
@@ -178,6 +208,7 @@ def _row(
     method: str,
     recipe: Recipe | None,
     effective_bits: float,
+    simulated: bool,
     found: torch.Tensor,
     full: torch.Tensor,
     reference: torch.Tensor,
@@ -189,12 +220,18 @@ def _row(
         "method": method,
         "settings": settings,
         "weight_bits": recipe.weights.bits if recipe else 32,
-        "activation_bits": 32,
-        "granularity": recipe.weights.granularity_name if recipe else "",
+        "activation_bits": recipe.activations.bits if recipe and recipe.activations else 32,
+        "granularity": _granularity(recipe),
         "recipe": recipe.describe() if recipe else "",
         "effective_bits": effective_bits,
         "dsc_vs_fp32": float(np.mean(list(per_organ.values()))),
         "dsc_vs_reference": float(np.mean([dice(found, reference, label) for label in organs])),
         "dsc_vs_fp32_by_organ": per_organ,
-        "simulated": recipe is not None,
+        "simulated": simulated,
     }
+
+
+def _granularity(recipe: Recipe | None) -> str:
+    if recipe is None:
+        return ""
+    return granularity_name(recipe.activations.granularity) if recipe.activations else recipe.weights.granularity_name

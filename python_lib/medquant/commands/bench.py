@@ -50,6 +50,10 @@ def quality(
             help="default (the product's), uniform (same bits everywhere) or plain (solver alone). Repeatable.",
         ),
     ] = None,
+    activations: Annotated[
+        list[int] | None,
+        typer.Option(help="8 or 4: rows with integer activations, ours and MedQuanBench's, instead. Repeatable."),
+    ] = None,
     json_target: o.Json = None,
 ) -> None:
     """Quantize a real 3-D network by every method at 8, 4, 3 and 2 bits, and measure the masks of a real CT.
@@ -62,6 +66,7 @@ def quality(
         folder = data_folder(data)
         with run.track("Quality") as (progress, cancelled):
             chosen = {"folds": folds, "bits": bits, "methods": methods, "settings": settings}
+            chosen["activations"] = activations
             chosen = {name: tuple(values) for name, values in chosen.items() if values}
             rows = bench.run(data=folder, **chosen, progress=progress, cancelled=cancelled)
         _print_rows(run, rows)
@@ -93,6 +98,9 @@ def pipeline(
     weights: Annotated[
         str | None, typer.Option(help="nnU-Net results folder; a network of full size is made if not given.")
     ] = None,
+    int8: Annotated[
+        str | None, typer.Option(help="The same network, quantized (medquant quantize); made if not given.")
+    ] = None,
     cases: Annotated[
         list[str] | None,
         typer.Option("--case", help="20 (a real CT of 20 slices) or 200 (a phantom). Repeatable; both if not given."),
@@ -123,6 +131,7 @@ def pipeline(
             rows = bench.run(
                 data=data_folder(data) if data else None,
                 weights=None if weights is None else Path(weights).expanduser(),
+                int8=None if int8 is None else Path(int8).expanduser(),
                 scan=None if scan is None else Path(scan).expanduser(),
                 **chosen,
                 mirroring=mirroring,
