@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -25,7 +26,7 @@ Make = Callable[..., Any]
 
 def window_of(model: NnUNetModel, **changes: Any) -> SlidingWindow:
     settings = {
-        "networks": model._folds(fixed=True),
+        "networks": model._folds(),
         "plans": model.plans,
         "step_size": model.step_size,
         "mirroring_axes": model.mirroring_axes,
@@ -107,6 +108,26 @@ def test_a_session_computes_what_the_network_would(results: Path, scan: Path) ->
     assert set(calls) == {(1, 1, *model.plans.patch_size)}
     part = model.parts()["network"]
     assert set(part.inputs) == {"patch"} and tuple(part.inputs["patch"].shape) == (1, 1, *model.plans.patch_size)
+
+
+def test_the_wish_to_stop_is_heard_while_a_session_computes(results: Path, scan: Path) -> None:
+    model = NnUNetModel.load(results, mirroring=False)
+    began, may_end = threading.Event(), threading.Event()
+
+    class Slow:
+        runtime, precision, simulated, device = "test", "fp32", False, "CPU"
+
+        def __call__(self, patch: torch.Tensor) -> torch.Tensor:
+            began.set()
+            assert may_end.wait(60)
+            return model.network(patch)
+
+    model.sessions = {"network": Slow()}
+    try:
+        with pytest.raises(Cancelled):
+            model.segment(read_volume(scan), None, Progress(None, began.is_set))
+    finally:
+        may_end.set()
 
 
 def test_several_folds_are_one_part(tmp_path: Path, scan: Path, plans_of: Make, write_results: Make) -> None:
@@ -213,7 +234,7 @@ def test_every_stage_hears_the_wish_to_stop(results: Path, scan: Path) -> None:
     model.segment(volume, None, Progress(None, counting))
     assert len(asked) > volume.shape[0]
     data, properties = model._preprocessed(volume)
-    painter = model.plans.painter(data.shape[1:], properties, Progress(None, lambda: True).check)
+    painter, _ = model.plans.painter(data.shape[1:], properties, Progress(None, lambda: True).check)
     with pytest.raises(Cancelled):
         painter.add(torch.zeros((4, *data.shape[1:])).half())
     with pytest.raises(Cancelled):

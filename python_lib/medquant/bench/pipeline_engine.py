@@ -61,6 +61,8 @@ def run_medquant(job: dict[str, Any]) -> Stages:
 
         model = accelerate(model, job["runtime"], precision=job["precision"])
     loaded = time.perf_counter()
+    if job["only_prepare"]:
+        return {"model": loaded - began}
     volume = read_volume(job["scan"])
     read = time.perf_counter()
     found = segment(model, volume)

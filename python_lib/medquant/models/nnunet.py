@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +18,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from medquant.background import result_of
 from medquant.errors import UserError
 from medquant.imaging.volume import Volume
 from medquant.memory import lacks_memory
@@ -185,17 +188,14 @@ class NnUNetModel(Model):
         progress: Progress,
     ) -> np.ndarray:
         """Labels (k, j, i) of the scan as it was preprocessed; adds the seconds of the network and the resampling."""
-        window = SlidingWindow(
-            self._folds(fixed=plans is self.plans),
-            plans,
-            self.step_size,
-            self.mirroring_axes,
-            device_of(self.network),
-        )
-        painter = plans.painter(data.shape[1:], properties, progress.check)
+        painter, labels = plans.painter(data.shape[1:], properties, progress.check)
         stages |= {"network": 0.0, "resample": 0.0}
-        device = window.device
-        with torch.autocast(device.type, enabled=device.type == "cuda"), stoppable(self.network, progress.check):
+        device = device_of(self.network)
+        with ExitStack() as context:
+            context.enter_context(torch.autocast(device.type, enabled=device.type == "cuda"))
+            context.enter_context(stoppable(self.network, progress.check))
+            networks = self._session(context, progress) if plans is self.plans else ()
+            window = SlidingWindow(networks or self._folds(), plans, self.step_size, self.mirroring_axes, device)
             began = time.perf_counter()
             for slab in window.slabs(data, progress):
                 seen = time.perf_counter()
@@ -205,15 +205,25 @@ class NnUNetModel(Model):
                 stages["resample"] += began - seen
             stages["network"] += time.perf_counter() - began
         began = time.perf_counter()
-        labels = plans.uncropped(painter.finish(), properties)
+        painter.finish()
         stages["resample"] += time.perf_counter() - began
         return labels
 
-    def _folds(self, *, fixed: bool) -> tuple[Network, ...]:
-        """What computes a patch, one for each fold; `fixed`: of the size that a compiled network takes."""
-        if fixed and "network" in self.sessions:
-            return (lambda patch: self.compute("network", patch),)
+    def _folds(self) -> tuple[nn.Module, ...]:
+        """The networks that PyTorch computes patches with."""
         return tuple(self.network.members) if isinstance(self.network, FoldEnsemble) else (self.network,)
+
+    def _session(self, context: ExitStack, progress: Progress) -> tuple[Network, ...]:
+        """What a runtime computes patches with, of the plans' size only, all folds at once; nothing without one.
+
+        It runs in a thread beside, as runtimes cannot be told to stop: the wish to is heard while they compute.
+        """
+        if "network" not in self.sessions:
+            return ()
+        worker = ThreadPoolExecutor(1, thread_name_prefix="network")
+        context.callback(worker.shutdown, wait=False, cancel_futures=True)
+        compute = torch.inference_mode()(lambda patch: self.compute("network", patch))
+        return (lambda patch: result_of(worker.submit(compute, patch), progress),)
 
     def _orienting(self, volume: Volume) -> Reorientation:
         code = self.orientation or self.plans.reader_orientation

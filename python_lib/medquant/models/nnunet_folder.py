@@ -11,12 +11,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 
 from medquant.errors import UserError
 from medquant.files import sha256_of_file
-from medquant.models.weight_files import read_checkpoint, read_json
+from medquant.models.weight_files import numpy_types, read_checkpoint, read_json
 
 _LAYOUT = (
     "Give the folder that holds plans.json, dataset.json and fold_0/checkpoint_final.pth "
@@ -137,21 +136,9 @@ def _checkpoints(folder: Path, folds: str | tuple[int | str, ...] | None, checkp
 
 
 def _read(file: Path) -> dict[str, Any]:
-    content = read_checkpoint(file, allowed=_numpy_types())
+    content = read_checkpoint(file, allowed=numpy_types())
     needed = ("network_weights", "init_args", "trainer_name")
     missing = [key for key in needed if not isinstance(content, dict) or key not in content]
     if missing:
         raise UserError(f"{file} lacks {', '.join(missing)}: it is no checkpoint of nnU-Net version 2. {_LAYOUT}.")
     return content
-
-
-def _numpy_types() -> list[Any]:
-    """The harmless NumPy types in a checkpoint's training log, under their names before and since NumPy 2."""
-    core = np._core.multiarray if hasattr(np, "_core") else np.core.multiarray
-    functions = [
-        (getattr(core, name), f"numpy.{package}.multiarray.{name}")
-        for name in ("scalar", "_reconstruct")
-        for package in ("core", "_core")
-    ]
-    kinds = ("float16", "float32", "float64", "int32", "int64", "uint8", "bool")
-    return [*functions, np.dtype, np.ndarray, *{type(np.dtype(kind)) for kind in kinds}]

@@ -21,51 +21,51 @@ _SMALLEST_NORMAL_HALF = 2.0**-14
 
 
 class Painter(Protocol):
-    """Takes slabs of logits (classes, planes, rows, columns) in order along the first axis; gives labels at the end.
+    """Takes slabs of logits (classes, planes, rows, columns) in order along the first axis, and writes labels.
 
-    A slab may be overwritten once `add` has returned.
+    A slab may be overwritten once `add` has returned; the labels are whole once `finish` has.
     """
 
     def add(self, slab: torch.Tensor) -> None: ...
 
-    def finish(self) -> np.ndarray: ...
+    def finish(self) -> None: ...
 
 
 class WholePainter:
     """Keeps all the logits and leaves them to a function: for resampling that no plane can be computed alone of."""
 
-    def __init__(self, convert: Callable[[torch.Tensor], np.ndarray]) -> None:
-        self._convert = convert
+    def __init__(self, into: np.ndarray, convert: Callable[[torch.Tensor], np.ndarray]) -> None:
+        self._into, self._convert = into, convert
         self._slabs: list[torch.Tensor] = []
 
     def add(self, slab: torch.Tensor) -> None:
         """The next planes."""
         self._slabs.append(slab.clone())
 
-    def finish(self) -> np.ndarray:
-        """The labels."""
+    def finish(self) -> None:
+        """Write the labels."""
         logits = torch.cat(self._slabs, dim=1)
         self._slabs.clear()
-        return self._convert(logits)
+        self._into[...] = self._convert(logits)
 
 
 class PlanePainter:
     """Linear or nearest interpolation of float16 logits, then the label.
 
-    `regions`: None for classes that exclude each other (the largest logit wins, the first of equals); otherwise the
-    label of each region, painted one over the other wherever its probability is above one half. `check` is called
-    for every plane and raises to stop.
+    `into`: unsigned integers (k, j, i) on the new grid, written to. `regions`: None for classes that exclude each other
+    (the largest logit wins, the first of equals); otherwise the label of each region, painted one over the other
+    wherever its probability is above one half. `check` is called for every plane and raises to stop.
     """
 
     def __init__(
         self,
         how: Resampling,
-        dtype: type[np.unsignedinteger],
+        into: np.ndarray,
         regions: tuple[int, ...] | None = None,
         check: Callable[[], None] = lambda: None,
     ) -> None:
         self.how, self.regions, self.check = how, regions, check
-        self._labels = np.zeros(how.new, dtype=dtype)
+        self._labels = into
         self._planes: dict[int, tuple[torch.Tensor, torch.Tensor]] = {}
         self._seen = self._painted = 0
         self._axes = [_neighbours(*axis) for axis in zip(how.old, how.new, how.orders, strict=True)]
@@ -85,11 +85,10 @@ class PlanePainter:
             self._seen += 1
             self._paint_ready()
 
-    def finish(self) -> np.ndarray:
-        """The labels (k, j, i) on the new grid."""
+    def finish(self) -> None:
+        """Nothing is left to do; raises `ValueError` where planes are missing."""
         if self._painted != len(self._labels):
             raise ValueError(f"{self._seen} of {self.how.old[0]} planes of logits came")
-        return self._labels
 
     def _paint_ready(self) -> None:
         before: tuple[int, int, float] | None = None

@@ -223,30 +223,23 @@ class Plans:
 
     def painter(
         self, grid: Sequence[int], properties: dict[str, Any], check: Callable[[], None] = lambda: None
-    ) -> Painter:
-        """What turns logits on the preprocessed `grid` into labels on the scan's cropped one."""
+    ) -> tuple[Painter, np.ndarray]:
+        """What turns logits on the preprocessed `grid` into labels, and the labels (k, j, i) on the scan's grid."""
+        kind = np.uint8 if len(self.labels.foreground_labels) < 255 else np.uint16
+        labels = np.zeros(properties["shape_before_cropping"], dtype=kind)
+        into = labels[tuple(slice(*bounds) for bounds in properties["bbox_used_for_cropping"])]
+        labels = labels.transpose(self._manager.transpose_backward)
         scan, network = self._spacings(properties)
-        cropped = properties["shape_after_cropping_and_before_resampling"]
-        how = self._resampling("probabilities", grid, cropped, network, scan)
-        if how is None or not PlanePainter.can(how):
-            resample = self._configuration.resampling_fn_probabilities
-            return WholePainter(
-                lambda logits: np.asarray(
-                    self.labels.convert_logits_to_segmentation(resample(logits, cropped, network, scan))
-                )
-            )
-        regions = tuple(self.labels.regions_class_order) if self.labels.has_regions else None
-        return PlanePainter(how, self._label_type, regions, check)
+        how = self._resampling("probabilities", grid, into.shape, network, scan)
+        if how is not None and PlanePainter.can(how):
+            regions = tuple(self.labels.regions_class_order) if self.labels.has_regions else None
+            return PlanePainter(how, into, regions, check), labels
 
-    @property
-    def _label_type(self) -> type[np.unsignedinteger]:
-        return np.uint8 if len(self.labels.foreground_labels) < 255 else np.uint16
+        def convert(logits: torch.Tensor) -> np.ndarray:
+            resampled = self._configuration.resampling_fn_probabilities(logits, into.shape, network, scan)
+            return np.asarray(self.labels.convert_logits_to_segmentation(resampled))
 
-    def uncropped(self, labels: np.ndarray, properties: dict[str, Any]) -> np.ndarray:
-        """Labels (k, j, i) on the scan's grid from those on the cropped one, in the order of the network's axes."""
-        whole = np.zeros(properties["shape_before_cropping"], dtype=self._label_type)
-        whole[tuple(slice(*bounds) for bounds in properties["bbox_used_for_cropping"])] = labels
-        return whole.transpose(self._manager.transpose_backward)
+        return WholePainter(into, convert), labels
 
     def _refuse_foreign(self) -> None:
         configuration = self._configuration

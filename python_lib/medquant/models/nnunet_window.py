@@ -136,6 +136,7 @@ def _add(held: torch.Tensor, logits: torch.Tensor, weight: torch.Tensor) -> None
 def _advance(held: torch.Tensor, planes: int) -> None:
     """Drop the first planes (along the axis before rows and columns) and put empty ones at the end."""
     kept = held.shape[-3] - planes
-    if kept:
-        held[..., :kept, :, :] = held[..., planes:, :, :].clone()
-    held[..., kept:, :, :] = 0
+    for one in held if held.ndim == 4 else [held]:
+        if kept:
+            one[:kept] = one[planes:].clone()
+        one[kept:] = 0
