@@ -118,13 +118,16 @@ def _show(
         table.add_column(title, overflow="fold")
     for facts in runtimes:
         version = facts["version"] or ("broken" if facts["fault"] else "not installed")
-        devices, precisions = (", ".join(facts[key]) or wording.NOTHING for key in ("devices", "precisions"))
+        devices = ", ".join(device.upper() for device in facts["devices"]) or wording.NOTHING
+        precisions = ", ".join(facts["precisions"]) or wording.NOTHING
+        if facts["name"] == "pytorch":
+            precisions = precisions.replace("int8", "int8 (simulated)")
         table.add_row(facts["name"], escape(version), escape(devices), precisions)
     run.console.print(table)
     run.say("")
     for cache in caches:
         size = f"{cache.count}, {wording.size(cache.bytes)}" if cache.count else "none"
         run.say(f"{cache.title}: {size} in {strong(cache.folder)}")
-    run.say("\nMissing:" if advice else "\nNothing is missing.")
+    run.say("\nMissing:" if advice else "\nNothing that would help here is missing.")
     for line in advice:
         run.say(f"  {escape(line)}")
