@@ -30,6 +30,7 @@ from medquant.commands import (
     compare,
     demo,
     doctor,
+    export,
     export_mask,
     models,
     quantize,
@@ -91,6 +92,7 @@ app.command("series", epilog=series.EXAMPLES)(series.series)
 app.command("quantize", epilog=quantize.EXAMPLES)(quantize.quantize)
 app.command("segment", epilog=segment.EXAMPLES)(segment.segment)
 app.command("compare", epilog=compare.EXAMPLES)(compare.compare)
+app.command("export", epilog=export.EXAMPLES)(export.export)
 app.command("export-mask", epilog=export_mask.EXAMPLES)(export_mask.export_mask)
 app.command("doctor", epilog=doctor.EXAMPLES)(doctor.doctor)
 app.command("cache", epilog=cache.EXAMPLES)(cache.cache)

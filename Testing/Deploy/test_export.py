@@ -1,0 +1,270 @@
+"""Exports of a small network of patches: run without this package, verified, small, whole or not at all."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from medquant.activation_settings import IntActivations
+from medquant.deploy.export.exporting import export
+from medquant.deploy.export.stored_weight import StoredWeight, stored_weight
+from medquant.errors import Cancelled, UserError
+from medquant.granularity import PerGroup
+from medquant.imaging.volume import Volume
+from medquant.layers import QuantizedLayer
+from medquant.models.torch_program import TorchModel
+from medquant.quantize import quantize
+from medquant.quantized_model import QuantizedModel
+from medquant.recipe import IntWeights, Recipe
+
+RUNTIMES = {"onnx": "onnxruntime", "openvino": "openvino", "torch": "torch", "tensorrt": "onnxruntime"}
+CARD = {"README.md", "model.json", "example.npz"}
+
+
+@pytest.fixture(autouse=True)
+def small_example(small_scan: Volume, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A scan of a few patches in place of the phantom, which takes seconds."""
+    monkeypatch.setattr("medquant.deploy.export.example._scan", lambda: small_scan)
+
+
+@pytest.fixture(scope="session")
+def two_bits(patchwise: TorchModel, small_scan: Volume) -> QuantizedModel:
+    """All layers at 2 bits, several groups of rows."""
+    recipe = Recipe(weights=IntWeights(2, PerGroup(32)), ends_bits=None, extra_bits=0)
+    return quantize(patchwise, small_scan, recipe=recipe)
+
+
+def run_without_medquant(script: Path) -> subprocess.CompletedProcess[str]:
+    """A fresh process in which medquant cannot be imported."""
+    guard = (
+        "import runpy, sys\n"
+        "class Without:\n"
+        "    def find_spec(self, name, path=None, target=None):\n"
+        "        if name.partition('.')[0] == 'medquant': raise ImportError('medquant is not here')\n"
+        "sys.meta_path.insert(0, Without())\n"
+        "runpy.run_path(sys.argv[1], run_name='__main__')\n"
+    )
+    return subprocess.run([sys.executable, "-c", guard, str(script)], capture_output=True, text=True, timeout=300)
+
+
+@pytest.mark.parametrize("format_name", ["onnx", "openvino", "torch"])
+@pytest.mark.parametrize("which", ["integer_patchwise", "two_bits"])
+def test_an_export_runs_without_this_package(
+    format_name: str, which: str, tmp_path: Path, request: pytest.FixtureRequest
+) -> None:
+    pytest.importorskip(RUNTIMES[format_name])
+    model = request.getfixturevalue(which)
+    made = export(model, tmp_path / "made", format_name)
+    assert {path.name for path in made.folder.iterdir()} >= CARD | {f"run_{format_name}.py"}
+    assert all(one.relative <= one.bound for one in made.differences)
+    text = (made.folder / made.script).read_text()
+    assert "medquant" not in text
+    assert len([line for line in text.splitlines() if line and not line.startswith(('"', "import", "from"))]) <= 12
+    result = run_without_medquant(made.folder / made.script)
+    assert result.returncode == 0, result.stderr
+    assert "logits (1, 3, 4, 16, 16)" in result.stdout
+
+
+def test_the_script_sees_a_changed_export(light_patchwise: QuantizedModel, tmp_path: Path) -> None:
+    made = export(light_patchwise, tmp_path / "made", "onnx")
+    onnx = pytest.importorskip("onnx")
+    path = made.folder / "network.onnx"
+    network = onnx.load(path)
+    for tensor in network.graph.initializer:
+        if tensor.name.endswith(".codes"):
+            tensor.raw_data = bytes(byte ^ 0xFF for byte in tensor.raw_data)
+    onnx.save(network, path)
+    result = run_without_medquant(made.folder / made.script)
+    assert result.returncode == 1
+    assert "differ" in result.stdout
+
+
+@pytest.mark.parametrize("format_name", ["onnx", "openvino", "torch"])
+def test_an_export_that_differs_is_refused(
+    format_name: str, light_patchwise: QuantizedModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The codes are changed on their way into the file, by one in the last place of a whole layer."""
+    pytest.importorskip(RUNTIMES[format_name])
+
+    def changed(layer: QuantizedLayer) -> StoredWeight | None:
+        found = stored_weight(layer)
+        found.codes[...] ^= 1
+        return found
+
+    monkeypatch.setattr("medquant.deploy.export.opened.stored_weight", changed)
+    with pytest.raises(UserError, match="differs from the model by"):
+        export(light_patchwise, tmp_path / "made", format_name)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("format_name", ["onnx", "openvino", "torch"])
+def test_few_bits_are_few_bytes(format_name: str, small_scan: Volume, tmp_path: Path) -> None:
+    """What a hundred thousand weights more take: their bits and, for each output, a scale and an offset."""
+    from medquant.models.torch_program import from_module
+
+    pytest.importorskip(RUNTIMES[format_name])
+    sizes = {}
+    for width in (8, 64):
+        torch.manual_seed(0)
+        layers = [nn.Conv3d(1, 64, 1), nn.Conv3d(64, width, 3, padding=1), nn.Conv3d(width, 2, 1)]
+        model = from_module(nn.Sequential(*layers), name="wide", roi_size=(4, 8, 8))
+        for bits in (2, 4):
+            recipe = Recipe(weights=IntWeights(bits), method="rtn", ends_bits=None, extra_bits=0)
+            recipe = Recipe(**{**vars(recipe), "drop_dead_channels": False})
+            made = export(quantize(model, small_scan, recipe=recipe), tmp_path / f"{width}-{bits}", format_name)
+            sizes[width, bits] = made.bytes_on_disk
+    more = 56 * (64 * 27 + 2)
+    for bits in (2, 4):
+        grown = sizes[64, bits] - sizes[8, bits]
+        assert more * bits / 8 <= grown <= more * bits / 8 + 56 * 16 + 4096
+
+
+def test_older_onnx_takes_more_bits_and_says_so(two_bits: QuantizedModel, tmp_path: Path) -> None:
+    pytest.importorskip("onnxruntime")
+    newest, older = (export(two_bits, tmp_path / str(opset), "onnx", opset=opset) for opset in (25, 21))
+    assert newest.bytes_on_disk < older.bytes_on_disk
+    assert not newest.notes
+    assert "--format artifact" in older.notes[0]
+
+
+@pytest.mark.parametrize("which", ["patchwise", "two_bits", "integer_patchwise"])
+def test_stored_weights_decode_to_the_layers_own(which: str, request: pytest.FixtureRequest) -> None:
+    from medquant.deploy.export.opened import PackedLayer
+
+    network = getattr(request.getfixturevalue(which), "model", request.getfixturevalue(which)).network
+    layers = [layer for layer in network.modules() if isinstance(layer, QuantizedLayer)]
+    assert bool(layers) == (which != "patchwise")
+    for layer in layers:
+        decoded = PackedLayer(layer, None, stored_weight(layer)).weight()
+        torch.testing.assert_close(decoded, layer.weight, rtol=0, atol=1e-6)
+
+
+def test_the_card_says_what_is_needed(integer_patchwise: QuantizedModel, tmp_path: Path) -> None:
+    pytest.importorskip("onnxruntime")
+    made = export(integer_patchwise, tmp_path / "made", "onnx")
+    data = json.loads((made.folder / "model.json").read_text())
+    assert data["recipe"] == json.loads(json.dumps(integer_patchwise.recipe.to_dict()))
+    assert data["effective_bits"] == integer_patchwise.report.effective_bits
+    assert data["bytes_on_disk"] == sum((made.folder / name).stat().st_size for name in data["files"])
+    assert data["provenance"]["calibration_sha256"] == list(integer_patchwise.provenance.calibration_sha256)
+    assert data["verified"][0]["relative"] <= data["verified"][0]["bound"]
+    text = (made.folder / "README.md").read_text()
+    for needed in ("Not for clinical use", "Licence of the weights", "Preparing a scan", "run_onnx.py"):
+        assert needed in text
+
+
+def test_the_artifact_is_the_models_own_file(integer_patchwise: QuantizedModel, tmp_path: Path) -> None:
+    """A network of the user's own cannot be loaded without it, so this export is refused and leaves nothing."""
+    with pytest.raises(UserError, match="made from a network in Python"):
+        export(integer_patchwise, tmp_path / "made", "artifact")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_tensorrt_gives_onnx_and_the_command(
+    patchwise: TorchModel, small_scan: Volume, integer_patchwise: QuantizedModel, tmp_path: Path
+) -> None:
+    pytest.importorskip("onnxruntime")
+    asymmetric = export(integer_patchwise, tmp_path / "half", "tensorrt")
+    assert any("around zero" in note for note in asymmetric.notes)
+    recipe = Recipe(weights=IntWeights(8), activations=IntActivations(symmetric=True), method="rtn")
+    made = export(quantize(patchwise, small_scan, recipe=recipe), tmp_path / "int8", "tensorrt")
+    command = (made.folder / "build_engines.sh").read_text()
+    assert command.startswith("trtexec --onnx=network.onnx --saveEngine=network.engine --fp16 --int8")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"format_name": "tflite"}, "no export format 'tflite'. Choose onnx"),
+        ({"storage": "tiny"}, "Choose auto, int8 or packed"),
+        ({"opset": 12}, "opset of 17 to 25"),
+        ({"format_name": "openvino", "opset": 21}, "belongs to the format onnx"),
+        ({"storage": "int8"}, "Use --storage packed"),
+    ],
+)
+def test_what_cannot_be_is_told(
+    arguments: dict[str, object], message: str, light_patchwise: QuantizedModel, tmp_path: Path
+) -> None:
+    with pytest.raises(UserError, match=message):
+        export(light_patchwise, tmp_path / "made", **arguments)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(("format_name", "library"), [("onnx", "onnxruntime"), ("openvino", "openvino")])
+def test_a_missing_runtime_is_named(
+    format_name: str, library: str, light_patchwise: QuantizedModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from importlib import metadata
+
+    real = metadata.version
+
+    def version(name: str) -> str:
+        if name.startswith(library):
+            raise metadata.PackageNotFoundError(name)
+        return real(name)
+
+    monkeypatch.setattr(metadata, "version", version)
+    with pytest.raises(UserError, match=rf"pip install .*{library}"):
+        export(light_patchwise, tmp_path / "made", format_name)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_folders_in_use(light_patchwise: QuantizedModel, patchwise: TorchModel, tmp_path: Path) -> None:
+    pytest.importorskip("onnxruntime")
+    folder = tmp_path / "made"
+    export(light_patchwise, folder, "onnx")
+    before = {path.name: path.read_bytes() for path in folder.iterdir()}
+    with pytest.raises(UserError, match=r"not empty\. Choose another, or add --overwrite"):
+        export(patchwise, folder, "onnx")
+    assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
+    export(patchwise, folder, "onnx", overwrite=True)
+    assert json.loads((folder / "model.json").read_text())["recipe"] is None
+    other = tmp_path / "thesis"
+    other.mkdir()
+    (other / "chapter.txt").write_text("a year's work")
+    with pytest.raises(UserError, match="is not replaced"):
+        export(patchwise, other, "onnx", overwrite=True)
+    assert (other / "chapter.txt").read_text() == "a year's work"
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["made", "thesis"]
+
+
+def test_a_full_disk_leaves_the_earlier_export(
+    light_patchwise: QuantizedModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("onnxruntime")
+    folder = tmp_path / "made"
+    export(light_patchwise, folder, "onnx")
+    before = {path.name: path.read_bytes() for path in folder.iterdir()}
+
+    def full(*_: object, **__: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(np, "savez_compressed", full)
+    with pytest.raises(UserError, match="The disk is full"):
+        export(light_patchwise, folder, "onnx", overwrite=True)
+    assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
+    assert [path.name for path in tmp_path.iterdir()] == ["made"]
+
+
+def test_stopping_leaves_nothing(light_patchwise: QuantizedModel, tmp_path: Path) -> None:
+    pytest.importorskip("onnxruntime")
+    seen: list[str] = []
+    with pytest.raises(Cancelled):
+        export(
+            light_patchwise,
+            tmp_path / "made",
+            "onnx",
+            progress=lambda event: seen.append(event.message),
+            cancelled=lambda: any("Checking" in message for message in seen),
+        )
+    assert any("Writing" in message for message in seen)
+    assert list(tmp_path.iterdir()) == []

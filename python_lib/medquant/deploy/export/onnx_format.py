@@ -1,0 +1,179 @@
+"""ONNX: Q/DQ with int8 weights, or weights in 2- and 4-bit constants."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from medquant.deploy.export.formats import PartFile, Run, Settings, stored_bits
+from medquant.deploy.export.opened import opened
+from medquant.deploy.export.stored_weight import StoredWeight, packed_codes
+from medquant.deploy.onnx_program import LEAST_OPSET, onnx_model
+from medquant.deploy.program import rounds_inputs
+from medquant.deploy.runtime import RUNTIMES
+from medquant.errors import UserError
+from medquant.layers import QuantizedLayer
+from medquant.models.base import Model, Part
+from medquant.quantized_model import QuantizedModel
+
+OPSET_OF_BITS = {8: 13, 4: 21, 2: 25}
+"""The first opset with integers of so many bits."""
+_EXPORTED_OPSET = 20
+"""The newest that PyTorch writes; later ones only added types to the operators that are used."""
+_IR_OF_OPSET = {21: 10, 22: 10, 23: 11, 24: 12, 25: 13}
+_LEAST_SIZE = 1024
+
+
+class OnnxFormat:
+    """`.onnx` files, run by onnxruntime."""
+
+    name = "onnx"
+    title = "ONNX models"
+    packages = "onnxruntime"
+
+    def version(self) -> str:
+        """onnxruntime's version."""
+        found = RUNTIMES["onnxruntime"].version()
+        if found is None:
+            raise UserError(
+                "The format onnx is written and verified by onnx and onnxruntime, which are not installed. "
+                "Install them with: pip install onnx onnxruntime"
+            )
+        return found
+
+    def reference(self, part: Part) -> Part:
+        """The part itself."""
+        return part
+
+    def write(self, model: Model | QuantizedModel, name: str, part: Part, folder: Path, settings: Settings) -> PartFile:
+        """Write `name`.onnx."""
+        if settings.packs(part):
+            made, stored, notes = packed_model(part, settings.opset)
+        else:
+            opset = LEAST_OPSET if settings.opset is None else settings.opset
+            made = onnx_model(part, integers=rounds_inputs(part.module), opset=min(opset, _EXPORTED_OPSET))
+            _declare(made, opset)
+            quantized = any(isinstance(module, QuantizedLayer) for module in part.module.modules())
+            stored, notes = ("int8 with Q/DQ" if quantized else "floating point"), ()
+        halve(made)
+        file = f"{name}.onnx"
+        (folder / file).write_bytes(made.SerializeToString())
+        return PartFile(file, f"{stored}, opset {made.opset_import[0].version}", notes)
+
+    def runner(self, path: Path, part: Part) -> Run:
+        """Run by onnxruntime on the processor."""
+        import onnxruntime
+
+        options = onnxruntime.SessionOptions()
+        options.log_severity_level = 4
+        try:
+            session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+        except Exception as error:  # its errors have no common class
+            reason = str(error).splitlines()[0]
+            raise UserError(
+                f"onnxruntime cannot load the export ({reason}). Try another --opset or --storage."
+            ) from error
+        return lambda values: tuple(session.run(None, {key: values[key] for key in part.inputs}))
+
+
+def packed_model(part: Part, opset: int | None) -> tuple[Any, str, tuple[str, ...]]:
+    """A part with its weights as packed constants; how they are stored; what had to give way for an older opset."""
+    ready = opened(part, integers=rounds_inputs(part.module))
+    least = min((_stored(weight.bits, opset) for weight in ready.weights.values()), default=8)
+    opset = max(LEAST_OPSET, OPSET_OF_BITS[least]) if opset is None else opset
+    made = onnx_model(ready.part, integers=rounds_inputs(part.module), opset=min(opset, _EXPORTED_OPSET))
+    nodes: list[Any] = []
+    for name, weight in ready.weights.items():
+        nodes += _decoding(made.graph, name, weight, _stored(weight.bits, opset))
+    own = [value for value in made.graph.input if value.name not in ready.weights]
+    graph_nodes = list(made.graph.node)
+    del made.graph.input[:], made.graph.node[:]
+    made.graph.input.extend(own)
+    made.graph.node.extend(nodes + graph_nodes)
+    _declare(made, opset)
+    bits = {_stored(weight.bits, opset) for weight in ready.weights.values()}
+    widened = {weight.bits for weight in ready.weights.values() if weight.bits < _stored(weight.bits, opset)}
+    notes = ()
+    if widened:
+        notes = (
+            f"ONNX opset {opset} has no integers of {', '.join(str(b) for b in sorted(widened))} bits: such codes take "
+            f"the next size it has. The quantized model's own file (--format artifact) is smaller.",
+        )
+    return made, stored_bits(bits), notes
+
+
+def _stored(bits: int, opset: int | None) -> int:
+    """Bits that a code takes in the file, with the integers that the opset has."""
+    able = [size for size, first in OPSET_OF_BITS.items() if opset is None or opset >= first]
+    return min(size for size in able if size >= bits)
+
+
+def _declare(model: Any, opset: int) -> None:
+    """Say which opset the model is of, where that is newer than what was exported."""
+    if opset > model.opset_import[0].version:
+        model.opset_import[0].version = opset
+        model.ir_version = max(model.ir_version, _IR_OF_OPSET.get(opset, 10))
+
+
+def _decoding(graph: Any, name: str, weight: StoredWeight, bits: int) -> list[Any]:
+    """Nodes whose last output is `name`: the weight from its codes. The constants are added to `graph`."""
+    from onnx import TensorProto, helper, numpy_helper
+
+    nodes: list[Any] = []
+    kind = {2: "UINT2", 4: "UINT4", 8: "UINT8"}[bits]
+
+    def constant(label: str, values: np.ndarray) -> str:
+        graph.initializer.append(numpy_helper.from_array(np.ascontiguousarray(values), f"{name}.{label}"))
+        return f"{name}.{label}"
+
+    def node(operator: str, *inputs: str, **attributes: Any) -> str:
+        nodes.append(helper.make_node(operator, inputs, [f"{name}.{len(nodes)}"], **attributes))
+        return nodes[-1].output[0]
+
+    raw = packed_codes(weight.codes, bits)
+    graph.initializer.append(
+        helper.make_tensor(f"{name}.codes", getattr(TensorProto, kind), weight.codes.shape, raw, raw=True)
+    )
+    axis = weight.single_axis
+    if axis is not None and weight.codes.shape[axis] == weight.scale.shape[axis]:
+        found = node("DequantizeLinear", f"{name}.codes", constant("scale", weight.scale.reshape(-1)), axis=axis)
+        tables = {"Add": weight.offset}
+    else:
+        found = node("DequantizeLinear", f"{name}.codes", constant("one", np.float32(1)))
+        tables = {"Mul": weight.scale, "Add": weight.offset}
+    for operator, table in tables.items():
+        values = constant(operator, table)
+        if weight.group is not None:
+            values = node("Gather", values, constant(f"{operator}.group", weight.group), axis=weight.axis)
+        found = node(operator, found, values)
+    shape = list(weight.codes.shape)
+    for axis, index in weight.places:
+        zeros = constant(f"zeros_{axis}", np.zeros([1 if a == axis else n for a, n in enumerate(shape)], np.float32))
+        joined = node("Concat", found, zeros, axis=axis)
+        found = node("Gather", joined, constant(f"place_{axis}", index), axis=axis)
+        shape[axis] = len(index)
+    node("Reshape", found, constant("shape", np.array(weight.shape, np.int64)))
+    nodes[-1].output[0] = name
+    return nodes
+
+
+def halve(model: Any) -> None:
+    """Store large constants in half precision where that loses nothing, as the quantized model's file does."""
+    from onnx import TensorProto, helper, numpy_helper
+
+    casts = []
+    for tensor in model.graph.initializer:
+        if tensor.data_type != TensorProto.FLOAT or int(np.prod(tensor.dims)) < _LEAST_SIZE:
+            continue
+        values = numpy_helper.to_array(tensor)
+        with np.errstate(over="ignore"):
+            half = values.astype(np.float16)
+        if np.array_equal(half.astype(np.float32), values):
+            name = tensor.name
+            tensor.CopyFrom(numpy_helper.from_array(half, f"{name}.half"))
+            casts.append(helper.make_node("Cast", [f"{name}.half"], [name], to=TensorProto.FLOAT))
+    nodes = casts + list(model.graph.node)
+    del model.graph.node[:]
+    model.graph.node.extend(nodes)

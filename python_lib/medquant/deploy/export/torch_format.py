@@ -1,0 +1,78 @@
+"""PyTorch: programs of `torch.export`, with the codes packed as in the quantized model's file."""
+
+from __future__ import annotations
+
+import warnings
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from medquant.deploy.export.formats import PartFile, Run, Settings
+from medquant.deploy.export.opened import PackedLayer, packed_module
+from medquant.deploy.program import integer_program, rounds_inputs
+from medquant.errors import UserError
+from medquant.models.base import Model, Part
+from medquant.packing import STORED_BITS
+from medquant.quantized_model import QuantizedModel
+
+
+class TorchFormat:
+    """`.pt2` files, run by PyTorch without the code of the network."""
+
+    name = "torch"
+    title = "programs of torch.export (.pt2)"
+    packages = "torch"
+
+    def version(self) -> str:
+        """PyTorch's version."""
+        return torch.__version__
+
+    def reference(self, part: Part) -> Part:
+        """The part itself."""
+        return part
+
+    def write(self, model: Model | QuantizedModel, name: str, part: Part, folder: Path, settings: Settings) -> PartFile:
+        """Write `name`.pt2. Codes are always packed; they are decoded at every pass."""
+        if settings.storage == "int8":
+            raise UserError("PyTorch's programs keep the codes packed. Leave --storage out, or use onnx or openvino.")
+        integers = rounds_inputs(part.module)
+        module = integer_program(packed_module(part, integers=integers), integers=integers).eval()
+        examples = tuple(tensor.cpu() for tensor in part.inputs.values())
+        free = {key: dict.fromkeys(axes, torch.export.Dim.DYNAMIC) for key, axes in part.dynamic.items()}
+        shapes = (tuple(free.get(key, {}) for key in part.inputs),)
+        file = f"{name}.pt2"
+        try:
+            with torch.no_grad(), warnings.catch_warnings():
+                warnings.simplefilter("ignore")
+                program = torch.export.export(_Positional(module), examples, dynamic_shapes=shapes, strict=False)
+        except Exception as error:  # the exporter raises whatever it meets
+            text = str(error).strip()
+            reason = text.splitlines()[0] if text else type(error).__name__
+            raise UserError(f"torch.export cannot follow this model ({reason}). Use another format.") from error
+        torch.export.save(program, folder / file)
+        bits = {STORED_BITS[layer.bits] for layer in module.modules() if isinstance(layer, PackedLayer)}
+        listing = " and ".join(str(size) for size in sorted(bits))
+        return PartFile(file, f"packed codes of {listing} bits" if bits else "floating point")
+
+    def runner(self, path: Path, part: Part) -> Run:
+        """Run by PyTorch on the processor."""
+        module = torch.export.load(path).module()
+
+        def run(values: dict[str, np.ndarray]) -> tuple[np.ndarray, ...]:
+            with torch.inference_mode():
+                found = module(*(torch.from_numpy(values[key]) for key in part.inputs))
+            return tuple(tensor.numpy() for tensor in (found if isinstance(found, (tuple, list)) else (found,)))
+
+        return run
+
+
+class _Positional(torch.nn.Module):
+    """Takes positional tensors only, whatever the module calls them, so that the axes that vary can be named."""
+
+    def __init__(self, module: torch.nn.Module) -> None:
+        super().__init__()
+        self.module = module
+
+    def forward(self, *tensors: torch.Tensor) -> torch.Tensor | tuple[torch.Tensor, ...]:
+        return self.module(*tensors)
