@@ -19,7 +19,7 @@ from medquant.layers import QuantizedLayer, divided
 from medquant.network_edit import set_module, structural_twin
 
 Dialect = Literal["openvino", "onnx"]
-"""ONNX has 8-bit grids of 256 levels only; others are cut at their ends beforehand."""
+"""Who reads the program: ONNX has an operator for codes times scales, OpenVINO finds them by itself."""
 
 
 def integer_program(
@@ -40,7 +40,7 @@ def integer_program(
             set_module(holder, name, exported)
     if not integers:
         drop_attention_quantizers(holder)
-    export_attention(holder, lambda quantizer: _static(quantizer, dialect))
+    export_attention(holder, _static)
     return holder[0]
 
 
@@ -76,7 +76,7 @@ def rounds_inputs(module: nn.Module) -> bool:
 
 def _exported(layer: QuantizedLayer, dialect: Dialect, integers: bool, largest_code: int) -> nn.Module:
     if integers and runs_on_integers(layer):
-        return IntegerLayer(layer, _static(layer.input_quantizer, dialect), largest_code)
+        return IntegerLayer(layer, _static(layer.input_quantizer), largest_code, dialect)
     quantizer = layer.input_quantizer if integers else None
     plain = layer.row_group is None and layer.live_inputs is None and layer.live_outputs is None
     if layer.geometry.kind == "Linear" and plain and quantizer is None:
@@ -84,38 +84,41 @@ def _exported(layer: QuantizedLayer, dialect: Dialect, integers: bool, largest_c
     return DecodedLayer(layer, quantizer)
 
 
-def _static(quantizer: ActivationQuantizer, dialect: Dialect) -> nn.Module:
+def _static(quantizer: ActivationQuantizer) -> nn.Module:
     fits = quantizer.mode == "static" and quantizer.spread == "tensor"
-    return StaticQuantizer(quantizer, dialect) if fits else quantizer
+    return StaticQuantizer(quantizer) if fits else quantizer
 
 
 class StaticQuantizer(nn.Module):
-    """`ActivationQuantizer` with one known scale, its numbers written into the program as constants."""
+    """`ActivationQuantizer` with one known scale, its numbers written into the program as constants.
 
-    def __init__(self, quantizer: ActivationQuantizer, dialect: Dialect) -> None:
+    Always 256 levels, as int8 kernels have them (OpenVINO is inexact with others). A grid of fewer bits is cut at
+    its ends beforehand. A symmetric one of 255 levels gets the lowest level of int8 in addition: what lies below its
+    range is clipped one level later.
+    """
+
+    def __init__(self, quantizer: ActivationQuantizer) -> None:
         super().__init__()
-        self.scale, self.zero, self.levels = float(quantizer.scale), int(quantizer.zero), quantizer.levels
-        symmetric = self.levels < 256 and 2 * self.zero == self.levels - 1
-        self.shift = self.zero if symmetric else 0
-        self.dialect = dialect
-        self.cut = dialect == "onnx" and self.levels < 256
+        self.scale, self.zero = float(quantizer.scale), int(quantizer.zero)
+        levels = quantizer.levels
+        self.low, self.high = 0, 255
+        self.ends = (-self.zero * self.scale, (levels - 1 - self.zero) * self.scale) if levels < 255 else None
+        if 2 * self.zero == levels - 1:
+            self.low, self.high, self.zero = -128, 127, 0
         self.lifted = 0.0
 
     def lift(self) -> float:
         """From now on give values that are larger by a constant, which is returned: codes without a zero point."""
-        if not self.shift:
-            self.lifted, self.zero = self.zero * self.scale, 0
+        self.lifted, self.zero = self.zero * self.scale, 0
         return self.lifted
 
     def forward(self, values: torch.Tensor) -> torch.Tensor:
         """The values at the levels of the grid; same shape and type."""
-        low, high, zero = -self.shift, self.levels - 1 - self.shift, self.zero - self.shift
-        if self.cut:
-            values = values.clamp((low - zero) * self.scale, (high - zero) * self.scale)
-            low, high = (-128, 127) if self.shift else (0, 255)
+        if self.ends is not None:
+            values = values.clamp(*self.ends)
         if self.lifted:
             values = values + self.lifted
-        return torch.fake_quantize_per_tensor_affine(values, self.scale, zero, low, high)
+        return torch.fake_quantize_per_tensor_affine(values, self.scale, self.zero, self.low, self.high)
 
 
 class _Dequantize(torch.autograd.Function):
@@ -192,16 +195,13 @@ class CompressedLinear(_ExportedLayer):
 class IntegerLayer(_ExportedLayer):
     """A layer on integers: its input rounded, its weight int8 codes times a scale for each output."""
 
-    def __init__(self, layer: QuantizedLayer, quantizer: nn.Module, largest_code: int) -> None:
+    def __init__(self, layer: QuantizedLayer, quantizer: StaticQuantizer, largest_code: int, dialect: Dialect) -> None:
         super().__init__(layer, quantizer)
+        self.dialect = dialect
         codes, scale = nearest_int8(layer, largest_code)
         self.register_buffer("codes", codes)
         self.register_buffer("scale", scale)
-        if (
-            isinstance(quantizer, StaticQuantizer)
-            and quantizer.dialect == "openvino"
-            and self.geometry.kind == "Linear"
-        ):
+        if dialect == "openvino" and self.geometry.kind == "Linear":
             # The runtime would subtract what the zero point adds from every output: the bias can hold it.
             constant = quantizer.lift() * (codes.double().sum(1) * scale.double()).float()
             self.bias = -constant if self.bias is None else self.bias.float() - constant

@@ -1,0 +1,295 @@
+"""Every runtime installed here computes what the engine's own quantized network does, and says how."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from dataclasses import replace
+from importlib import metadata
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from medquant.activation_settings import IntActivations
+from medquant.deploy.cache import CompiledCache
+from medquant.deploy.openvino_runtime import OpenVino
+from medquant.deploy.program import integer_layers
+from medquant.deploy.pytorch_runtime import PyTorch
+from medquant.deploy.runtime import RUNTIMES
+from medquant.errors import UserError
+from medquant.models.base import CalibrationBatch, Part
+from medquant.models.registry import load_model
+from medquant.models.torch_program import from_module
+from medquant.quantize import quantize
+from medquant.quantized_model import QuantizedModel
+from medquant.recipe import IntWeights, Recipe
+
+INSTALLED = [name for name, runtime in RUNTIMES.items() if runtime.version() is not None]
+ON_INTEGERS = [name for name in INSTALLED if name != "pytorch"]
+needs_openvino = pytest.mark.skipif("openvino" not in INSTALLED, reason="OpenVINO is not installed")
+
+
+class UNet(nn.Module):
+    """Two levels with instance norm, a transposed convolution and a skip connection, as nnU-Net has them."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first = self._level(1, 16, 1)
+        self.second = self._level(16, 24, 2)
+        self.up = nn.ConvTranspose3d(24, 16, 2, 2)
+        self.last = nn.Sequential(self._level(32, 16, 1), nn.Conv3d(16, 3, 1))
+
+    def _level(self, inputs: int, outputs: int, stride: int) -> nn.Module:
+        norm = nn.InstanceNorm3d(outputs, affine=True)
+        return nn.Sequential(nn.Conv3d(inputs, outputs, 3, stride, 1), norm, nn.LeakyReLU(0.01))
+
+    def forward(self, image: torch.Tensor) -> torch.Tensor:
+        skip = self.first(image)
+        return self.last(torch.cat([self.up(self.second(skip)), skip], 1))
+
+
+@pytest.fixture(scope="module")
+def image() -> torch.Tensor:
+    torch.manual_seed(1)
+    return nn.functional.interpolate(torch.randn(1, 1, 4, 4, 4), size=(16, 16, 16), mode="trilinear").contiguous()
+
+
+@pytest.fixture(scope="module")
+def unet(image: torch.Tensor) -> QuantizedModel:
+    """W8A8, symmetric activations as transposed convolutions need them for integer kernels."""
+    torch.manual_seed(0)
+    activations = IntActivations(symmetric=True, equalize=False, observer="min-max")
+    recipe = Recipe(weights=IntWeights(8), activations=activations, method="rtn")
+    model = from_module(UNet(), name="unet", roi_size=(16, 16, 16))
+    return quantize(model, [CalibrationBatch((image,))], recipe=recipe)
+
+
+def part_of(network: nn.Module, image: torch.Tensor) -> Part:
+    return Part(network, {"image": image}, ("logits",))
+
+
+def relative(found: torch.Tensor, expected: torch.Tensor) -> float:
+    return float((found - expected).norm() / expected.norm())
+
+
+def compiled(name: str, part: Part, precision: str, **options: object) -> object:
+    """On FP32 outside the integers, so that nothing but the integers' own rounding is left."""
+    if name == "openvino" and precision == "int8":
+        options["rest"] = "fp32"
+    return RUNTIMES[name].compile(part, precision=precision, threads=1, **options)
+
+
+@pytest.mark.parametrize("name", INSTALLED)
+def test_int8_agrees_with_the_engines_own_network(name: str, unet: QuantizedModel, image: torch.Tensor) -> None:
+    """Sums of integers are exact; where a sum in floating point falls on the other side of a half, one input of the
+    next layer moves by one level."""
+    network = unet.model.network
+    session = compiled(name, part_of(network, image), "int8")
+    with torch.no_grad():
+        expected = network(image)
+    found = session(image)
+    assert found.dtype == torch.float32 and found.shape == expected.shape
+    assert relative(found, expected) < 5e-3
+    assert float((found.argmax(1) != expected.argmax(1)).float().mean()) < 5e-3
+    assert (session.runtime, session.precision) == (name, "int8")
+
+
+@pytest.mark.parametrize("name", INSTALLED)
+def test_floating_point_leaves_inputs_unrounded(name: str, unet: QuantizedModel, image: torch.Tensor) -> None:
+    network = unet.model.network
+    session = compiled(name, part_of(network, image), "fp32")
+    plain = PyTorch().compile(part_of(network, image), precision="fp32")(image)
+    assert relative(session(image), plain) < 1e-4
+    assert not session.simulated
+
+
+@needs_openvino
+def test_openvino_runs_every_layer_on_integers(unet: QuantizedModel, image: torch.Tensor) -> None:
+    session = OpenVino().compile(part_of(unet.model.network, image), precision="int8", threads=1)
+    wanted = len(integer_layers(unet.model.network))
+    if "INT8" not in _capabilities() or not torch.cpu._is_vnni_supported():
+        pytest.skip("this processor has no integer kernels for these layers")
+    assert session.quantized_layers == wanted == 5
+    assert session.integer_layers == wanted and not session.simulated
+
+
+def _capabilities() -> list[str]:
+    import openvino
+
+    return openvino.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+
+
+def test_pytorch_says_that_it_simulates(unet: QuantizedModel, image: torch.Tensor) -> None:
+    assert PyTorch().compile(part_of(unet.model.network, image), precision="int8").simulated
+
+
+@pytest.mark.parametrize("name", INSTALLED)
+def test_two_to_four_bits_run_on_the_same_kernels(name: str, image: torch.Tensor) -> None:
+    torch.manual_seed(0)
+    model = from_module(UNet(), name="unet", roi_size=(16, 16, 16))
+    activations = IntActivations(symmetric=True, observer="min-max")
+    quantized = quantize(
+        model, [CalibrationBatch((image,))], recipe=Recipe(weights=IntWeights(4), activations=activations, method="rtn")
+    )
+    network = quantized.model.network
+    session = compiled(name, part_of(network, image), "int8")
+    with torch.no_grad():
+        assert relative(session(image), network(image)) < 0.02, "a real offset moves weights by 1/254 of the largest"
+
+
+@pytest.mark.parametrize("name", INSTALLED)
+def test_weights_only_run_in_floating_point(name: str, image: torch.Tensor) -> None:
+    torch.manual_seed(0)
+    network = nn.Sequential(nn.Conv3d(1, 8, 3, padding=1), nn.Flatten(2), nn.Linear(4096, 16), nn.Linear(16, 4))
+    batches = [CalibrationBatch((image,))]
+    made = quantize(from_module(network, name="n"), batches, recipe=Recipe(weights=IntWeights(4), method="rtn"))
+    session = compiled(name, part_of(made.model.network, image), "int8")
+    with torch.no_grad():
+        assert relative(session(image), made.model.network(image)) < 1e-4
+    assert not session.simulated
+
+
+@pytest.fixture(scope="module")
+def embedded() -> Iterator[tuple[QuantizedModel, tuple[torch.Tensor, ...]]]:
+    """The embedded promptable model, W8A8."""
+    model = load_model("embedded", device="cpu")
+    size = model.preprocessing.image_size
+    torch.manual_seed(0)
+    pixels = nn.functional.interpolate(torch.randn(1, 3, 16, 16), size=(size, size), mode="bilinear").contiguous()
+    boxes = torch.tensor([[[10.0, 10.0, 90.0, 80.0], [30.0, 20.0, 60.0, 70.0]]])
+    recipe = Recipe(weights=IntWeights(8), activations=IntActivations(equalize=False, observer="min-max"), method="rtn")
+    yield quantize(model, [CalibrationBatch((pixels, boxes))], recipe=recipe), (pixels, boxes)
+
+
+@pytest.mark.parametrize("name", ON_INTEGERS)
+def test_the_embedded_models_encoder(name: str, embedded: tuple) -> None:
+    model, (pixels, _) = embedded[0].model, embedded[1]
+    part = model.parts()["image_encoder"]
+    part = replace(part, inputs=dict.fromkeys(part.inputs, pixels))
+    with torch.no_grad():
+        expected = part.module(pixels)
+    found = compiled(name, part, "int8")(pixels)
+    floating = compiled(name, part, "fp32")(pixels)
+    assert relative(found, expected) < max(0.02, 0.5 * relative(floating, expected))
+
+
+@pytest.mark.parametrize("name", ON_INTEGERS)
+def test_the_number_of_boxes_may_vary(name: str) -> None:
+    part = load_model("embedded", device="cpu").parts()["mask_decoder"]
+    session = compiled(name, part, "fp32")
+    embedding, boxes = part.inputs.values()
+    for count in (1, 3):
+        some = boxes[:, :1].repeat(1, count, 1) + torch.arange(count)[None, :, None]
+        with torch.no_grad():
+            assert relative(session(embedding, some), part.module(embedding, some)) < 1e-3
+
+
+@needs_openvino
+def test_a_second_start_reads_what_the_first_compiled(
+    tmp_path: Path, unet: QuantizedModel, image: torch.Tensor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    part, cache = part_of(unet.model.network, image), CompiledCache(tmp_path)
+    first = OpenVino().compile(part, precision="int8", cache=tmp_path)(image)
+    assert cache.count() == 1
+    monkeypatch.setattr("medquant.deploy.openvino_program.openvino_model", None)  # compiling again would fail
+    again = OpenVino().compile(part, precision="int8", cache=tmp_path)
+    assert torch.equal(again(image), first)
+    assert again.integer_layers == again.quantized_layers or again.simulated
+
+
+@needs_openvino
+@pytest.mark.parametrize("damage", ["bytes", "not a model"])
+def test_a_damaged_cache_is_rebuilt(tmp_path: Path, unet: QuantizedModel, image: torch.Tensor, damage: str) -> None:
+    part, cache = part_of(unet.model.network, image), CompiledCache(tmp_path)
+    first = OpenVino().compile(part, precision="fp32", cache=tmp_path)(image)
+    (entry,) = tmp_path.glob("*.compiled")
+    if damage == "bytes":
+        entry.write_bytes(entry.read_bytes()[:1000])
+    else:
+        cache.write(entry.stem, b"whole, but no compiled model")
+    assert torch.equal(OpenVino().compile(part, precision="fp32", cache=tmp_path)(image), first)
+    assert cache.read(entry.stem) is not None and cache.size_bytes() > 1000
+
+
+@pytest.mark.parametrize("name", INSTALLED)
+def test_no_permission_to_write_a_cache(tmp_path: Path, name: str, unet: QuantizedModel, image: torch.Tensor) -> None:
+    in_the_way = tmp_path / "file"
+    in_the_way.write_text("not a folder")
+    assert compiled(name, part_of(unet.model.network, image), "fp32", cache=in_the_way)(image).shape[1] == 3
+
+
+@pytest.mark.parametrize("name", INSTALLED)
+def test_threads_take_turns(name: str, unet: QuantizedModel, image: torch.Tensor) -> None:
+    session = compiled(name, part_of(unet.model.network, image), "fp32")
+    images = [image * factor for factor in (0.5, 1.0, 2.0)]
+    expected, found = [session(one) for one in images], [None] * 3
+
+    def run(number: int) -> None:
+        found[number] = session(images[number])
+
+    threads = [threading.Thread(target=run, args=(number,)) for number in range(3)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert all(torch.allclose(a, b, atol=1e-5) for a, b in zip(found, expected, strict=True))
+
+
+@pytest.mark.parametrize("name", INSTALLED)
+def test_a_precision_that_is_not_there(name: str, unet: QuantizedModel, image: torch.Tensor) -> None:
+    with pytest.raises(UserError, match="Choose one of"):
+        RUNTIMES[name].compile(part_of(unet.model.network, image), precision="int3")
+
+
+def test_runtimes_that_are_not_installed_say_how_to_get_them(
+    unet: QuantizedModel, image: torch.Tensor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def missing(name: str) -> str:
+        raise metadata.PackageNotFoundError(name)
+
+    monkeypatch.setattr(metadata, "version", missing)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    for name, runtime in RUNTIMES.items():
+        if name == "pytorch":
+            continue
+        assert (runtime.version(), runtime.devices(), runtime.precisions()) == (None, [], ())
+        with pytest.raises(UserError, match="pip install"):
+            runtime.compile(part_of(unet.model.network, image), precision="fp32")
+
+
+@needs_openvino
+def test_an_old_openvino_counts_as_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(metadata, "version", lambda name: "2023.3.0")
+    assert OpenVino().version() is None
+
+
+class _NoCounterpart(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: object, values: torch.Tensor) -> torch.Tensor:
+        return torch.from_numpy(np.sort(values.numpy(), axis=-1))
+
+
+class Unconvertible(nn.Module):
+    """Uses something that no converter knows."""
+
+    def forward(self, image: torch.Tensor) -> torch.Tensor:
+        return _NoCounterpart.apply(image)
+
+
+@pytest.mark.parametrize("name", ON_INTEGERS)
+def test_an_operator_that_the_runtime_lacks(name: str, image: torch.Tensor) -> None:
+    with pytest.raises(UserError, match=r"cannot convert|no form in ONNX|cannot read"):
+        RUNTIMES[name].compile(part_of(Unconvertible(), image), precision="fp32")
+
+
+@pytest.mark.parametrize("name", INSTALLED)
+def test_bf16_is_close_where_the_processor_has_it(name: str, unet: QuantizedModel, image: torch.Tensor) -> None:
+    if "bf16" not in RUNTIMES[name].precisions():
+        pytest.skip("no bf16 here")
+    part = part_of(unet.model.network, image)
+    found = RUNTIMES[name].compile(part, precision="bf16")(image)
+    expected = RUNTIMES[name].compile(part, precision="fp32")(image)
+    assert 0 < relative(found, expected) < 0.05

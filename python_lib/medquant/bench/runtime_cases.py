@@ -1,0 +1,124 @@
+"""The networks of the runtime benchmark: how each is built, what it is fed, and how its output becomes a mask.
+
+Weights are random but for the embedded model; time and memory do not depend on them. Every process builds the same
+network from the same seed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import torch
+from torch import nn
+from torch.nn import functional
+
+from medquant.bench.footprint import random_vit_b
+from medquant.models.base import CalibrationBatch, Model, Part
+from medquant.models.registry import load_model
+from medquant.models.sam import SamModelAdapter
+from medquant.models.torch_program import from_module
+
+PATCH = 96
+CLASSES = 14
+
+
+@dataclass(frozen=True)
+class Case:
+    """One network of the benchmark, or one part of a model."""
+
+    title: str
+    build: Callable[[], Model]
+    part: str = "network"
+    quantized: bool = True
+    transformer: bool = False
+
+    def piece(self, model: Model, seed: int = 1) -> Part:
+        """The part with an input that it was not calibrated on (of another seed, another input)."""
+        part = model.parts()[self.part]
+        if self.part == "mask_decoder":
+            return part
+        (name, example), *_ = part.inputs.items()
+        return replace(part, inputs={name: smooth(tuple(example.shape), seed)})
+
+    def calibration(self, model: Model) -> list[CalibrationBatch]:
+        """One input of the network."""
+        (example, *_) = model.parts()["image_encoder" if self.part != "network" else "network"].inputs.values()
+        first = smooth(tuple(example.shape), seed=0)
+        if not isinstance(model, SamModelAdapter):
+            return [CalibrationBatch((first,))]
+        side = float(example.shape[-1])
+        boxes = torch.tensor([[[0.2, 0.2, 0.6, 0.7], [0.3, 0.4, 0.8, 0.9]]]) * side
+        return [CalibrationBatch((first, boxes), torch.ones(1, *example.shape[-2:]))]
+
+    def mask(self, model: Model, output: torch.Tensor) -> torch.Tensor:
+        """Labels: of SAM the masks of two boxes, by the FP32 decoder from what the encoder gave."""
+        if self.part == "network":
+            return output.argmax(1)
+        if self.part == "image_encoder":
+            with torch.inference_mode():
+                side = model.preprocessing.image_size
+                boxes = torch.tensor([[[0.2, 0.2, 0.6, 0.7], [0.3, 0.4, 0.8, 0.9]]]) * side
+                output = model.parts()["mask_decoder"].module(output, boxes)
+        return (output > 0).long()
+
+
+def smooth(shape: tuple[int, ...], seed: int) -> torch.Tensor:
+    """A smooth random picture or volume (batch, channels, *spatial), mean 0 and deviation about 1."""
+    generator = torch.Generator().manual_seed(seed)
+    coarse = torch.randn(*shape[:2], *(max(2, size // 8) for size in shape[2:]), generator=generator)
+    mode = "trilinear" if len(shape) == 5 else "bilinear"
+    fine = functional.interpolate(coarse, size=shape[2:], mode=mode, align_corners=False)
+    return (fine / fine.std()).contiguous()
+
+
+def _around(name: str, network: nn.Module) -> Model:
+    return from_module(network.eval(), name=name, roi_size=(PATCH,) * 3)
+
+
+def _nnunet() -> Model:
+    from dynamic_network_architectures.architectures.unet import PlainConvUNet
+
+    torch.manual_seed(0)
+    widths, strides = (32, 64, 128, 256, 320, 320), (1, 2, 2, 2, 2, 2)
+    norm = {"norm_op": nn.InstanceNorm3d, "norm_op_kwargs": {"eps": 1e-5, "affine": True}}
+    act = {"nonlin": nn.LeakyReLU, "nonlin_kwargs": {"inplace": True}}
+    shape = {"n_conv_per_stage": 2, "num_classes": CLASSES, "n_conv_per_stage_decoder": 2, "conv_bias": True}
+    return _around("nnU-Net, 31 M", PlainConvUNet(1, 6, widths, nn.Conv3d, 3, strides, **shape, **norm, **act))
+
+
+def _monai(name: str) -> Model:
+    from monai.networks import nets
+
+    torch.manual_seed(0)
+    kernel, strides = [3] * 5, [1, 2, 2, 2, 2]
+    made = {
+        "SwinUNETR": lambda: nets.SwinUNETR(1, CLASSES, feature_size=24),
+        "UNETR": lambda: nets.UNETR(1, CLASSES, (PATCH,) * 3),
+        "SegResNet": lambda: nets.SegResNet(3, 16, 1, CLASSES),
+        "DynUNet": lambda: nets.DynUNet(3, 1, CLASSES, kernel, strides, strides[1:], filters=[32, 64, 128, 192, 256]),
+    }[name]
+    return _around(f"MONAI {name}", made())
+
+
+def _embedded() -> Model:
+    return load_model("embedded", device="cpu")
+
+
+CASES = {
+    "sam-vit-b": Case("SAM ViT-B encoder", random_vit_b, "image_encoder", transformer=True),
+    "nnunet": Case("nnU-Net, 31 M, 96^3", _nnunet),
+    "swinunetr": Case("MONAI SwinUNETR, 96^3", lambda: _monai("SwinUNETR")),
+    "unetr": Case("MONAI UNETR, 96^3", lambda: _monai("UNETR")),
+    "segresnet": Case("MONAI SegResNet, 96^3", lambda: _monai("SegResNet")),
+    "dynunet": Case("MONAI DynUNet, 96^3", lambda: _monai("DynUNet")),
+    "embedded": Case("embedded encoder", _embedded, "image_encoder", transformer=True),
+    "sam-vit-b-decoder": Case("SAM ViT-B, boxes to masks", random_vit_b, "mask_decoder", quantized=False),
+    "embedded-decoder": Case("embedded, boxes to masks", _embedded, "mask_decoder", quantized=False),
+}
+
+
+def quantized_file(folder: Path, case: str) -> Path:
+    """Where a case's quantized model lies during the benchmark."""
+    return folder / f"{case}.mq.safetensors"

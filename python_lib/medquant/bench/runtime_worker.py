@@ -1,0 +1,128 @@
+"""One step of the runtime benchmark in a process of its own: `python -m medquant.bench.runtime_worker JOB.json`."""
+
+from __future__ import annotations
+
+import json
+import statistics
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import psutil
+import torch
+
+from medquant.bench.runtime_cases import CASES, Case
+from medquant.memory import PeakMemory
+
+SECONDS = 30.0
+"""A network is run until so much time has passed, three times at least."""
+MOST_RUNS = 15
+
+
+def main(job: dict[str, Any]) -> dict[str, Any]:
+    """Do what `job["step"]` names."""
+    torch.set_num_threads(job["threads"])
+    with PeakMemory() as memory:
+        answer = _STEPS[job["step"]](CASES[job["case"]], job)
+    return {**answer, "peak_memory_mb": memory.peak_mb}
+
+
+def _quantize(case: Case, job: dict[str, Any]) -> dict[str, Any]:
+    """W8A8 without a solver, as NNCF does it, from one input."""
+    from medquant.activation_settings import IntActivations
+    from medquant.quantize import quantize
+    from medquant.recipe import CalibrationSettings, IntWeights, Recipe
+
+    model = case.build()
+    plain = CalibrationSettings(sequential=False, shrink=False, positions_per_input=1)
+    weights = IntWeights(8, symmetric=True)
+    recipe = Recipe(weights=weights, method="rtn", activations=IntActivations(8), calibration=plain)
+    began = time.perf_counter()
+    quantized = quantize(model, case.calibration(model), recipe=recipe)
+    seconds = time.perf_counter() - began
+    quantized.save(job["quantized"])
+    return {"seconds": seconds}
+
+
+def _export(case: Case, job: dict[str, Any]) -> dict[str, Any]:
+    """The FP32 network as OpenVINO's file, and its calibration input: what NNCF takes."""
+    import openvino
+
+    from medquant.deploy.openvino_program import openvino_model
+
+    model = case.build()
+    openvino.save_model(openvino_model(case.piece(model)), job["exported"], compress_to_fp16=False)
+    np.savez(job["inputs"], inputs=case.calibration(model)[0].inputs[0].numpy()[None])
+    return {}
+
+
+def _time(case: Case, job: dict[str, Any]) -> dict[str, Any]:
+    run, inputs, facts = _runner(case, job)
+    with torch.inference_mode():
+        output = run(*inputs)
+        seconds: list[float] = []
+        while len(seconds) < 3 or (sum(seconds) < SECONDS and len(seconds) < MOST_RUNS):
+            began = time.perf_counter()
+            run(*inputs)
+            seconds.append(time.perf_counter() - began)
+    np.save(job["output"], output.numpy())
+    return {"seconds": statistics.median(seconds), "load": psutil.getloadavg()[0], **facts}
+
+
+def _runner(case: Case, job: dict[str, Any]) -> tuple[Callable[..., torch.Tensor], list[torch.Tensor], dict[str, Any]]:
+    """What is timed, its inputs, and what it says of itself."""
+    if job["runtime"] == "nncf":
+        return _file(case, job)
+    model = case.build()
+    if job["runtime"] == "pytorch":
+        _own_attention(model.network)
+    if job["precision"] == "int8":
+        from medquant.artifact import load
+
+        model = load(job["quantized"], model=model if model.family == "torch" else None).model
+    part = case.piece(model)
+    from medquant.deploy.runtime import RUNTIMES
+
+    began = time.perf_counter()
+    session = RUNTIMES[job["runtime"]].compile(
+        part, precision=job["precision"], threads=job["threads"], cache=Path(job["cache"])
+    )
+    facts = {"simulated": session.simulated, "start_seconds": time.perf_counter() - began}
+    for name in ("integer_layers", "quantized_layers"):
+        if hasattr(session, name):
+            facts[name] = getattr(session, name)
+    inputs = list(part.inputs.values())
+    del model, part
+    return session, inputs, facts
+
+
+def _file(case: Case, job: dict[str, Any]) -> tuple[Callable[..., torch.Tensor], list[torch.Tensor], dict[str, Any]]:
+    """NNCF's model by OpenVINO, with the rest in bf16 where the processor has it."""
+    from medquant.deploy.openvino_runtime import OpenVinoSession, compiled_file
+
+    inputs = list(case.piece(case.build()).inputs.values())
+    compiled = compiled_file(Path(job["peer"]), threads=job["threads"])
+    session = OpenVinoSession(compiled, "int8", "CPU", 0)
+    return session, inputs, {"simulated": not session.integer_layers, "integer_layers": session.integer_layers}
+
+
+def _own_attention(network: torch.nn.Module) -> None:
+    """SAM as `transformers` runs it, so that the peer owes nothing to this package."""
+    from transformers.models.sam import modeling_sam
+
+    from medquant.models.sam_attention import ChunkedAttention
+
+    for module in network.modules():
+        if isinstance(module, ChunkedAttention):
+            kind = network.config.vision_config._attn_implementation
+            module.__class__ = modeling_sam.SAM_VISION_ATTENTION_CLASSES[kind]
+
+
+_STEPS = {"quantize": _quantize, "export": _export, "time": _time}
+
+if __name__ == "__main__":
+    told = json.loads(Path(sys.argv[1]).read_text(encoding="utf-8"))
+    Path(told["answer"]).write_text(json.dumps(main(told)), encoding="utf-8")
