@@ -20,6 +20,7 @@ from medquant.deploy.program import (
     integer_program,
     rounds_inputs,
 )
+from medquant.dither import ordered_dither
 from medquant.geometry import LayerGeometry
 from medquant.grid import Grid
 from medquant.layers import QuantizedLayer
@@ -92,18 +93,21 @@ def test_no_weight_moves_by_more_than_half_a_scale(bits: int, number: int, seed:
         assert error <= 0.51 * float(scale.max()) and error <= 0.51 * float(weight.abs().max()) / largest
 
 
+@pytest.mark.parametrize("dither", [False, True])
 @pytest.mark.parametrize("dialect", ["openvino", "onnx"])
 @pytest.mark.parametrize("levels", [256, 255, 16, 15])
 @pytest.mark.parametrize("number", range(len(LAYERS)))
-def test_the_program_computes_what_the_engine_does(number: int, levels: int, dialect: str) -> None:
+def test_the_program_computes_what_the_engine_does(number: int, levels: int, dialect: str, dither: bool) -> None:
     module, shape = LAYERS[number]
     low, high = (-0.7, 1.9) if levels % 2 == 0 else (-1.5, 1.5)
     layer = with_quantizer(quantized_layer(module, 8, -128.0), static(low, high, levels))
+    layer.input_quantizer.dither = dither = dither and isinstance(module, nn.Conv2d | nn.Conv3d)
     inputs = torch.randn(shape, generator=torch.Generator().manual_seed(1)) * 1.2
     if levels == 255:  # the program has one level more below the range
         inputs = inputs.clamp_min(low)
     # Keep off the halves between two levels, which either may round its own way.
     grid = inputs / float(layer.input_quantizer.scale)
+    grid = grid + ordered_dither(shape[2:]) if dither else grid
     inputs = torch.where((grid - grid.floor() - 0.5).abs() < 1e-2, inputs.new_zeros(()), inputs)
     found = integer_program(layer, dialect=dialect)(inputs)
     assert torch.allclose(found, layer(inputs), atol=1e-5)

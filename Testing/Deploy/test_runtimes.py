@@ -61,7 +61,7 @@ def image() -> torch.Tensor:
 def unet(image: torch.Tensor) -> QuantizedModel:
     """W8A8, symmetric activations as transposed convolutions need them for integer kernels."""
     torch.manual_seed(0)
-    activations = IntActivations(symmetric=True, equalize=False, observer="min-max")
+    activations = IntActivations(symmetric=True, equalize=False, observer="min-max", dither=False)
     recipe = Recipe(weights=IntWeights(8), activations=activations, method="rtn")
     model = from_module(UNet(), name="unet", roi_size=(16, 16, 16))
     return quantize(model, [CalibrationBatch((image,))], recipe=recipe)

@@ -15,6 +15,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -49,23 +50,28 @@ def run(
     runtimes: Sequence[str] = ("pytorch", "openvino"),
     threads: int = 2,
     nncf_python: Path | None = None,
+    folder: Path | None = None,
     progress: ProgressCallback | None = None,
     cancelled: CancelCheck | None = None,
 ) -> list[dict[str, Any]]:
     """One row for each network and contender, PyTorch in FP32 first.
 
     `nncf_python`: an interpreter that has nncf and openvino; without it the peer's row says that it is absent. A
-    contender that fails has its reason in the row. Raises `UserError` for networks and runtimes that are not known.
+    contender that fails has its reason in the row. `folder`: keeps quantized and compiled models for another run; None
+    keeps nothing. Raises `UserError` for networks and runtimes that are not known.
     """
     for chosen, known in ((networks, CASES), (runtimes, RUNTIMES)):
         if unknown := [name for name in chosen if name not in known]:
             raise UserError(f"There is no {', '.join(unknown)} here. Choose among {', '.join(known)}.")
     tracker = Progress(progress, cancelled)
     rows: list[dict[str, Any]] = []
-    with tempfile.TemporaryDirectory() as temporary:
+    with ExitStack() as stack:
+        if folder is None:
+            folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
+        folder.mkdir(parents=True, exist_ok=True)
         for number, name in enumerate(networks):
             part = tracker.span(number / len(networks), (number + 1) / len(networks))
-            rows += _Bench(name, CASES[name], Path(temporary), threads, nncf_python, part).rows(runtimes)
+            rows += _Bench(name, CASES[name], folder, threads, nncf_python, part).rows(runtimes)
     return rows
 
 
@@ -106,28 +112,30 @@ class _Bench:
         known = RUNTIMES[runtime]
         if known.version() is None or precision not in known.precisions():
             raise UserError("absent: not installed, or this machine lacks the precision. Install it to have this row.")
-        job = {"step": "time", "runtime": runtime, "precision": precision, "version": known.version()}
+        facts: dict[str, Any] = {"version": known.version()}
+        job = {"step": "time", "runtime": runtime, "precision": precision}
         if precision == "int8":
             target = quantized_file(self.folder, self.name)
-            if not target.is_file():
-                self.quantizing = self._step({"step": "quantize", "quantized": str(target)})["seconds"]
             job["quantized"] = str(target)
-        if runtime == "pytorch":
-            return {"version": known.version(), **self._step(job)}
-        first = self._step(job)["start_seconds"]  # compiles; the second start finds it in the cache
-        found = {"version": known.version(), "first_start_seconds": first, **self._step(job)}
-        return found | ({"quantize_seconds": self.quantizing} if precision == "int8" else {})
+            if not target.is_file():
+                facts["quantize_seconds"] = self._step({**job, "step": "quantize"})["seconds"]
+        if runtime != "pytorch":  # compiles; the second start finds it in the cache
+            facts["first_start_seconds"] = self._step({**job, "prepare": True})["start_seconds"]
+        return facts | self._step(job)
 
     def _nncf(self) -> dict[str, Any]:
         if self.nncf_python is None:
             raise UserError("absent: no interpreter with nncf was given. Give one with --nncf-python.")
         paths = {name: str(self.folder / f"{self.name}.{name}") for name in ("fp32.xml", "npz", "nncf.xml")}
-        self._step({"step": "export", "exported": paths["fp32.xml"], "inputs": paths["npz"]})
-        kind = ["transformer"] if self.case.transformer else []
-        command = [str(self.nncf_python), nncf_peer.__file__, paths["fp32.xml"], paths["npz"], paths["nncf.xml"], *kind]
-        told = json.loads(self._run(command).splitlines()[-1])
+        told = {}
+        if not Path(paths["nncf.xml"]).is_file():
+            self._step({"step": "export", "exported": paths["fp32.xml"], "inputs": paths["npz"]})
+            kind = ["transformer"] if self.case.transformer else []
+            files = [paths["fp32.xml"], paths["npz"], paths["nncf.xml"]]
+            printed = self._run([str(self.nncf_python), nncf_peer.__file__, *files, *kind])
+            told = json.loads(printed.splitlines()[-1])
         found = self._step({"step": "time", "runtime": PEER, "precision": "int8", "peer": paths["nncf.xml"]})
-        return {"version": told["version"], "quantize_seconds": told["seconds"], **found}
+        return {"version": told.get("version"), "quantize_seconds": told.get("seconds"), **found}
 
     def _step(self, job: dict[str, Any]) -> dict[str, Any]:
         """Do one step in a process of its own; what it answers."""

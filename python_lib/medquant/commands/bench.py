@@ -236,6 +236,9 @@ def runtime(
     nncf_python: Annotated[
         str | None, typer.Option(help="A Python that has nncf and openvino, for the row of NNCF's INT8 model.")
     ] = None,
+    folder: Annotated[
+        str | None, typer.Option(help="Keep quantized and compiled models here, for another run.")
+    ] = None,
     json_target: o.Json = None,
 ) -> None:
     """Time networks by every runtime and precision on this machine, against PyTorch and NNCF, and compare the masks.
@@ -248,8 +251,16 @@ def runtime(
         chosen = {"networks": networks, "runtimes": runtimes}
         chosen = {name: tuple(values) for name, values in chosen.items() if values}
         python = None if nncf_python is None else Path(nncf_python).expanduser()
+        kept = None if folder is None else Path(folder).expanduser()
         with run.track("Runtimes") as (progress, cancelled):
-            rows = bench.run(**chosen, threads=threads, nncf_python=python, progress=progress, cancelled=cancelled)
+            rows = bench.run(
+                **chosen,
+                threads=threads,
+                nncf_python=python,
+                folder=kept,
+                progress=progress,
+                cancelled=cancelled,
+            )
         _print_runtimes(run, rows)
         run.finish(rows)
 

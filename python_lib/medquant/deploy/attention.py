@@ -48,8 +48,13 @@ class WholeAttention(ChunkedAttention):
         return (by_row[..., :, None] + by_column[..., None, :]).reshape(batch, heads, tokens, tokens)
 
 
-def export_attention(network: nn.Module, quantizer: Callable[[nn.Module], nn.Module]) -> None:
-    """Let every `ChunkedAttention` compute in whole products, each of its quantizers exchanged by `quantizer`."""
+def export_attention(network: nn.Module, quantizer: Callable[[nn.Module], nn.Module] | None) -> None:
+    """Let every `ChunkedAttention` compute in whole products, each of its quantizers exchanged by `quantizer`.
+
+    None leaves the quantizers out.
+    """
+    if quantizer is None:
+        drop_attention_quantizers(network)
     for module in network.modules():
         if isinstance(module, ChunkedAttention):
             module.__class__ = WholeAttention

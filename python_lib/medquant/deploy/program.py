@@ -13,8 +13,8 @@ import torch
 from torch import nn
 
 from medquant.activations import ActivationQuantizer
-from medquant.deploy.attention import drop_attention_quantizers, export_attention
 from medquant.deploy.int8_codes import largest_code_here, nearest_int8
+from medquant.dither import ordered_dither
 from medquant.layers import QuantizedLayer, divided
 from medquant.network_edit import set_module, structural_twin
 
@@ -38,9 +38,10 @@ def integer_program(
             exported = _exported(part, dialect, integers, largest_code)
             exported.dialect = dialect
             set_module(holder, name, exported)
-    if not integers:
-        drop_attention_quantizers(holder)
-    export_attention(holder, _static)
+    if _has_attention(holder):
+        from medquant.deploy.attention import export_attention
+
+        export_attention(holder, static_quantizer if integers else None)
     return holder[0]
 
 
@@ -53,9 +54,16 @@ def decoded_program(module: nn.Module, *, integers: bool = True) -> nn.Module:
     for name, part in list(holder.named_modules()):
         if isinstance(part, QuantizedLayer):
             set_module(holder, name, DecodedLayer(part, part.input_quantizer if integers else None))
-    if not integers:
+    if not integers and _has_attention(holder):
+        from medquant.deploy.attention import drop_attention_quantizers
+
         drop_attention_quantizers(holder)
     return holder[0]
+
+
+def _has_attention(network: nn.Module) -> bool:
+    """Whether there is attention of SAM's; its module, which loads `transformers`, is imported only then."""
+    return any(hasattr(part, "watch") and hasattr(part, "quantizers") for part in network.modules())
 
 
 def runs_on_integers(layer: nn.Module) -> bool:
@@ -76,7 +84,7 @@ def rounds_inputs(module: nn.Module) -> bool:
 
 def _exported(layer: QuantizedLayer, dialect: Dialect, integers: bool, largest_code: int) -> nn.Module:
     if integers and runs_on_integers(layer):
-        return IntegerLayer(layer, _static(layer.input_quantizer), largest_code, dialect)
+        return IntegerLayer(layer, static_quantizer(layer.input_quantizer), largest_code, dialect)
     quantizer = layer.input_quantizer if integers else None
     plain = layer.row_group is None and layer.live_inputs is None and layer.live_outputs is None
     if layer.geometry.kind == "Linear" and plain and quantizer is None:
@@ -84,8 +92,9 @@ def _exported(layer: QuantizedLayer, dialect: Dialect, integers: bool, largest_c
     return DecodedLayer(layer, quantizer)
 
 
-def _static(quantizer: ActivationQuantizer) -> nn.Module:
-    fits = quantizer.mode == "static" and quantizer.spread == "tensor"
+def static_quantizer(quantizer: nn.Module) -> nn.Module:
+    """A quantizer as constants where it has one known scale; any other as it is."""
+    fits = isinstance(quantizer, ActivationQuantizer) and quantizer.mode == "static" and quantizer.spread == "tensor"
     return StaticQuantizer(quantizer) if fits else quantizer
 
 
@@ -99,7 +108,7 @@ class StaticQuantizer(nn.Module):
 
     def __init__(self, quantizer: ActivationQuantizer) -> None:
         super().__init__()
-        self.scale, self.zero = float(quantizer.scale), int(quantizer.zero)
+        self.scale, self.zero, self.dither = float(quantizer.scale), int(quantizer.zero), quantizer.dither
         levels = quantizer.levels
         self.low, self.high = 0, 255
         self.ends = (-self.zero * self.scale, (levels - 1 - self.zero) * self.scale) if levels < 255 else None
@@ -114,6 +123,8 @@ class StaticQuantizer(nn.Module):
 
     def forward(self, values: torch.Tensor) -> torch.Tensor:
         """The values at the levels of the grid; same shape and type."""
+        if self.dither:
+            values = values + ordered_dither(tuple(int(size) for size in values.shape[2:])) * self.scale
         if self.ends is not None:
             values = values.clamp(*self.ends)
         if self.lifted:
@@ -133,7 +144,7 @@ class _Dequantize(torch.autograd.Function):
         return g.op("DequantizeLinear", codes, scale, axis_i=axis)
 
 
-class _ExportedLayer(nn.Module):
+class ExportedLayer(nn.Module):
     """A layer in torch's plain operations; subclasses say how its weight is held."""
 
     dialect: Dialect = "openvino"
@@ -163,7 +174,7 @@ class _ExportedLayer(nn.Module):
         return codes.float() * self.scale.reshape(-1, *[1] * (codes.ndim - axis - 1))
 
 
-class DecodedLayer(_ExportedLayer):
+class DecodedLayer(ExportedLayer):
     """A layer with its weight in floating point."""
 
     def __init__(self, layer: QuantizedLayer, quantizer: nn.Module | None = None) -> None:
@@ -174,7 +185,7 @@ class DecodedLayer(_ExportedLayer):
         return self.decoded
 
 
-class CompressedLinear(_ExportedLayer):
+class CompressedLinear(ExportedLayer):
     """A linear layer whose weight stays codes, by an expression that runtimes know as a compressed weight."""
 
     def __init__(self, layer: QuantizedLayer) -> None:
@@ -192,7 +203,7 @@ class CompressedLinear(_ExportedLayer):
         return (self.codes.float() - self.zero) * self.scale[:, None]
 
 
-class IntegerLayer(_ExportedLayer):
+class IntegerLayer(ExportedLayer):
     """A layer on integers: its input rounded, its weight int8 codes times a scale for each output."""
 
     def __init__(self, layer: QuantizedLayer, quantizer: StaticQuantizer, largest_code: int, dialect: Dialect) -> None:

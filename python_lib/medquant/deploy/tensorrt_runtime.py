@@ -64,7 +64,7 @@ class TensorRT:
         plan = None if store is None else store.read(key)
         session = None if plan is None else _session(plan, part, precision, integers)
         if session is None:
-            plan = _build(part, precision, integers)
+            plan = build_engine(part, precision, integers)
             session = _session(plan, part, precision, integers)
             if store is not None and session is not None:
                 store.write(key, plan)
@@ -73,7 +73,8 @@ class TensorRT:
         return session
 
 
-def _build(part: Part, precision: str, integers: bool) -> bytes:
+def build_engine(part: Part, precision: str, integers: bool) -> bytes:
+    """The serialized engine of a part for this GPU. Raises `UserError` where TensorRT cannot build it."""
     import tensorrt as trt
 
     from medquant.deploy.onnx_program import onnx_model

@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from medquant.deploy.export.stored_weight import StoredWeight, stored_weight
-from medquant.deploy.program import _ExportedLayer, _static
+from medquant.deploy.program import ExportedLayer, static_quantizer
 from medquant.layers import QuantizedLayer
 from medquant.models.base import Part
 from medquant.network_edit import set_module, structural_twin
@@ -37,7 +37,7 @@ class _Given:
         self.tensors: tuple[torch.Tensor, ...] = ()
 
 
-class _GivenWeight(_ExportedLayer):
+class _GivenWeight(ExportedLayer):
     """A layer whose weight is one of the inputs of the whole."""
 
     def __init__(self, layer: QuantizedLayer, quantizer: nn.Module | None, given: _Given, number: int) -> None:
@@ -60,7 +60,7 @@ class _Opened(nn.Module):
         return self.module(*tensors[: self.inputs])
 
 
-class PackedLayer(_ExportedLayer):
+class PackedLayer(ExportedLayer):
     """A layer in torch's plain operations that holds its codes packed and decodes them at every pass."""
 
     def __init__(self, layer: QuantizedLayer, quantizer: nn.Module | None, weight: StoredWeight) -> None:
@@ -113,7 +113,7 @@ def opened(part: Part, *, integers: bool = True) -> OpenedPart:
 
 
 def _quantizer(layer: QuantizedLayer, integers: bool) -> nn.Module | None:
-    return _static(layer.input_quantizer) if integers and layer.input_quantizer is not None else None
+    return static_quantizer(layer.input_quantizer) if integers and layer.input_quantizer is not None else None
 
 
 def _exchanged(module: nn.Module, exchange: Callable[[str, QuantizedLayer, StoredWeight], nn.Module]) -> nn.Module:

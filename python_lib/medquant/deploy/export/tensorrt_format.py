@@ -11,7 +11,7 @@ from medquant.deploy.export.onnx_format import OnnxFormat, halve
 from medquant.deploy.onnx_program import onnx_model
 from medquant.deploy.program import decoded_program, integer_layers, rounds_inputs
 from medquant.deploy.runtime import RUNTIMES
-from medquant.deploy.tensorrt_runtime import MOST_BOXES, _build
+from medquant.deploy.tensorrt_runtime import MOST_BOXES, build_engine
 from medquant.errors import UserError
 from medquant.models.base import Model, Part
 from medquant.quantized_model import QuantizedModel
@@ -65,7 +65,7 @@ class TensorRtFormat:
                 f"No engine was built: there is no TensorRT on this machine. Run {COMMANDS} on one that has it."
             )
         else:
-            engine = _build(part, "int8" if integers else "fp16", integers)
+            engine = build_engine(part, "int8" if integers else "fp16", integers)
             (folder / f"{name}.engine").write_bytes(engine)
         return PartFile(f"{name}.onnx", "int8 with Q/DQ" if integers else "floating point", tuple(notes))
 

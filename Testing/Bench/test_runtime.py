@@ -1,0 +1,60 @@
+"""The benchmark of runtimes: honest columns, clear refusals, and a run of its smallest network."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from medquant.bench import runtime
+from medquant.bench.runtime_cases import CASES, smooth
+from medquant.errors import Cancelled, UserError
+
+COLUMNS = ("network", "runtime", "precision", "seconds", "speedup_vs_pytorch_fp32", "speedup_vs_runtime_fp32")
+COLUMNS += ("peak_memory_mb", "dsc_vs_fp32", "simulated")
+
+
+def test_speedups_are_against_pytorch_and_the_runtimes_own_fp32() -> None:
+    rows: list[dict] = []
+    for name, precision, seconds in (
+        ("pytorch", "fp32", 8.0),
+        ("openvino", "fp32", 4.0),
+        ("openvino", "int8", 1.0),
+        ("nncf", "int8", 2.0),
+        ("onnxruntime", "int8", 4.0),
+        ("tensorrt", "int8", None),
+    ):
+        row = {"network": "n", "runtime": name, "precision": precision, "seconds": seconds}
+        rows.append(runtime._with_speedups(row, rows))
+    found = [(row["speedup_vs_pytorch_fp32"], row["speedup_vs_runtime_fp32"]) for row in rows]
+    assert found == [(1.0, 1.0), (2.0, 1.0), (8.0, 4.0), (4.0, 2.0), (2.0, None), (None, None)]
+    assert all(name in row for row in rows for name in COLUMNS)
+
+
+@pytest.mark.parametrize("chosen", [{"networks": ["resnet"]}, {"runtimes": ["tvm"]}])
+def test_what_is_not_known_is_named(chosen: dict) -> None:
+    with pytest.raises(UserError, match="Choose among"):
+        runtime.run(**chosen)
+
+
+def test_inputs_are_the_same_in_every_process() -> None:
+    assert torch.equal(smooth((1, 1, 16, 16, 16), 3), smooth((1, 1, 16, 16, 16), 3))
+    assert not torch.equal(smooth((1, 3, 16, 16), 0), smooth((1, 3, 16, 16), 1))
+
+
+def test_the_wish_to_stop_ends_the_process_under_way(tmp_path: Path) -> None:
+    with pytest.raises(Cancelled):
+        runtime.run(networks=["embedded-decoder"], runtimes=["pytorch"], folder=tmp_path, cancelled=lambda: True)
+
+
+@pytest.mark.heavy
+def test_a_run_of_the_smallest_network() -> None:
+    rows = runtime.run(networks=["embedded-decoder"], runtimes=["pytorch", "openvino"], threads=1)
+    assert (rows[0]["runtime"], rows[0]["precision"]) == ("pytorch", "fp32")
+    assert all(name in row for row in rows for name in COLUMNS)
+    measured = [row for row in rows if row["seconds"]]
+    assert len(measured) >= 2
+    for row in measured:
+        assert row["peak_memory_mb"] > 50 and row["dsc_vs_fp32"] > 0.98
+    assert set(CASES) >= {"sam-vit-b", "nnunet", "swinunetr", "unetr", "segresnet", "dynunet"}
