@@ -36,3 +36,31 @@ def test_tensors_and_names_stay(small_sam: SamModel) -> None:
     before = {name: tensor.data_ptr() for name, tensor in small_sam.state_dict().items()}
     attend_in_chunks(small_sam)
     assert {name: tensor.data_ptr() for name, tensor in small_sam.state_dict().items()} == before
+
+
+def test_attention_has_integer_factors_that_a_file_keeps(small_adapter, blob_ct, tmp_path) -> None:
+    from medquant import artifact
+    from medquant.activation_settings import IntActivations
+    from medquant.models.base import CalibrationSelection
+    from medquant.models.prompt_images import SlicePreprocessing
+    from medquant.quantize import quantize
+    from medquant.recipe import IntWeights, Recipe
+
+    model, scan = small_adapter(SlicePreprocessing(image_size=64)), blob_ct()
+    recipe = Recipe(weights=IntWeights(8), activations=IntActivations(8))
+    quantized = quantize(model, scan, recipe=recipe, selection=CalibrationSelection(count=2))
+    encoder = quantized.model.network.vision_encoder
+    assert all(layer.attn.watch is None and len(layer.attn.quantizers) == 4 for layer in encoder.layers)
+    assert model.network.vision_encoder.layers[0].attn.quantizers is None
+    (batch, *_) = model.calibration_batches(scan, CalibrationSelection(count=2))
+    pixels = batch.inputs[0]
+    with torch.inference_mode():
+        rounded = encoder(pixels).last_hidden_state
+        expected = model.network.vision_encoder(pixels).last_hidden_state
+        assert 1e-4 < (rounded - expected).norm() / expected.norm() < 0.5
+        quantized.save(tmp_path / "sam.mq.safetensors")
+        loaded = artifact.load(tmp_path / "sam.mq.safetensors").model.network.vision_encoder
+        assert torch.equal(loaded(pixels).last_hidden_state, rounded)
+        for layer in encoder.layers:
+            layer.attn.quantizers = None
+        assert not torch.equal(encoder(pixels).last_hidden_state, rounded)

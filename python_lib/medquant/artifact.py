@@ -17,6 +17,7 @@ from safetensors.torch import save as save_tensors
 from torch import nn
 
 from medquant.activations import ActivationQuantizer
+from medquant.attention_products import quantizer_settings, restore_quantizers
 from medquant.errors import UserError
 from medquant.files import atomic_path
 from medquant.geometry import LayerGeometry
@@ -54,6 +55,7 @@ def save(quantized: QuantizedModel, path: str | Path) -> int:
         "name": quantized.model.name,
         "spec": quantized.model.spec,
         "layers": layers,
+        "attention": quantizer_settings(network),
         "aliases": aliases,
         "removed": [name for name, module in network.named_modules() if type(module) is nn.Identity],
         "recipe": quantized.recipe.to_dict(),
@@ -158,6 +160,7 @@ def _fill(network: nn.Module, description: dict[str, Any], tensors: dict[str, to
             raise ValueError(f"layer {name} does not hold {count} codes")
         _quantize_input(quantized, layer.get("input"), name, tensors)
         set_module(network, name, quantized)
+    restore_quantizers(network, description.get("attention", {}))
     inside = tuple(f"{name}." for name in description["layers"])
     rest = {
         name: tensor.float() if tensor.dtype == torch.float16 else tensor

@@ -14,6 +14,7 @@ import torch
 
 import medquant
 from medquant.accounting import account_for
+from medquant.attention_products import attention_modules, fit_attention
 from medquant.budget import plan_for
 from medquant.calibrate import GATHER_MB, collect_moments, quantize_layer
 from medquant.errors import UserError
@@ -34,6 +35,8 @@ from medquant.progress import CancelCheck, Progress, ProgressCallback
 from medquant.quantized_model import LayerReport, Provenance, QuantizedModel
 from medquant.recipe import Recipe
 
+ATTENTION_INPUTS = 2
+"""Calibration inputs on which the factors of attention are looked at."""
 SOLVING = 2
 """Time that solving takes, in passes of the network for each calibration input; for the estimate of the time left."""
 
@@ -132,6 +135,10 @@ class _Work:
         self.seconds["network and moments"] = time.perf_counter() - began - solved
         for name, layer in self.quantized.items():
             set_module(self.network, name, layer)
+        settings = self.recipe.activations
+        if settings is not None and settings.attention and attention_modules(self.network):
+            runs = [lambda batch=batch: self._forward(batch) for batch in self.batches[:ATTENTION_INPUTS]]
+            self._timed("attention", fit_attention, self.network, settings, runs)
 
     def _plan(self, jobs: dict[str, LayerJob], seen: Observation) -> None:
         """Use as many inputs as memory allows; each has an FP32 and a quantized pass."""
