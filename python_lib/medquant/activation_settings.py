@@ -30,7 +30,8 @@ class IntActivations:
     `equalize` divides each channel by a factor before it is quantized and multiplies the weights that meet it by the
     same: channels get ranges alike, and one scale for all of them does the work of many, in an ordinary integer kernel.
     `dither` moves the grid by a part of a step from voxel to voxel where a convolution sums over its kernel
-    (`medquant.dither`): the errors of even tissue cancel. `attention`: the products of attention (queries by keys,
+    (`medquant.dither`): the errors of even tissue cancel; None: up to 6 bits, where that is worth the pass over the
+    input that it costs. `attention`: the products of attention (queries by keys,
     probabilities by values) have integer factors too.
     """
 
@@ -40,7 +41,7 @@ class IntActivations:
     symmetric: bool = False
     observer: Observer = "mse"
     equalize: bool = True
-    dither: bool = True
+    dither: bool | None = None
     attention: bool = True
 
     def __post_init__(self) -> None:
@@ -57,13 +58,18 @@ class IntActivations:
             name = granularity_name(self.granularity)
             raise UserError(f"Scales {name} belong to one input and cannot be static. Choose the mode dynamic.")
 
+    @property
+    def dithered(self) -> bool:
+        """Whether inputs are dithered."""
+        return self.bits <= 6 if self.dither is None else self.dither
+
     def describe(self) -> str:
         """In a few words, for tables."""
         parts = [f"A{self.bits}", granularity_name(self.granularity), self.mode]
         parts.append("symmetric" if self.symmetric else "asymmetric")
         if self.mode == "static":
             parts.append(self.observer)
-        parts += [name for name, used in (("equalized", self.equalize), ("dithered", self.dither)) if used]
+        parts += [name for name, used in (("equalized", self.equalize), ("dithered", self.dithered)) if used]
         return " ".join(parts)
 
     def to_dict(self) -> dict[str, Any]:

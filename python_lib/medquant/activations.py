@@ -129,7 +129,7 @@ def fit_quantizer(settings: IntActivations, geometry: LayerGeometry, values: tor
     axis = -1 if geometry.kind == "Linear" else 1
     sums = geometry.kind in SUMMING and torch.Size(geometry.weight_shape[2:]).numel() > 1
     made = ActivationQuantizer(
-        settings.bits, spread, symmetric=settings.symmetric, channel_axis=axis, dither=settings.dither and sums
+        settings.bits, spread, symmetric=settings.symmetric, channel_axis=axis, dither=settings.dithered and sums
     )
     if settings.mode == "dynamic" or spread == "position":
         return made
