@@ -97,7 +97,7 @@ def _stored(bits: int) -> int:
 
 
 def _decoded(weight: StoredWeight) -> Any:
-    """The weight from constants: a pattern that OpenVINO keeps compressed in matrix products, and folds elsewhere."""
+    """The weight from constants: for matrix products the pattern that OpenVINO keeps compressed; others it folds."""
     import openvino
     from openvino import opset13 as ops
 
@@ -107,8 +107,7 @@ def _decoded(weight: StoredWeight) -> Any:
     tensor = openvino.Tensor(packed, openvino.Shape(list(weight.codes.shape)), kind)
     codes = openvino.op.Constant(tensor, shared_memory=False)  # the bytes go with this function
     scale, offset = weight.scale, weight.offset
-    usable = weight.group is None and bool((scale != 0).all())
-    if usable:
+    if weight.group is None and weight.codes.shape == weight.shape and not weight.places and (scale != 0).all():
         zero = ops.constant((-offset / scale).astype(np.float32))
         found = ops.multiply(ops.subtract(ops.convert(codes, "f32"), zero), ops.constant(scale))
     else:

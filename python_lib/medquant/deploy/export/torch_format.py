@@ -50,6 +50,9 @@ class TorchFormat:
             text = str(error).strip()
             reason = text.splitlines()[0] if text else type(error).__name__
             raise UserError(f"torch.export cannot follow this model ({reason}). Use another format.") from error
+        for node in program.graph.nodes:
+            node.meta.pop("stack_trace", None)  # it names the files of this machine
+        program.example_inputs = None
         torch.export.save(program, folder / file)
         bits = {STORED_BITS[layer.bits] for layer in module.modules() if isinstance(layer, PackedLayer)}
         listing = " and ".join(str(size) for size in sorted(bits))
