@@ -245,12 +245,12 @@ def quantize_to(target: Path, results: Path, *, mirroring: bool, tracker: Progre
     # Eight bits need no solver; one over 17,280 inputs, as the deepest layers have, takes hours.
     plain = CalibrationSettings(sequential=False, shrink=False, positions_per_input=1)
     weights = IntWeights(8, symmetric=True)
-    recipe = Recipe(weights=weights, method="rtn", activations=IntActivations(8), calibration=plain)
+    recipe = Recipe(weights=weights, method="rtn", activations=IntActivations(8, equalize=False), calibration=plain)
     quantized = quantize(
         model,
         volume,
         recipe=recipe,
-        selection=CalibrationSelection(count=2),
+        selection=CalibrationSelection(count=1),
         max_memory_mb=MEMORY_MB,
         progress=lambda event: tracker.report(0.0, event.message),
         cancelled=tracker.cancelled,
