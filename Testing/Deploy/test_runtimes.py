@@ -8,7 +8,6 @@ from dataclasses import replace
 from importlib import metadata
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -137,13 +136,15 @@ def test_two_to_four_bits_run_on_the_same_kernels(name: str, image: torch.Tensor
     network = quantized.model.network
     session = compiled(name, part_of(network, image), "int8")
     with torch.no_grad():
-        assert relative(session(image), network(image)) < 0.02, "a real offset moves weights by 1/254 of the largest"
+        expected, floating = network(image), model.network(image)
+    moved = relative(session(image), expected)  # an offset that is no code moves weights by 1/254 of the largest
+    assert moved < 0.5 * relative(floating, expected)
 
 
 @pytest.mark.parametrize("name", INSTALLED)
 def test_weights_only_run_in_floating_point(name: str, image: torch.Tensor) -> None:
     torch.manual_seed(0)
-    network = nn.Sequential(nn.Conv3d(1, 8, 3, padding=1), nn.Flatten(2), nn.Linear(4096, 16), nn.Linear(16, 4))
+    network = nn.Sequential(nn.Conv3d(1, 8, 3, padding=1), nn.Linear(16, 24), nn.GELU(), nn.Linear(24, 4))
     batches = [CalibrationBatch((image,))]
     made = quantize(from_module(network, name="n"), batches, recipe=Recipe(weights=IntWeights(4), method="rtn"))
     session = compiled(name, part_of(made.model.network, image), "int8")
@@ -266,17 +267,11 @@ def test_an_old_openvino_counts_as_none(monkeypatch: pytest.MonkeyPatch) -> None
     assert OpenVino().version() is None
 
 
-class _NoCounterpart(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx: object, values: torch.Tensor) -> torch.Tensor:
-        return torch.from_numpy(np.sort(values.numpy(), axis=-1))
-
-
 class Unconvertible(nn.Module):
     """Uses something that no converter knows."""
 
     def forward(self, image: torch.Tensor) -> torch.Tensor:
-        return _NoCounterpart.apply(image)
+        return torch.linalg.svdvals(image)
 
 
 @pytest.mark.parametrize("name", ON_INTEGERS)
