@@ -189,98 +189,23 @@ def _print_pipeline(run: Session, rows: list[dict[str, Any]]) -> None:
 
     from medquant.evaluation import wording
 
-    table = Table(box=None, padding=(0, 2, 0, 0), header_style="bold", pad_edge=False)
-    for title in (
-        "case",
-        "engine",
-        "precision",
-        "time",
-        "faster",
-        "memory",
-        "part of\nmemory",
-        "Dice\nnnunetv2",
-        "stages",
-    ):
-        table.add_column(title)
-    for row in rows:
-        stages = ", ".join(f"{name} {wording.seconds(seconds)}" for name, seconds in row["stages"].items())
-        table.add_row(
-            row["case"],
-            row["engine"],
-            row["precision"],
-            wording.seconds(row["seconds"]),
-            f"{row['speedup_vs_peer']:.1f}x" if "speedup_vs_peer" in row else "",
-            wording.memory(row["peak_memory_mb"]),
-            f"{row['memory_vs_peer']:.2f}" if "memory_vs_peer" in row else "",
-            wording.score(row["dsc_vs_peer"]),
-            stages,
-        )
-    run.console.print(table)
-
-
-@app.command("runtime", epilog=o.examples("medquant bench runtime --json runtime.json"))
-def runtime(
-    networks: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--network",
-            help="sam-vit-b, nnunet, swinunetr, unetr, segresnet, dynunet, embedded, sam-vit-b-decoder or "
-            "embedded-decoder. Repeatable; all if not given.",
-        ),
-    ] = None,
-    runtimes: Annotated[
-        list[str] | None,
-        typer.Option("--runtime", help="Repeatable; pytorch and openvino if not given."),
-    ] = None,
-    threads: Annotated[int, typer.Option(min=1, help="Threads of every runtime.")] = 2,
-    nncf_python: Annotated[
-        str | None, typer.Option(help="A Python that has nncf and openvino, for the row of NNCF's INT8 model.")
-    ] = None,
-    folder: Annotated[
-        str | None, typer.Option(help="Keep quantized and compiled models here, for another run.")
-    ] = None,
-    json_target: o.Json = None,
-) -> None:
-    """Time networks by every runtime and precision on this machine, against PyTorch and NNCF, and compare the masks.
-
-    Every timing has a process of its own. Weights are random, so nothing is downloaded. Takes some twenty minutes.
-    """
-    from medquant.bench import runtime as bench
-
-    with session(json_target) as run:
-        chosen = {"networks": networks, "runtimes": runtimes}
-        chosen = {name: tuple(values) for name, values in chosen.items() if values}
-        python = None if nncf_python is None else Path(nncf_python).expanduser()
-        kept = None if folder is None else Path(folder).expanduser()
-        with run.track("Runtimes") as (progress, cancelled):
-            rows = bench.run(
-                **chosen,
-                threads=threads,
-                nncf_python=python,
-                folder=kept,
-                progress=progress,
-                cancelled=cancelled,
+    for case in dict.fromkeys(row["case"] for row in rows):
+        table = Table(box=None, padding=(0, 2, 0, 0), header_style="bold", pad_edge=False)
+        for title in ("engine", "precision", "time", "faster", "memory", "part", "Dice"):
+            table.add_column(title)
+        of_case = [row for row in rows if row["case"] == case]
+        for row in of_case:
+            table.add_row(
+                row["engine"],
+                row["precision"],
+                wording.seconds(row["seconds"]),
+                f"{row['speedup_vs_peer']:.1f}x" if "speedup_vs_peer" in row else "",
+                wording.memory(row["peak_memory_mb"]),
+                f"{row['memory_vs_peer']:.2f}" if "memory_vs_peer" in row else "",
+                wording.score(row["dsc_vs_peer"]),
             )
-        _print_runtimes(run, rows)
-        run.finish(rows)
-
-
-def _print_runtimes(run: Session, rows: list[dict[str, Any]]) -> None:
-    from rich.table import Table
-
-    from medquant.evaluation import wording
-
-    table = Table(box=None, padding=(0, 2, 0, 0), header_style="bold", pad_edge=False)
-    for title in ("network", "runtime", "precision", "seconds", "x PyTorch\nFP32", "x its own\nFP32", "peak MB"):
-        table.add_column(title)
-    table.add_column("Dice\nFP32")
-    table.add_column("")
-    for row in rows:
-        gains = (row["speedup_vs_pytorch_fp32"], row["speedup_vs_runtime_fp32"])
-        numbers = [f"{gain:.2f}" if gain else "-" for gain in gains]
-        numbers.insert(0, f"{row['seconds']:.3f}" if row["seconds"] else "-")
-        numbers.append(f"{row['peak_memory_mb']:.0f}" if row["peak_memory_mb"] else "-")
-        score = "-" if row["dsc_vs_fp32"] is None else wording.score(row["dsc_vs_fp32"])
-        note = row.get("note") or ("simulated" if row["simulated"] else "")
-        table.add_row(row["network"], row["runtime"], row["precision"], *numbers, score, note)
-    run.console.print(table)
+        run.console.print(case, style="bold", markup=False, highlight=False)
+        run.console.print(table)
+        for row in of_case:
+            stages = ", ".join(f"{name} {wording.seconds(seconds)}" for name, seconds in row["stages"].items())
+            run.console.print(f"{row['engine']} {row['precision']}: {stages}", markup=False, highlight=False)
