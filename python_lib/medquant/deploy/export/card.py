@@ -77,7 +77,11 @@ def card_text(data: Mapping[str, Any], form: Format, script: str) -> str:
         lines += ["## Labels", "", f"0 background, {listing}.", ""]
     lines += ["## Quality", "", *_quality_in_words(data), ""]
     lines += ["## Origin", "", f"- Licence of the weights: {data['licence_of_the_weights']}"]
-    lines += [f"- {key.replace('_', ' ')}: {_plain(value)}" for key, value in data["provenance"].items() if value]
+    lines += [
+        f"- {key.replace('_', ' ')}: {_plain(value)}"
+        for key, value in data["provenance"].items()
+        if value and key != "licence"
+    ]
     return "\n".join(lines) + "\n"
 
 

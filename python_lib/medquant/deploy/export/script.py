@@ -20,7 +20,7 @@ _OPENING = {
     "torch": (
         "import torch",
         '{name} = torch.export.load(here / "{file}").module()',
-        "{outputs} = [tensor.detach().numpy() for tensor in [{name}({tensors})]]",
+        "{outputs} = [{name}({tensors}).detach().numpy()]",
     ),
     "tensorrt": (
         "import onnxruntime  # the engines that build_engines.sh makes from these files need TensorRT's own runtime",
