@@ -202,15 +202,11 @@ def test_a_second_start_reads_what_the_first_compiled(
 
 
 @needs_openvino
-@pytest.mark.parametrize("damage", ["bytes", "not a model"])
-def test_a_damaged_cache_is_rebuilt(tmp_path: Path, unet: QuantizedModel, image: torch.Tensor, damage: str) -> None:
+def test_a_damaged_cache_is_rebuilt(tmp_path: Path, unet: QuantizedModel, image: torch.Tensor) -> None:
     part, cache = part_of(unet.model.network, image), CompiledCache(tmp_path)
     first = OpenVino().compile(part, precision="fp32", cache=tmp_path)(image)
     (entry,) = tmp_path.glob("*.compiled")
-    if damage == "bytes":
-        entry.write_bytes(entry.read_bytes()[:1000])
-    else:
-        cache.write(entry.stem, b"whole, but no compiled model")
+    entry.write_bytes(entry.read_bytes()[:1000])
     assert torch.equal(OpenVino().compile(part, precision="fp32", cache=tmp_path)(image), first)
     assert cache.read(entry.stem) is not None and cache.size_bytes() > 1000
 

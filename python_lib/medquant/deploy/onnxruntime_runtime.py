@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tempfile
 import threading
 from dataclasses import dataclass
 from importlib import metadata
@@ -54,7 +55,7 @@ class OnnxRuntime:
     def compile(
         self, part: Part, *, precision: str, threads: int | None = None, cache: Path | None = None
     ) -> OnnxSession:
-        """Export the part and let onnxruntime optimise the graph, or read the optimised graph from the cache."""
+        """Export the part, or read the exported one from the cache, and let onnxruntime optimise it."""
         if self.version() is None:
             raise UserError("onnxruntime is not installed. Install it with: pip install onnx onnxruntime")
         if precision not in self.precisions():
@@ -64,21 +65,21 @@ class OnnxRuntime:
         store = None if cache is None else CompiledCache(cache)
         shapes = {name: (tuple(t.shape), part.dynamic.get(name, ())) for name, t in part.inputs.items()}
         key = fingerprint(part.module, "onnx", self.version(), integers, shapes)
-        session = None if store is None else self._from(store, key, threads)
+        session = None if store is None else self._from(store, key, threads, integers)
         if session is None:
             data = _exported(part, integers)
-            session = _started(data, threads)
+            session = _started(data, threads, integers)
             if store is not None:
                 store.write(key, data)
         wanted = len(integer_layers(part.module)) if integers else 0
-        return OnnxSession(session, part, precision, self.devices()[0], wanted, threads)
+        return OnnxSession(*session, part, precision, self.devices()[0], wanted)
 
-    def _from(self, store: CompiledCache, key: str, threads: int | None) -> Any:
+    def _from(self, store: CompiledCache, key: str, threads: int | None, integers: bool) -> tuple[Any, int] | None:
         data = store.read(key)
         if data is None:
             return None
         try:
-            return _started(data, threads)
+            return _started(data, threads, integers)
         except UserError:
             store.drop(key)
             return None
@@ -90,20 +91,26 @@ def _exported(part: Part, integers: bool) -> bytes:
     return onnx_model(part, integers=integers).SerializeToString()
 
 
-def _started(data: bytes, threads: int | None, optimised: Path | None = None) -> Any:
+def _started(data: bytes, threads: int | None, integers: bool) -> tuple[Any, int]:
+    """A session, and how many nodes of its optimised graph compute on integers (0 where none are expected)."""
+    import onnx
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 4
     if threads is not None:
         options.intra_op_num_threads = threads
-    if optimised is not None:
-        options.optimized_model_filepath = str(optimised)
-    try:
-        return onnxruntime.InferenceSession(data, options, providers=onnxruntime.get_available_providers())
-    except Exception as error:  # its errors have no common class
-        reason = str(error).splitlines()[0]
-        raise UserError(f"onnxruntime cannot load this model ({reason}). Use --runtime pytorch.") from error
+    with tempfile.TemporaryDirectory() as folder:
+        optimised = Path(folder) / "optimised.onnx"
+        if integers:
+            options.optimized_model_filepath = str(optimised)
+        try:
+            session = onnxruntime.InferenceSession(data, options, providers=onnxruntime.get_available_providers())
+        except Exception as error:  # its errors have no common class
+            reason = str(error).splitlines()[0]
+            raise UserError(f"onnxruntime cannot load this model ({reason}). Use --runtime pytorch.") from error
+        nodes = onnx.load(optimised).graph.node if integers else ()
+    return session, sum(node.op_type in _INTEGER_OPERATORS for node in nodes)
 
 
 class OnnxSession:
@@ -111,12 +118,13 @@ class OnnxSession:
 
     runtime = "onnxruntime"
 
-    def __init__(self, session: Any, part: Part, precision: str, device: str, wanted: int, threads: int | None) -> None:
+    def __init__(self, session: Any, integers: int, part: Part, precision: str, device: str, wanted: int) -> None:
         self.precision, self.device = precision, device
-        self.quantized_layers = wanted
+        self.quantized_layers, self.integer_layers = wanted, integers
+        """How many layers were to run on integers, and how many nodes of the optimised graph do."""
         self._session, self._inputs = session, tuple(part.inputs)
         self._lock = threading.Lock()
-        self.simulated = wanted > 0
+        self.simulated = integers < wanted
 
     def __call__(self, *inputs: torch.Tensor) -> torch.Tensor | tuple[torch.Tensor, ...]:
         """Run once; the outputs are float32 tensors of their own."""

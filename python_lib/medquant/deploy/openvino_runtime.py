@@ -79,7 +79,7 @@ class OpenVino:
         integers = precision == "int8" and rounds_inputs(part.module)
         store = None if cache is None else CompiledCache(cache)
         shapes = {name: (tuple(t.shape), part.dynamic.get(name, ())) for name, t in part.inputs.items()}
-        key = fingerprint(part.module, self.version(), self.device, sorted(config.items()), integers, shapes)
+        key = fingerprint(part.module, *_build_and_device(self.device), sorted(config.items()), integers, shapes)
         compiled = None if store is None else self._from(store, key, config)
         if compiled is None:
             compiled = self._compiled(part, config, integers)
@@ -159,6 +159,13 @@ def count_integer_layers(compiled: Any) -> int:
         facts = {key: info[key].astype(str) if key in info else "" for key in ("layerType", "primitiveType")}
         count += facts["layerType"] in kinds and facts["primitiveType"].lower().endswith(("_i8", "_u8"))
     return count
+
+
+def _build_and_device(device: str) -> tuple[str, str]:
+    """Compiled models belong to one build of OpenVINO and one kind of device; nothing tells when others read them."""
+    import openvino
+
+    return openvino.__version__, f"{device} {_core().get_property(device, 'FULL_DEVICE_NAME')}"
 
 
 def give_back_memory() -> None:
