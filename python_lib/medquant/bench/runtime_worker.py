@@ -79,13 +79,15 @@ def _runner(case: Case, job: dict[str, Any]) -> tuple[Callable[..., torch.Tensor
     """What is timed, its inputs, and what it says of itself."""
     if job["runtime"] == "nncf":
         return _file(case, job)
-    model = case.build()
-    if job["runtime"] == "pytorch":
-        _own_attention(model.network)
     if job["precision"] == "int8":
         from medquant.artifact import load
 
-        model = load(job["quantized"], model=model if model.family == "torch" else None).model
+        # The file describes models of SAM whole; of other networks it holds the tensors only.
+        model = load(job["quantized"], model=case.build() if case.part == "network" else None).model
+    else:
+        model = case.build()
+    if job["runtime"] == "pytorch" and job["precision"] != "int8":
+        _own_attention(model.network)
     part = case.piece(model)
     from medquant.deploy.runtime import RUNTIMES
 
