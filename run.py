@@ -36,7 +36,7 @@ LIBRARY = ROOT / "python_lib"
 ENVIRONMENT = ROOT / ".venv"
 SETUP_FAILED, CANCELLED = 3, 130
 # With PyTorch's CPU build, and what its build with GPU libraries takes more.
-DOWNLOAD_GB, DISK_GB = 0.5, 2.2
+DOWNLOAD_GB, DISK_GB = 0.6, 2.5
 GPU_DOWNLOAD_GB, GPU_DISK_GB = 2.7, 4.4
 PLATFORMS = "Python 3.10 to 3.13 on Linux, Windows, or macOS 14 or later (Apple silicon)"
 SIGNS_OF_NO_NETWORK = (
@@ -249,7 +249,7 @@ def install(python: Path, requirements: list[Path], request: Request, torch_gb: 
     constraints = ["-c", str(LIBRARY / "constraints.txt")]
     steps = [
         (f"{torch.replace('==', ' ')} (about {torch_gb:.1f} GB)", [torch, *constraints]),
-        ("transformers, nnunetv2, monai and what they need (about 0.3 GB)", [*pins, *constraints]),
+        ("transformers, nnunetv2, monai, openvino and what they need (about 0.4 GB)", [*pins, *constraints]),
         ("medquant from python_lib", ["--no-deps", "--no-build-isolation", "--editable", str(LIBRARY)]),
     ]
     for number, (name, arguments) in enumerate(steps, start=1):

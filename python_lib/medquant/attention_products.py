@@ -74,9 +74,11 @@ def _some(values: torch.Tensor) -> torch.Tensor:
 
 
 def _fitted(settings: IntActivations, factor: str, samples: torch.Tensor) -> ActivationQuantizer:
-    made = ActivationQuantizer(settings.bits, "tensor", symmetric=settings.symmetric, channel_axis=-1)
+    # Integer kernels for the product of two inputs take no zero points; probabilities need none, starting at zero.
+    symmetric = settings.symmetric or factor != "probabilities"
+    made = ActivationQuantizer(settings.bits, "tensor", symmetric=symmetric, channel_axis=-1)
     observer = "min-max" if factor == "probabilities" else settings.observer
-    low, high = find_range(samples[None], made.levels, observer, symmetric=settings.symmetric)
+    low, high = find_range(samples[None], made.levels, observer, symmetric=symmetric)
     scale, zero = grid_of(low[0], high[0], made.levels)
     # Ordinary tensors: what is made in inference mode could not be loaded into.
     made.scale, made.zero = torch.tensor(float(scale)), torch.tensor(int(zero), dtype=torch.int32)
