@@ -245,7 +245,8 @@ def quantize_to(target: Path, results: Path, *, mirroring: bool, tracker: Progre
     # Eight bits need no solver; one over 17,280 inputs, as the deepest layers have, takes hours.
     plain = CalibrationSettings(sequential=False, shrink=False, positions_per_input=1)
     weights = IntWeights(8, symmetric=True)
-    recipe = Recipe(weights=weights, method="rtn", activations=IntActivations(8, equalize=False), calibration=plain)
+    activations = IntActivations(8, symmetric=True, dither=False, equalize=False)  # what integer kernels take as it is
+    recipe = Recipe(weights=weights, method="rtn", activations=activations, calibration=plain)
     quantized = quantize(
         model,
         volume,
