@@ -229,9 +229,9 @@ def test_on_linux_the_gpu_libraries_are_reckoned_with(
     """Room for the CPU build alone is too little there."""
     monkeypatch.setattr(run_py.sys, "platform", "linux")
     monkeypatch.setattr(run_py.shutil, "disk_usage", lambda path: SimpleNamespace(free=4e9))
-    with pytest.raises(run_py.SetupError, match=r"4\.0 GB free, 6\.6 GB are needed.*PIP_EXTRA_INDEX_URL"):
+    with pytest.raises(run_py.SetupError, match=r"4\.0 GB free, 6\.9 GB are needed.*PIP_EXTRA_INDEX_URL"):
         run_py.prepare(run_py.parse([]))
-    assert "3.2 GB to download, 6.6 GB on disk" in capsys.readouterr().err
+    assert "3.3 GB to download, 6.9 GB on disk" in capsys.readouterr().err
     assert not run_py.ENVIRONMENT.exists()
 
 
