@@ -63,7 +63,7 @@ def _open_once_read(pipe: Path, process: subprocess.Popen[str]) -> int:
 
 
 def _pressing_ctrl_c(process: subprocess.Popen[str]) -> tuple[str, str]:
-    """Output and errors. Pressed again after a while: a signal between opening a file and reading it is lost on a pipe."""
+    """Output and errors. Pressed again after a while: a signal between opening a pipe and reading it is lost."""
     for _ in range(3):
         os.killpg(process.pid, signal.SIGINT)
         with contextlib.suppress(subprocess.TimeoutExpired):
