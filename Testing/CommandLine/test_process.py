@@ -120,7 +120,7 @@ def test_ctrl_c_ends_a_training_with_its_checkpoint(tmp_path: Path, moment: str)
     finally:
         process.kill()
     assert process.returncode == 130, errors
-    assert errors.startswith("Training stopped"), errors
+    assert "\nTraining stopped" in f"\n{errors}", errors
     assert "Traceback" not in output + errors
     assert psutil.wait_procs(children, timeout=10)[1] == []
     assert (tmp_path / "out" / "checkpoint.pt").exists() == training

@@ -120,7 +120,6 @@ def test_a_missing_box_is_told_before_anything_is_measured(
     assert not own_cache.exists()
 
 
-@pytest.mark.skipif("openvino" not in INSTALLED, reason="OpenVINO is not installed")
 @pytest.mark.parametrize("damage", [b"", b"MQCACHE1", b"\x00" * 4096])
 def test_a_damaged_compiled_model_is_made_again(
     medquant, scan: Path, small_sam: Path, own_cache: Path, damage: bytes

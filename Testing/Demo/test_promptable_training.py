@@ -56,6 +56,11 @@ def test_the_first_embeddings_differ_between_places_and_images(pool: ScenePool) 
     assert embeddings.flatten(2).std(2).mean() > 0.2
 
 
+def test_images_of_nothing_but_air_give_finite_weights() -> None:
+    model = initial_model(np.zeros((2, 256, 256), np.uint8), seed=0)
+    assert all(parameter.isfinite().all() for parameter in model.parameters())
+
+
 def test_the_trainee_runs_the_network_that_is_saved(pool: ScenePool) -> None:
     """Training's own forward pass at 256 pixels equals the library's."""
     model = initial_model(np.asarray(pool.store[:, 0]), seed=1).eval()

@@ -57,7 +57,7 @@ def collect_moments(
     count = max(settings.positions_per_input * size, affordable) // len(quantized_inputs)
     for number, inputs in enumerate(quantized_inputs):
         grid = spatial_grid(job.module, inputs)
-        generator = torch.Generator().manual_seed(settings.seed * 1_000_003 + job.index * 1009 + number)
+        generator = job.generator(settings.seed, number)
         total = torch.Size(grid).numel()
         focus = focus_of(job, number, grid)
         positions = draw_positions(focus, total, count, settings.share_for(job.activations), generator)

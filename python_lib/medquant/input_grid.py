@@ -27,6 +27,8 @@ VALUES = 2**16
 Both where the network sees structures, as far as there are any: a range that also spans what lies outside, bones and
 tables in a CT, has too few levels left for what is segmented.
 """
+OWN_DRAWS = 499
+"""Keeps these draws apart from those of the moments."""
 STRENGTHS = (0.25, 0.5, 0.75, 1.0)
 """How much of the difference between channels may move into the weights (alpha of SmoothQuant, Xiao et al. 2023)."""
 CLIPPING = (1.0, 0.8, 0.6)
@@ -73,7 +75,7 @@ def fit_input(
     share = settings.share_for(activations)
     rows, values = [], []
     for number, tensor in enumerate(inputs):
-        generator = torch.Generator().manual_seed(settings.seed * 1_000_003 + job.index * 1009 + number + 499)
+        generator = job.generator(settings.seed, number + OWN_DRAWS)
         grid = spatial_grid(job.module, tensor)
         focus = focus_of(job, number, grid)
         count = ROWS // len(inputs) + 1

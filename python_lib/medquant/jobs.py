@@ -37,6 +37,10 @@ class LayerJob:
         """The layer in floating point."""
         return self.geometry.apply(inputs, self.weight, self.bias, output_size, multiply=linear)
 
+    def generator(self, seed: int, number: int) -> torch.Generator:
+        """Draws positions of this layer's `number`-th calibration input; another for each layer and input."""
+        return torch.Generator().manual_seed(seed * 1_000_003 + self.index * 1009 + number)
+
 
 def layer_jobs(
     network: nn.Module, seen: Observation, recipe: Recipe, ignore: Mapping[str, str]

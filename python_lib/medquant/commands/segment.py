@@ -70,7 +70,6 @@ def segment(
     """
     from medquant.commands.inputs import file_word, open_model, open_volume, parse_boxes, read_reference, series_choice
     from medquant.deploy.accelerate import accelerate
-    from medquant.imaging.boxes import resolve_box
     from medquant.imaging.writing import SUFFIXES, save_segmentation
     from medquant.segment import segment as run_segment
 
@@ -92,9 +91,7 @@ def segment(
             target = target or output_file(f"{file_word(scan.name)}-{file_word(loaded.name)}.seg.nrrd")
             if Path(volume).expanduser().resolve() == target.resolve():
                 raise UserError(f"{target} is the scan itself. Give --output another name.")
-            getattr(loaded, "model", loaded).require_prompt(prompt)
-            for one in prompt.boxes if prompt else ():
-                resolve_box(one, scan)  # a box outside is refused before anything is measured or compiled
+            getattr(loaded, "model", loaded).require_prompt(prompt, scan)
             loaded = accelerate(loaded, runtime, precision=precision, progress=progress, cancelled=cancelled)
             found = run_segment(loaded, scan, prompt=prompt, progress=progress, cancelled=cancelled)
         began = time.perf_counter()

@@ -168,8 +168,8 @@ class Model(ABC):
         """Name patterns (fnmatch) of layers that stay in floating point whatever the recipe, each with cause."""
         return ()
 
-    def require_prompt(self, prompt: BoxPrompt | None) -> None:
-        """Raise `UserError` for a prompt that this model cannot work with, before anything long begins."""
+    def require_prompt(self, prompt: BoxPrompt | None, volume: Volume) -> None:
+        """Raise `UserError` for a prompt that this model cannot work with on `volume`, before anything long begins."""
         refuse_boxes(self.name, prompt)
 
     @abstractmethod

@@ -20,7 +20,7 @@ from transformers import SamModel
 from medquant.errors import UserError
 from medquant.files import sha256_of_file
 from medquant.gram import resize_focus
-from medquant.imaging.boxes import slice_axis_of
+from medquant.imaging.boxes import resolve_box, slice_axis_of
 from medquant.imaging.volume import Volume
 from medquant.imaging.windows import IntensityWindow
 from medquant.models.base import CalibrationBatch, CalibrationSelection, Model, Part, described, device_of
@@ -202,10 +202,12 @@ class SamModelAdapter(Model):
         """ "image_encoder" (pixels -> embedding) and "mask_decoder" (embedding, any number of boxes -> logits)."""
         return sam_parts(self.network)
 
-    def require_prompt(self, prompt: BoxPrompt | None) -> None:
-        """Raise `UserError` where there is no box."""
+    def require_prompt(self, prompt: BoxPrompt | None, volume: Volume) -> None:
+        """Raise `UserError` where there is no box, or where one does not lie in the scan."""
         if prompt is None or not prompt.boxes:
             raise UserError(f"{self.name} needs a box around each structure. Draw or name at least one box.")
+        for box in prompt.boxes:
+            resolve_box(box, volume)
 
     def segment(
         self, volume: Volume, prompt: BoxPrompt | None = None, progress: Progress | None = None
@@ -215,7 +217,7 @@ class SamModelAdapter(Model):
         While a slice is encoded the next one is prepared and the masks of the last one are decoded, so the stages
         overlap and their sum may exceed the seconds of the whole.
         """
-        self.require_prompt(prompt)
+        self.require_prompt(prompt, volume)
         progress = progress or Progress()
         window = self._window(volume)
         winner = np.zeros(volume.shape, dtype=np.uint16)

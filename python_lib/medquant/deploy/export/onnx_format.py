@@ -9,7 +9,7 @@ import numpy as np
 
 from medquant.deploy.export.formats import PartFile, Run, Settings, stored_bits
 from medquant.deploy.export.opened import opened
-from medquant.deploy.export.stored_weight import StoredWeight, packed_codes
+from medquant.deploy.export.stored_weight import StoredWeight, exact_half, packed_codes
 from medquant.deploy.onnx_program import LEAST_OPSET, onnx_model
 from medquant.deploy.program import rounds_inputs
 from medquant.deploy.runtime import RUNTIMES
@@ -23,7 +23,6 @@ OPSET_OF_BITS = {8: 13, 4: 21, 2: 25}
 _EXPORTED_OPSET = 20
 """The newest that PyTorch writes; later ones only added types to the operators that are used."""
 _IR_OF_OPSET = {21: 10, 22: 10, 23: 11, 24: 12, 25: 13}
-_LEAST_SIZE = 1024
 
 
 class OnnxFormat:
@@ -165,12 +164,10 @@ def halve(model: Any) -> None:
 
     casts = []
     for tensor in model.graph.initializer:
-        if tensor.data_type != TensorProto.FLOAT or int(np.prod(tensor.dims)) < _LEAST_SIZE:
+        if tensor.data_type != TensorProto.FLOAT:
             continue
-        values = numpy_helper.to_array(tensor)
-        with np.errstate(over="ignore"):
-            half = values.astype(np.float16)
-        if np.array_equal(half.astype(np.float32), values):
+        half = exact_half(numpy_helper.to_array(tensor))
+        if half is not None:
             name = tensor.name
             tensor.CopyFrom(numpy_helper.from_array(half, f"{name}.half"))
             casts.append(helper.make_node("Cast", [f"{name}.half"], [name], to=TensorProto.FLOAT))

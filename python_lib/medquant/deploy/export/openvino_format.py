@@ -9,7 +9,7 @@ import numpy as np
 
 from medquant.deploy.export.formats import PartFile, Run, Settings, stored_bits
 from medquant.deploy.export.opened import opened
-from medquant.deploy.export.stored_weight import StoredWeight, packed_codes
+from medquant.deploy.export.stored_weight import StoredWeight, exact_half, packed_codes
 from medquant.deploy.openvino_program import openvino_model
 from medquant.deploy.program import rounds_inputs
 from medquant.deploy.runtime import RUNTIMES
@@ -20,7 +20,6 @@ from medquant.quantized_model import QuantizedModel
 
 AS_VERIFIED = {"INFERENCE_PRECISION_HINT": "f32", "DYNAMIC_QUANTIZATION_GROUP_SIZE": "0"}
 """FP32 where integers are not written; without it OpenVINO takes bf16 where it can, and integers of its own making."""
-_LEAST_SIZE = 1024
 
 
 class OpenVinoFormat:
@@ -133,12 +132,8 @@ def _halve(model: Any) -> None:
     for node in model.get_ordered_ops():
         if node.get_type_name() != "Constant" or node.get_element_type().get_type_name() != "f32":
             continue
-        values = node.data
-        if values.size < _LEAST_SIZE:
-            continue
-        with np.errstate(over="ignore"):
-            half = values.astype(np.float16)
-        if np.array_equal(half.astype(np.float32), values):
+        half = exact_half(node.data)
+        if half is not None:
             readers = list(node.output(0).get_target_inputs())
             whole = ops.convert(ops.constant(half), "f32")
             for reader in readers:

@@ -8,6 +8,7 @@ import numpy as np
 import torch
 
 from medquant.layers import QuantizedLayer
+from medquant.network_edit import HALF_PRECISION_FROM
 
 
 @dataclass(frozen=True, eq=False)
@@ -92,3 +93,12 @@ def packed_codes(codes: np.ndarray, bits: int) -> bytes:
     from medquant.packing import pack
 
     return pack(torch.from_numpy(codes), bits).numpy().tobytes()
+
+
+def exact_half(values: np.ndarray) -> np.ndarray | None:
+    """Large float32 constants in half precision, as the quantized model's file has them; None where it would lose."""
+    if values.size < HALF_PRECISION_FROM:
+        return None
+    with np.errstate(over="ignore"):
+        half = values.astype(np.float16)
+    return half if np.array_equal(half.astype(np.float32), values) else None

@@ -121,7 +121,7 @@ def _whitening(images: np.ndarray, hidden: int, seed: int) -> tuple[torch.Tensor
     patches = patches.reshape(-1, PATCH_SIZE**2)
     mean = patches.mean(0)
     variance, axes = np.linalg.eigh(np.cov((patches - mean).T))
-    whiten = axes / np.sqrt(variance + 0.02 * variance.mean())
+    whiten = axes / np.sqrt(variance + max(0.02 * variance.mean(), 1e-6))  # images of nothing but air do not vary
     orthogonal = np.linalg.qr(rng.standard_normal((hidden, PATCH_SIZE**2)))[0] * np.sqrt(hidden / PATCH_SIZE**2)
     weight = orthogonal @ whiten.T
     bias = -weight @ mean
