@@ -41,7 +41,8 @@ def test_sizes(count, text):
 
 
 @pytest.mark.parametrize(
-    ("value", "text"), [(1.018, "1.02 s"), (12.34, "12.3 s"), (125.0, "2:05 min"), (0.0, "0.00 s")]
+    ("value", "text"),
+    [(1.018, "1.02 s"), (12.34, "12.3 s"), (125.0, "2:05 min"), (0.0, "0.00 s"), (0.028, "28 ms"), (0.0042, "4.2 ms")],
 )
 def test_durations(value, text):
     assert wording.seconds(value) == text

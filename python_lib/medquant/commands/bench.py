@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
 from medquant.commands import options as o
-from medquant.commands.session import Session, session
+from medquant.commands.bench_tables import print_facts, print_pipeline, print_quality, print_runtimes
+from medquant.commands.session import session
 from medquant.errors import UserError
 
 app = typer.Typer(
     no_args_is_help=True,
-    help="Measure what is claimed: the solver's speed, and the masks' quality at each number of bits.",
+    help="Measure what is claimed: quality of the masks, size, time and memory, beside their peers in the same run.",
 )
 DATA = typer.Option(envvar="MEDQUANT_TEST_DATA", help="Folder of the real scans and weights.")
 
@@ -30,7 +31,7 @@ def solver(json_target: o.Json = None) -> None:
     with session(json_target) as run:
         with run.track("Solver") as (progress, cancelled):
             result = bench.run(progress=progress, cancelled=cancelled)
-        _print_object(run, result)
+        print_facts(run, result)
         run.finish(result)
 
 
@@ -69,7 +70,7 @@ def quality(
             chosen["activations"] = activations
             chosen = {name: tuple(values) for name, values in chosen.items() if values}
             rows = bench.run(data=folder, **chosen, progress=progress, cancelled=cancelled)
-        _print_rows(run, rows)
+        print_quality(run, rows)
         run.finish(rows)
 
 
@@ -88,7 +89,52 @@ def footprint(
         with run.track("Footprint") as (progress, cancelled):
             rows = bench.run(bits=tuple(bits or (4, 2, 8)), progress=progress, cancelled=cancelled)
         for row in rows:
-            _print_object(run, row)
+            print_facts(run, row)
+        run.finish(rows)
+
+
+@app.command("runtime", epilog=o.examples("medquant bench runtime --network nnunet --json runtime.json"))
+def runtime(
+    networks: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--network",
+            help="sam-vit-b, nnunet, swinunetr, unetr, segresnet, dynunet, embedded, sam-vit-b-decoder or "
+            "embedded-decoder. Repeatable; all if not given.",
+        ),
+    ] = None,
+    runtimes: Annotated[
+        list[str] | None,
+        typer.Option("--runtime", help="pytorch, openvino, onnxruntime or tensorrt. Repeatable; the first two if not."),
+    ] = None,
+    threads: Annotated[int, typer.Option(min=1, help="Threads of every runtime.")] = 2,
+    nncf_python: Annotated[
+        str | None, typer.Option(help="A Python that has nncf and openvino: adds the rows of its INT8 models.")
+    ] = None,
+    keep: Annotated[
+        str | None, typer.Option(help="Folder for quantized and compiled models, to be used by the next run.")
+    ] = None,
+    json_target: o.Json = None,
+) -> None:
+    """Time each network in each runtime and precision, one process after the other, and compare the masks.
+
+    Everything, nnU-Net and SAM ViT-B at full size included, takes about an hour on two cores; choose a part.
+    """
+    from medquant.bench import runtime as bench
+    from medquant.bench.runtime_cases import CASES
+
+    with session(json_target) as run:
+        with run.track("Runtimes") as (progress, cancelled):
+            rows = bench.run(
+                networks=networks or tuple(CASES),
+                runtimes=runtimes or ("pytorch", "openvino"),
+                threads=threads,
+                nncf_python=None if nncf_python is None else Path(nncf_python).expanduser(),
+                folder=None if keep is None else Path(keep).expanduser(),
+                progress=progress,
+                cancelled=cancelled,
+            )
+        print_runtimes(run, rows)
         run.finish(rows)
 
 
@@ -139,7 +185,7 @@ def pipeline(
                 progress=progress,
                 cancelled=cancelled,
             )
-        _print_pipeline(run, rows)
+        print_pipeline(run, rows)
         run.finish(rows)
 
 
@@ -154,58 +200,3 @@ def data_folder(given: str | None) -> Path:
     if not folder.is_dir():
         raise UserError(f"There is no folder {folder}. Correct --data, or MEDQUANT_TEST_DATA where that is not given.")
     return folder
-
-
-def _print_object(run: Session, result: dict[str, Any]) -> None:
-    width = max(len(name) for name in result)
-    for name, value in result.items():
-        shown = f"{value:.4g}" if isinstance(value, float) else str(value)
-        run.console.print(f"{name.replace('_', ' '):<{width}}  {shown}", markup=False, highlight=False)
-
-
-def _print_rows(run: Session, rows: list[dict[str, Any]]) -> None:
-    from rich.table import Table
-
-    from medquant.evaluation import wording
-
-    table = Table(box=None, padding=(0, 2, 0, 0), header_style="bold", pad_edge=False)
-    for title in ("network", "method", "settings", "weights", "bits/\nweight", "Dice\nFP32", "Dice\nreference"):
-        table.add_column(title)
-    for row in rows:
-        table.add_row(
-            str(row["network"]),
-            str(row["method"]),
-            str(row["settings"]),
-            f"W{row['weight_bits']}",
-            f"{row['effective_bits']:.2f}",
-            wording.score(row["dsc_vs_fp32"]),
-            wording.score(row["dsc_vs_reference"]),
-        )
-    run.console.print(table)
-
-
-def _print_pipeline(run: Session, rows: list[dict[str, Any]]) -> None:
-    from rich.table import Table
-
-    from medquant.evaluation import wording
-
-    for case in dict.fromkeys(row["case"] for row in rows):
-        table = Table(box=None, padding=(0, 2, 0, 0), header_style="bold", pad_edge=False)
-        for title in ("engine", "precision", "time", "faster", "memory", "part", "Dice"):
-            table.add_column(title)
-        of_case = [row for row in rows if row["case"] == case]
-        for row in of_case:
-            table.add_row(
-                row["engine"],
-                row["precision"],
-                wording.seconds(row["seconds"]),
-                f"{row['speedup_vs_peer']:.1f}x" if "speedup_vs_peer" in row else "",
-                wording.memory(row["peak_memory_mb"]),
-                f"{row['memory_vs_peer']:.2f}" if "memory_vs_peer" in row else "",
-                wording.score(row["dsc_vs_peer"]),
-            )
-        run.console.print(case, style="bold", markup=False, highlight=False)
-        run.console.print(table)
-        for row in of_case:
-            stages = ", ".join(f"{name} {wording.seconds(seconds)}" for name, seconds in row["stages"].items())
-            run.console.print(f"{row['engine']} {row['precision']}: {stages}", markup=False, highlight=False)

@@ -80,9 +80,11 @@ def memory(megabytes: float | None) -> str:
 
 
 def seconds(value: float | None) -> str:
-    """A duration: 1.02 s, 12.3 s, 2:05 min."""
+    """A duration: 28 ms, 1.02 s, 12.3 s, 2:05 min."""
     if value is None:
         return NOTHING
+    if 0 < value < 0.0995:
+        return f"{value * 1000:.0f} ms" if value >= 0.0095 else f"{value * 1000:.1f} ms"
     if value < 99.95:
         return f"{value:.2f} s" if value < 9.995 else f"{value:.1f} s"
     minutes, rest = divmod(round(value), 60)

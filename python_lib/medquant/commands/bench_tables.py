@@ -1,0 +1,82 @@
+"""The tables that `medquant bench` prints."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from rich.table import Table
+
+from medquant.commands.session import Session
+from medquant.evaluation import wording
+
+
+def _table(*titles: str) -> Table:
+    table = Table(box=None, padding=(0, 2, 0, 0), header_style="bold", pad_edge=False)
+    for title in titles:
+        table.add_column(title)
+    return table
+
+
+def print_facts(run: Session, result: dict[str, Any]) -> None:
+    """Names and values, a line each."""
+    width = max(len(name) for name in result)
+    for name, value in result.items():
+        shown = f"{value:.4g}" if isinstance(value, float) else str(value)
+        run.console.print(f"{name.replace('_', ' '):<{width}}  {shown}", markup=False, highlight=False)
+
+
+def print_quality(run: Session, rows: list[dict[str, Any]]) -> None:
+    """Dice of each number of bits and method."""
+    table = _table("network", "method", "settings", "weights", "bits/\nweight", "Dice\nFP32", "Dice\nreference")
+    for row in rows:
+        table.add_row(
+            str(row["network"]),
+            str(row["method"]),
+            str(row["settings"]),
+            f"W{row['weight_bits']}",
+            f"{row['effective_bits']:.2f}",
+            wording.score(row["dsc_vs_fp32"]),
+            wording.score(row["dsc_vs_reference"]),
+        )
+    run.console.print(table)
+
+
+def print_runtimes(run: Session, rows: list[dict[str, Any]]) -> None:
+    """A table for each network."""
+    for network in dict.fromkeys(row["network"] for row in rows):
+        table = _table("runtime", "precision", "time", "faster than\nPyTorch", "than its\nFP32", "memory", "Dice", "")
+        for row in (row for row in rows if row["network"] == network):
+            ratios = (row["speedup_vs_pytorch_fp32"], row["speedup_vs_runtime_fp32"])
+            table.add_row(
+                " ".join(filter(None, (row["runtime"], row.get("version")))),
+                row["precision"],
+                "" if row["seconds"] is None else wording.seconds(row["seconds"]),
+                *("" if ratio is None else f"{ratio:.2f}x" for ratio in ratios),
+                "" if row["peak_memory_mb"] is None else wording.memory(row["peak_memory_mb"]),
+                "" if row["dsc_vs_fp32"] is None else wording.score(row["dsc_vs_fp32"]),
+                row.get("note") or ("simulated" if row["simulated"] else ""),
+            )
+        run.console.print(network, style="bold", markup=False, highlight=False)
+        run.console.print(table)
+
+
+def print_pipeline(run: Session, rows: list[dict[str, Any]]) -> None:
+    """A table for each scan, and below it where the time went."""
+    for case in dict.fromkeys(row["case"] for row in rows):
+        table = _table("engine", "precision", "time", "faster", "memory", "part", "Dice")
+        of_case = [row for row in rows if row["case"] == case]
+        for row in of_case:
+            table.add_row(
+                row["engine"],
+                row["precision"],
+                wording.seconds(row["seconds"]),
+                f"{row['speedup_vs_peer']:.1f}x" if "speedup_vs_peer" in row else "",
+                wording.memory(row["peak_memory_mb"]),
+                f"{row['memory_vs_peer']:.2f}" if "memory_vs_peer" in row else "",
+                wording.score(row["dsc_vs_peer"]),
+            )
+        run.console.print(case, style="bold", markup=False, highlight=False)
+        run.console.print(table)
+        for row in of_case:
+            stages = ", ".join(f"{name} {wording.seconds(seconds)}" for name, seconds in row["stages"].items())
+            run.console.print(f"{row['engine']} {row['precision']}: {stages}", markup=False, highlight=False)
