@@ -6,7 +6,6 @@ ModuleDict by the same names, that rounds them.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch
@@ -17,8 +16,8 @@ from medquant.activations import ActivationQuantizer
 from medquant.observers import find_range, grid_of
 
 FACTORS = ("query", "key", "probabilities", "value")
-SAMPLES = 2**16
-"""Numbers that are kept of each factor of each module."""
+SAMPLES, FROM_EACH = 2**16, 2**12
+"""Numbers that are kept of each factor of each module, and of each time that it is computed."""
 
 
 def attention_modules(network: nn.Module) -> dict[str, nn.Module]:
@@ -26,26 +25,57 @@ def attention_modules(network: nn.Module) -> dict[str, nn.Module]:
     return {name: m for name, m in network.named_modules() if hasattr(m, "watch") and hasattr(m, "quantizers")}
 
 
-def fit_attention(network: nn.Module, settings: IntActivations, runs: Iterable[Callable[[], Any]]) -> None:
-    """Give every attention module the quantizers for what its factors are in `runs`, which call the network.
+class AttentionSamples:
+    """Context manager: keeps samples of every factor while the network runs, for `fit` afterwards."""
 
-    One scale for each factor, static, as integer kernels take it; probabilities span zero to the largest seen.
-    """
-    modules = attention_modules(network)
-    samples: dict[tuple[str, str], list[torch.Tensor]] = {}
-    for name, module in modules.items():
-        module.watch = lambda factor, values, name=name: samples.setdefault((name, factor), []).append(_some(values))
-    try:
-        with torch.inference_mode():
-            for run in runs:
-                run()
-    finally:
-        for module in modules.values():
+    def __init__(self, network: nn.Module) -> None:
+        self._modules = attention_modules(network)
+        self._seen: dict[tuple[str, str], _Sample] = {}
+
+    def __enter__(self) -> AttentionSamples:
+        for name, module in self._modules.items():
+            module.watch = lambda factor, values, name=name: self._sample(name, factor).add(values)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for module in self._modules.values():
             del module.watch
-    for name, module in modules.items():
-        if (name, FACTORS[0]) in samples:
-            made = {factor: _fitted(settings, factor, torch.cat(samples[name, factor])) for factor in FACTORS}
-            module.quantizers = nn.ModuleDict(made)
+
+    def fit(self, settings: IntActivations) -> None:
+        """Give every attention module the quantizers for what its factors were.
+
+        One scale for each factor, static, as integer kernels take it; probabilities span zero to the largest seen.
+        """
+        for name, module in self._modules.items():
+            if (name, FACTORS[0]) in self._seen:
+                made = {factor: _fitted(settings, factor, self._seen[name, factor].values()) for factor in FACTORS}
+                module.quantizers = nn.ModuleDict(made)
+
+    def _sample(self, name: str, factor: str) -> _Sample:
+        return self._seen.setdefault((name, factor), _Sample())
+
+
+class _Sample:
+    """Evenly spread values of all that comes, at most twice `SAMPLES` of them, and the extreme ones."""
+
+    def __init__(self) -> None:
+        self._kept: list[torch.Tensor] = []
+        self._ends: torch.Tensor | None = None
+        self._step = 1
+
+    def add(self, values: torch.Tensor) -> None:
+        flat = values.reshape(-1)
+        ends = torch.stack(flat.aminmax())
+        if self._ends is not None:
+            ends = torch.stack([torch.minimum(ends[0], self._ends[0]), torch.maximum(ends[1], self._ends[1])])
+        self._ends = ends.clone()
+        self._kept.append(flat[:: self._step * -(-len(flat) // FROM_EACH)].clone())
+        if sum(map(len, self._kept)) > 2 * SAMPLES:  # from now on half as many of each
+            self._kept = [torch.cat(self._kept)[::2].clone()]
+            self._step *= 2
+
+    def values(self) -> torch.Tensor:
+        return torch.cat([*self._kept, self._ends])
 
 
 def quantizer_settings(network: nn.Module) -> dict[str, dict[str, Any]]:
@@ -65,12 +95,6 @@ def restore_quantizers(network: nn.Module, settings: dict[str, dict[str, Any]]) 
             for factor, arguments in factors.items()
         }
         network.get_submodule(name).quantizers = nn.ModuleDict(made)
-
-
-def _some(values: torch.Tensor) -> torch.Tensor:
-    """Evenly spread values, and the extreme ones."""
-    flat = values.reshape(-1)
-    return torch.cat([flat[:: -(-len(flat) // (SAMPLES // 16))], flat.amin()[None], flat.amax()[None]]).clone()
 
 
 def _fitted(settings: IntActivations, factor: str, samples: torch.Tensor) -> ActivationQuantizer:

@@ -43,19 +43,21 @@ def plan_for(
     passes: int,
     gather_mb: float,
     limit_mb: float | None,
+    moments: bool = True,
 ) -> Plan:
     """Fit calibration into `limit_mb` above the model itself, or say that it does not.
 
     `held` are the bytes that one pass holds when it halts at each layer, `pass_bytes` the most that a pass under way
-    takes, `passes` how many there are of each of the `count` inputs, `gather_mb` what gathering rows takes. Fewer
-    inputs, evenly spread, are used before a layer is refused. Without a limit all are used, or nothing is begun.
+    takes, `passes` how many there are of each of the `count` inputs, `gather_mb` what gathering rows takes, `moments`
+    whether second moments are collected. Fewer inputs, evenly spread, are used before a layer is refused. Without a
+    limit all are used, or nothing is begun.
     """
 
     def needed(inputs: int, *, full: bool) -> float:
         return max(_at(job, held.get(name, 0), inputs * passes, full) for name, job in jobs.items())
 
     def _at(job: LayerJob, halted: int, runners: int, full: bool) -> float:
-        solving = gather_mb + gram_megabytes(job, full=full)
+        solving = gather_mb + (gram_megabytes(job, full=full) if moments else 0.0)
         return runners * halted / 1e6 + max(solving, pass_bytes / 1e6)
 
     if limit_mb is None:

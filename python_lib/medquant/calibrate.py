@@ -9,12 +9,11 @@ import torch
 
 from medquant.errors import UserError
 from medquant.gram import Moments, choose_ridge, corrected_target, draw_positions, shrunk
-from medquant.granularity import PerTensor
 from medquant.grid import Grid, initial_grid, sorted_grid, symmetric_zero
 from medquant.input_grid import FocusOf, InputGrid
 from medquant.jobs import LayerJob
 from medquant.layers import QuantizedLayer
-from medquant.matrices import input_rows, spatial_grid
+from medquant.matrices import CHUNK_ELEMENTS, input_rows, spatial_grid
 from medquant.quantized_model import LayerReport
 from medquant.recipe import IntWeights, Recipe
 from medquant.solvers.solve import Solution, solve
@@ -22,8 +21,6 @@ from medquant.solvers.solve import Solution, solve
 MOST_POSITIONS = 65536
 GRAM_OPERATIONS = 1.5e11
 """Multiplications that the moments of one layer may take; small layers see more positions than large ones."""
-CHUNK_ELEMENTS = 8_000_000
-"""Rows are gathered in pieces of so many numbers, whatever the layer."""
 GATHER_MB = 2 * CHUNK_ELEMENTS * (4 + 8) / 1e6
 """What that takes: rows of the quantized and of the FP32 network, each number with its address."""
 
@@ -91,9 +88,8 @@ def quantize_layer(
     matrices = layout.to_matrices(job.weight)
     # The kernel offsets of a transposed convolution have one bias for all, which cannot absorb a mean for each.
     centred = recipe.calibration.centred and layout.share == 1
-    grid = _grid_of_whole(matrices, job.bits) if _needs_shared_grid(job) else None
+    grid = grid_of_whole(matrices, job.bits) if job.shares_grid else None
     solutions: list[Solution] = []
-    bias = torch.zeros(layout.outputs) if job.bias is None else job.bias.clone()
     moments = [first + second for first, second in halves]
     rows, columns = job.live.rows(layout), job.live.columns(layout)
     for weight, moment, pair in zip(matrices, moments, halves):
@@ -119,16 +115,29 @@ def quantize_layer(
             check=check,
         )
         solutions.append(solution)
-    zero = symmetric_zero(job.bits)
+    return finished_layer(job, solutions, [moment.means() for moment in moments] if centred else None, began)
+
+
+def finished_layer(
+    job: LayerJob,
+    solutions: Sequence[Solution],
+    means: Sequence[tuple[torch.Tensor, torch.Tensor]] | None,
+    began: float,
+) -> tuple[QuantizedLayer, LayerReport]:
+    """The layer made of one solution for each group of a convolution, and its report; `began` was the clock's time.
+
+    With `means`, the mean input (m,) of each group in the quantized and in the FP32 network, the bias makes up for
+    what rounding takes from the mean output.
+    """
+    layout = job.geometry.layout
     codes = torch.stack([solution.codes for solution in solutions])
-    layer = QuantizedLayer.from_solutions(
-        job.geometry, job.bits.bits, codes, [solution.grid for solution in solutions], zero, None, job.live
-    )
-    decoded = layout.to_matrices(layer.weight)
-    if centred:
-        n = matrices.shape[2]
-        for g, (weight, moment) in enumerate(zip(matrices, moments)):
-            mean, mean_full = moment.means()
+    grids, zero = [solution.grid for solution in solutions], symmetric_zero(job.bits)
+    layer = QuantizedLayer.from_solutions(job.geometry, job.bits.bits, codes, grids, zero, None, job.live)
+    bias = torch.zeros(layout.outputs) if job.bias is None else job.bias.clone()
+    if means is not None:
+        n = layout.columns
+        decoded = layout.to_matrices(layer.weight)
+        for g, (weight, (mean, mean_full)) in enumerate(zip(layout.to_matrices(job.weight), means, strict=True)):
             bias[g * n : (g + 1) * n] += mean_full @ weight - mean @ decoded[g]
     if job.bias is not None or bool((bias != 0).any()):
         layer.bias = bias
@@ -141,11 +150,7 @@ def quantize_layer(
     return layer, LayerReport(job.name, job.geometry.kind, shape, job.bits.bits, effective, relative, seconds)
 
 
-def _needs_shared_grid(job: LayerJob) -> bool:
-    return isinstance(job.bits.granularity, PerTensor) and job.geometry.groups > 1
-
-
-def _grid_of_whole(matrices: torch.Tensor, bits: IntWeights) -> Grid:
+def grid_of_whole(matrices: torch.Tensor, bits: IntWeights) -> Grid:
     """One scale for a grouped convolution: the grid is placed over all groups at once and then kept."""
     groups, m, n = matrices.shape
     together = matrices.transpose(0, 1).reshape(m, groups * n)

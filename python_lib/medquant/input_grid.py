@@ -19,14 +19,18 @@ from medquant.observers import find_range
 from medquant.products import product
 from medquant.recipe import CalibrationSettings
 
-ROWS = 2048
+ROWS = 1024
 """Positions at which the error of a rounded layer is looked at."""
 VALUES = 2**16
-"""Positions at which the range of its input is looked at, over all calibration inputs.
+LEAST_VALUES, MOST_NUMBERS = 2**12, 2**23
+"""Positions at which the range of its input is looked at, over all calibration inputs; fewer where there are many
+channels, down to `LEAST_VALUES`.
 
 Both where the network sees structures, as far as there are any: a range that also spans what lies outside, bones and
 tables in a CT, has too few levels left for what is segmented.
 """
+OUTPUTS, FEW_VALUES = 128, 2**14
+"""Outputs, and numbers of the input, with which factors for the channels are tried."""
 OWN_DRAWS = 499
 """Keeps these draws apart from those of the moments."""
 STRENGTHS = (0.25, 0.5, 0.75, 1.0)
@@ -54,6 +58,18 @@ class InputGrid:
         inputs = self.divided(inputs, geometry)
         return inputs if self.quantizer is None else self.quantizer(inputs)
 
+    def rows(self, job: LayerJob, inputs: torch.Tensor, positions: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Rows (groups, positions, m) of a layer's input, in the units of the grid: as they are, and rounded."""
+        known = self.quantizer is None or self.quantizer.mode == "static"
+        if job.geometry.kind == "Linear" and known:  # each position by itself: only those looked at are rounded
+            inputs = inputs.reshape(-1, inputs.shape[-1])[positions]
+            positions = torch.arange(len(inputs))
+        inputs = self.divided(inputs, job.geometry)
+        plain = input_rows(job.module, inputs, positions).float()
+        if self.quantizer is None:
+            return plain, plain
+        return plain, input_rows(job.module, self.quantizer(inputs), positions).float()
+
     def job(self, job: LayerJob) -> LayerJob:
         """The job with the weight that belongs to the divided input."""
         if self.divisor is None:
@@ -78,12 +94,12 @@ def fit_input(
         generator = job.generator(settings.seed, number + OWN_DRAWS)
         grid = spatial_grid(job.module, tensor)
         focus = focus_of(job, number, grid)
-        count = ROWS // len(inputs) + 1
+        count = job.geometry.layout.at_most(ROWS) // len(inputs) + 1
         positions = draw_positions(focus, torch.Size(grid).numel(), count, share, generator)
         rows.append(_rows_at(job, tensor, positions))
         last = tensor if job.geometry.kind == "Linear" else tensor.movedim(1, -1)
         focus = focus_of(job, number, tuple(last.shape[:-1]))
-        count = VALUES // len(inputs) + 1
+        count = max(LEAST_VALUES, min(VALUES, MOST_NUMBERS // last.shape[-1])) // len(inputs) + 1
         positions = draw_positions(focus, last[..., 0].numel(), count, share, generator)
         values.append(last.reshape(-1, last.shape[-1])[positions])
     rows, values = torch.cat(rows), torch.cat(values)
@@ -109,16 +125,19 @@ def choose_divisor(
 
     `rows` (positions, channels, kernel size) meet the weights, `values` (positions, channels) decide the range.
 
-    The reach of a channel moves into its weights with the powers of SmoothQuant. The error counted is that of the
-    layer's output, with both input and weight rounded.
+    The reach of a channel moves into its weights with the powers of SmoothQuant. The error counted is that of evenly
+    spread outputs, with both input and weight rounded.
     """
     layout = job.geometry.layout
     matrix = layout.to_matrices(job.weight)[0]
-    blocks = matrix.reshape(layout.inputs, -1, matrix.shape[1])
-    wanted = product(rows.flatten(1), matrix)
     levels = 2**settings.bits - settings.symmetric
     low, high = find_range(values.T, levels, settings.observer, symmetric=settings.symmetric)
-    reach, strength = high - low, blocks.abs().amax((1, 2))
+    reach, strength = high - low, matrix.reshape(layout.inputs, -1).abs().amax(1)
+    outputs = matrix.reshape(len(matrix), -1, layout.share)
+    matrix = outputs[:, :: -(-outputs.shape[1] // OUTPUTS)].flatten(1)
+    blocks = matrix.reshape(layout.inputs, -1, matrix.shape[1])
+    wanted = product(rows.flatten(1), matrix)
+    values = values[:: -(-values.numel() // FEW_VALUES)]
     best, chosen = _error(job, settings, rows, values, blocks, wanted), None
     for alpha in STRENGTHS:
         divisor = _positive(reach) ** alpha / _positive(strength) ** (1 - alpha)

@@ -13,6 +13,7 @@ from torch import nn
 from medquant.activation_settings import IntActivations
 from medquant.channels import Live, live_channels
 from medquant.geometry import LayerGeometry
+from medquant.granularity import PerTensor
 from medquant.matrices import QUANTIZABLE, Layout, is_quantizable
 from medquant.observe import Observation
 from medquant.products import linear
@@ -36,6 +37,11 @@ class LayerJob:
     def full(self, inputs: torch.Tensor, output_size: Any = None) -> torch.Tensor:
         """The layer in floating point."""
         return self.geometry.apply(inputs, self.weight, self.bias, output_size, multiply=linear)
+
+    @property
+    def shares_grid(self) -> bool:
+        """Whether all groups of a convolution have one scale."""
+        return isinstance(self.bits.granularity, PerTensor) and self.geometry.groups > 1
 
     def generator(self, seed: int, number: int) -> torch.Generator:
         """Draws positions of this layer's `number`-th calibration input; another for each layer and input."""

@@ -15,6 +15,8 @@ from torch.nn import functional
 
 CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 TRANSPOSED = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
+CHUNK_ELEMENTS = 8_000_000
+"""Rows are gathered in pieces of so many numbers, whatever the layer."""
 QUANTIZABLE = (nn.Linear, *CONVOLUTIONS, *TRANSPOSED)
 
 
@@ -61,6 +63,10 @@ class Layout:
     def columns(self) -> int:
         """Columns n of one group's matrix."""
         return self.outputs // self.groups * self.share
+
+    def at_most(self, positions: int) -> int:
+        """So many positions, or as many as may be gathered in one piece."""
+        return min(positions, max(1, CHUNK_ELEMENTS // (self.rows * self.groups)))
 
     def to_matrices(self, weight: torch.Tensor) -> torch.Tensor:
         """Weight -> (groups, m, n)."""

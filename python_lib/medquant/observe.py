@@ -34,8 +34,11 @@ class Observation:
     output: torch.Tensor | None = None
 
 
-def observe(network: nn.Module, run: Callable[[], Any]) -> Observation:
-    """Run `run()`, which calls `network` once, and note what happened. The network is left as it was."""
+def observe(network: nn.Module, run: Callable[[], Any], *, variances: bool = True) -> Observation:
+    """Run `run()`, which calls `network` once, and note what happened. The network is left as it was.
+
+    Without `variances` those of the layers' inputs are not computed.
+    """
     seen = Observation()
     maker: dict[int, tuple[str, weakref.ref, torch.Tensor]] = {}
     hooks = []
@@ -44,7 +47,7 @@ def observe(network: nn.Module, run: Callable[[], Any]) -> Observation:
         def hook(module: nn.Module, args: tuple[Any, ...], options: dict[str, Any], output: torch.Tensor) -> None:
             if name not in seen.calls:
                 seen.order.append(name)
-                if getattr(module, "groups", 1) == 1:
+                if variances and getattr(module, "groups", 1) == 1:
                     seen.variances[name] = channel_variances(module, args[0] if args else options["input"])
             seen.calls[name] = seen.calls.get(name, 0) + 1
             if is_convolution:

@@ -8,8 +8,11 @@ large ones go that way: twice as fast on the AMD processor where it was measured
 from __future__ import annotations
 
 import platform
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import torch
+from torch import nn
 from torch.nn import functional
 
 LEAST_ROWS = 256
@@ -34,3 +37,16 @@ def linear(inputs: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None
 def product(left: torch.Tensor, right: torch.Tensor) -> torch.Tensor:
     """`left @ right` of two matrices, (k, m) and (m, n)."""
     return linear(left, right.T)
+
+
+@contextmanager
+def quick_linears(network: nn.Module) -> Iterator[None]:
+    """Inside, linear layers of `network` compute by `linear`, unless somebody has given them another forward."""
+    plain = [module for module in network.modules() if type(module) is nn.Linear and "forward" not in vars(module)]
+    for module in plain:
+        module.forward = lambda input, layer=module: linear(input, layer.weight, layer.bias)
+    try:
+        yield
+    finally:
+        for module in plain:
+            vars(module).pop("forward", None)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, nullcontext
 from dataclasses import replace
 from datetime import datetime, timezone
 from functools import partial
@@ -14,14 +14,14 @@ import torch
 
 import medquant
 from medquant.accounting import account_for
-from medquant.attention_products import attention_modules, fit_attention
+from medquant.attention_products import AttentionSamples
 from medquant.budget import plan_for
 from medquant.calibrate import GATHER_MB, collect_moments, quantize_layer
 from medquant.errors import UserError
 from medquant.folding import fold_batch_norms
 from medquant.gram import dilate
 from medquant.imaging.volume import Volume
-from medquant.input_grid import fit_input
+from medquant.input_grid import FocusOf, InputGrid, fit_input
 from medquant.jobs import LayerJob, layer_jobs
 from medquant.layers import QuantizedLayer, decoded_once
 from medquant.lockstep import run_in_lockstep
@@ -30,13 +30,12 @@ from medquant.memory import PeakMemory
 from medquant.models.base import CalibrationBatch, CalibrationSelection, Model, device_of
 from medquant.network_edit import round_to_half, set_module, stoppable, structural_twin
 from medquant.observe import Observation, observe
-from medquant.products import linear
+from medquant.products import linear, quick_linears
 from medquant.progress import CancelCheck, Progress, ProgressCallback
 from medquant.quantized_model import LayerReport, Provenance, QuantizedModel
 from medquant.recipe import Recipe
+from medquant.rounding import round_layer
 
-ATTENTION_INPUTS = 2
-"""Calibration inputs on which the factors of attention are looked at."""
 SOLVING = 2
 """Time that solving takes, in passes of the network for each calibration input; for the estimate of the time left."""
 
@@ -67,7 +66,7 @@ def quantize(
         batches, hashes = _calibration_batches(model, calibration, selection or CalibrationSelection(), tracker)
         prepared = time.perf_counter()
         work = _Work(model, batches, recipe, ignore, max_memory_mb, tracker.span(0.05, 1.0))
-        with stoppable(work.network, tracker.check):
+        with stoppable(work.network, tracker.check), quick_linears(work.network):
             work.run()
     seconds = {"calibration inputs": prepared - began, **work.seconds, "total": time.perf_counter() - began}
     report = account_for(work.network, work.reports, work.kept, seconds, len(work.batches))
@@ -126,19 +125,19 @@ class _Work:
         round_to_half(self.network, except_for=jobs)
         self._timed("foreground", self._find_focus, seen)
         began = time.perf_counter()
-        if self.recipe.calibration.sequential:
-            self._sequential(jobs)
-        else:
-            self._independent(jobs)
+        settings = self.recipe.activations
+        with AttentionSamples(self.network) if settings and settings.attention else nullcontext() as attention:
+            if self.recipe.calibration.sequential:
+                self._sequential(jobs)
+            else:
+                self._independent(jobs)
         solved = sum(report.seconds for report in self.reports.values())
         self.seconds["solving"] = solved
         self.seconds["network and moments"] = time.perf_counter() - began - solved
         for name, layer in self.quantized.items():
             set_module(self.network, name, layer)
-        settings = self.recipe.activations
-        if settings is not None and settings.attention and attention_modules(self.network):
-            runs = [lambda batch=batch: self._forward(batch) for batch in self.batches[:ATTENTION_INPUTS]]
-            self._timed("attention", fit_attention, self.network, settings, runs)
+        if attention is not None:
+            attention.fit(settings)
 
     def _plan(self, jobs: dict[str, LayerJob], seen: Observation) -> None:
         """Use as many inputs as memory allows; each has an FP32 and a quantized pass."""
@@ -149,6 +148,7 @@ class _Work:
             len(self.batches),
             passes=2 if self.recipe.calibration.sequential else 1,
             gather_mb=GATHER_MB,
+            moments=self.recipe.needs_moments,
             limit_mb=self.max_memory_mb,
         )
         self.frugal = plan.frugal
@@ -158,7 +158,8 @@ class _Work:
     def _observe(self) -> Observation:
         self.tracker.report(0.0, "Looking at the network")
         try:
-            return observe(self.network, lambda: self._forward(self.batches[0]))
+            run, variances = partial(self._forward, self.batches[0]), self.recipe.drop_dead_channels
+            return observe(self.network, run, variances=variances)
         except (RuntimeError, ValueError, TypeError) as error:
             raise UserError(
                 f"The network cannot take the calibration input ({error}). Check the number of channels, the size and "
@@ -224,21 +225,34 @@ class _Work:
         if job.activations is not None and full is None:
             full = inputs  # rounding its input, the layer gets something else even where nothing before it is quantized
         input_grid = fit_input(job, inputs, focus_of, self.recipe.calibration)
-        plenty = job.name not in self.frugal
         target = input_grid.job(job)
+        if not self.recipe.needs_moments:
+            layer, report = round_layer(target, inputs, focus_of, self.recipe, input_grid, check)
+        else:
+            layer, report = self._fitted(target, inputs, full, focus_of, input_grid)
+        input_grid.give_to(layer)
+        self.quantized[job.name], self.reports[job.name] = layer, report
+
+    def _fitted(
+        self,
+        job: LayerJob,
+        inputs: list[torch.Tensor],
+        full: list[torch.Tensor] | None,
+        focus_of: FocusOf,
+        input_grid: InputGrid,
+    ) -> tuple[QuantizedLayer, LayerReport]:
+        plenty = job.name not in self.frugal
         moments = collect_moments(
-            target,
+            job,
             inputs,
             full if plenty else None,
             focus_of,
             self.recipe,
-            check,
+            self.tracker.check,
             halves=plenty,
             input_grid=input_grid,
         )
-        layer, self.reports[job.name] = quantize_layer(target, moments, self.recipe, check)
-        input_grid.give_to(layer)
-        self.quantized[job.name] = layer
+        return quantize_layer(job, moments, self.recipe, self.tracker.check)
 
     def _announce(self, done: int, count: int, fraction: float) -> None:
         ready = self._done(len(self.batches))

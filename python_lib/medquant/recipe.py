@@ -130,6 +130,11 @@ class Recipe:
         if self.sweeps < 1:
             raise UserError(f"At least one sweep is needed, not {self.sweeps}. Choose 3.")
 
+    @property
+    def needs_moments(self) -> bool:
+        """Whether second moments of the inputs decide anything: not where weights are rounded as they are."""
+        return self.method != "rtn" or self.calibration.sequential
+
     def weights_for(self, sizes: dict[str, int], live: dict[str, float] | None = None) -> dict[str, IntWeights | None]:
         """The grid of each layer, None where it stays in floating point.
 

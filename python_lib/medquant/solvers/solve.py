@@ -73,17 +73,16 @@ def solve(
     A `grid` that is passed in is used as it stands.
     """
     gram = damped(gram)
-    row_group = rows_to_groups(target, weights, gather=method == "permutation-comq")
-    spread = target.shape[1] if isinstance(weights.granularity, PerTensor) else share
-    importance = gram.diagonal()
-    plain = method in ("rtn", "comq")
-    factors = {"factors": (1.0,)} if plain else {}
-    fixed = grid is not None
-    if grid is None:
-        grid = initial_grid(target, importance, weights, row_group, share=spread, **factors)
     if method == "rtn":
-        codes = grid.encode(target)
+        codes, grid = nearest(target, weights, share=share, grid=grid)
     else:
+        importance = gram.diagonal()
+        spread = target.shape[1] if isinstance(weights.granularity, PerTensor) else share
+        fixed = grid is not None
+        if grid is None:
+            row_group = rows_to_groups(target, weights, gather=method == "permutation-comq")
+            factors = {"factors": (1.0,)} if method == "comq" else {}
+            grid = initial_grid(target, importance, weights, row_group, share=spread, **factors)
         order = torch.arange(len(target)) if method == "comq" else importance.argsort(descending=True, stable=True)
         ordered = gram[order][:, order]
         grid = grid.reorder(order)
@@ -96,6 +95,17 @@ def solve(
     error = target - grid.decode(codes)
     squared = (float(objective(gram, part).sum()) for part in (error, target))
     return Solution(codes.to(torch.uint8), grid, *squared)
+
+
+def nearest(
+    target: torch.Tensor, weights: IntWeights, *, share: int = 1, grid: Grid | None = None
+) -> tuple[torch.Tensor, Grid]:
+    """The nearest level of the plain range for each weight (m, n): codes, and the grid unless one is passed in."""
+    if grid is None:
+        row_group = rows_to_groups(target, weights, gather=False)
+        spread = target.shape[1] if isinstance(weights.granularity, PerTensor) else share
+        grid = initial_grid(target, torch.ones(len(target)), weights, row_group, share=spread, factors=(1.0,))
+    return grid.encode(target), grid
 
 
 def _solve_ordered(
