@@ -14,11 +14,13 @@ from torch import nn
 from medquant import segment
 from medquant.errors import Cancelled, UserError
 from medquant.imaging.volume import Volume
-from medquant.models.base import Model
+from medquant.models.base import CalibrationBatch, Model
 from medquant.models.prompt_images import SlicePreprocessing
 from medquant.models.sam import SamModelAdapter
 from medquant.models.torch_program import from_module
 from medquant.prompts import Box, BoxPrompt
+from medquant.quantize import quantize
+from medquant.recipe import IntWeights, Recipe
 
 SETTINGS = SlicePreprocessing(image_size=64)
 BOX = Box((8, 9, 1), (30, 25, 3), label=3, name="organ", plane="axial")
@@ -97,6 +99,16 @@ def test_patches_through_a_session_give_the_same_labels(patchwise: Model, blob_c
     volume, twin = blob_ct(), through_sessions(patchwise)
     np.testing.assert_array_equal(twin.segment(volume).labels, patchwise.segment(volume).labels)
     assert twin.sessions["network"].runs > 4
+
+
+def test_a_quantized_network_takes_as_many_channels() -> None:
+    network = nn.Sequential(nn.Conv3d(2, 4, 3, padding=1), nn.InstanceNorm3d(4), nn.Conv3d(4, 3, 1)).eval()
+    model = from_module(network, name="two channels", roi_size=(8, 8, 8))
+    recipe = Recipe(weights=IntWeights(8), method="rtn")
+    quantized = quantize(model, [CalibrationBatch((torch.randn(1, 2, 8, 8, 8),))], recipe=recipe)
+    for part in (model.parts()["network"], quantized.model.parts()["network"]):
+        assert part.inputs["patch"].shape == (1, 2, 8, 8, 8)
+        assert part.module(*part.inputs.values()).shape == (1, 3, 8, 8, 8)
 
 
 def test_further_outputs_are_left_out() -> None:

@@ -10,8 +10,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
+from medquant import attention_products
 from medquant.activation_settings import OBSERVERS, IntActivations
 from medquant.activations import ActivationQuantizer, fit_quantizer, spread_of
+from medquant.attention_products import AttentionSamples
 from medquant.dither import ordered_dither
 from medquant.errors import UserError
 from medquant.geometry import LayerGeometry
@@ -261,3 +263,33 @@ def test_only_layers_that_sum_over_neighbours_are_dithered() -> None:
     made = [fit_quantizer(IntActivations(4), geometry, values).dither for geometry in kinds]
     assert made == [False, False, True, False, False]
     assert not fit_quantizer(IntActivations(4, dither=False), CONVOLUTION, values).dither
+
+
+class Attention(nn.Module):
+    watch = None
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.quantizers = None
+
+    def forward(self, values: torch.Tensor) -> torch.Tensor:
+        for factor in attention_products.FACTORS:
+            self.watch(factor, values)
+        return values
+
+
+def test_samples_of_attention_are_bounded_and_keep_the_ends(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(attention_products, "SAMPLES", 1000)
+    network = nn.Sequential(Attention())
+    generator = torch.Generator().manual_seed(0)
+    with AttentionSamples(network) as samples:
+        for number in range(200):
+            values = torch.randn(3, 77, generator=generator) + 0.01 * number
+            network(values.clamp(-2, 2) if number != 100 else values.clamp(-2, 2) + 50)
+    kept = samples._sample("0", "key").values()
+    assert 500 < len(kept) <= 2002
+    assert float(kept.min()) == -2 and float(kept.max()) > 50
+    assert float(kept[kept < 10].median()) == pytest.approx(0.9, abs=0.15), "of all times, not of the first ones"
+    samples.fit(IntActivations(8, observer="min-max"))
+    assert set(network[0].quantizers) == set(attention_products.FACTORS)
+    assert network[0].watch is None

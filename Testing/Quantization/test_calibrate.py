@@ -8,13 +8,17 @@ import pytest
 import torch
 from torch import nn
 
+from medquant.activation_settings import IntActivations
+from medquant.activations import fit_quantizer
 from medquant.calibrate import collect_moments, quantize_layer
-from medquant.errors import Cancelled
+from medquant.errors import Cancelled, UserError
 from medquant.geometry import LayerGeometry
 from medquant.granularity import PerGroup, PerTensor
+from medquant.input_grid import InputGrid
 from medquant.jobs import LayerJob
 from medquant.matrices import input_rows, spatial_grid
 from medquant.recipe import CalibrationSettings, IntWeights, Recipe
+from medquant.rounding import round_layer
 
 LAYERS = [
     (nn.Linear(6, 5), (3, 40, 6)),
@@ -24,6 +28,7 @@ LAYERS = [
     (nn.ConvTranspose2d(4, 3, 2, 2), (1, 4, 9, 8)),
     (nn.ConvTranspose2d(4, 4, 1, groups=2), (1, 4, 9, 8)),
 ]
+PLAIN = CalibrationSettings(sequential=False)
 IDS = [str(layer) for layer, _ in LAYERS]
 
 
@@ -205,3 +210,46 @@ def test_cancel_is_heard_while_moments_are_gathered_and_while_solving() -> None:
     moments = collect_moments(job, inputs, None, no_focus, recipe, nothing)
     with pytest.raises(Cancelled):
         quantize_layer(job, moments, replace(recipe, sweeps=1), stop)
+
+
+@pytest.mark.parametrize(("module", "shape"), LAYERS, ids=IDS)
+@pytest.mark.parametrize("rounded_inputs", [False, True])
+def test_levels_mean_and_error(module: nn.Module, shape: tuple[int, ...], rounded_inputs: bool) -> None:
+    bits = IntWeights(4, symmetric=True)
+    job, inputs = job_of(module, bits), inputs_of(shape)
+    recipe = Recipe(weights=bits, method="rtn", calibration=PLAIN)
+    input_grid = InputGrid()
+    if rounded_inputs:
+        channels = torch.cat([x if isinstance(module, nn.Linear) else x.movedim(1, -1) for x in inputs])
+        quantizer = fit_quantizer(IntActivations(4), job.geometry, channels.flatten(0, -2))
+        input_grid = InputGrid(quantizer=quantizer)
+    layer, report = round_layer(job, inputs, no_focus, recipe, input_grid, nothing)
+    input_grid.give_to(layer)
+
+    # The largest weight of each output at the outermost of 15 levels, all others at the nearest.
+    layout = job.geometry.layout
+    weight = layout.to_matrices(job.weight)
+    cells = weight.reshape(*weight.shape[:2], -1, layout.share).movedim(3, 1).flatten(1, 2)
+    scale = (cells.abs().amax(1, keepdim=True) / 7).repeat_interleave(layout.share, 2)
+    nearest = (weight / scale).round() * scale
+    found = layout.to_matrices(layer.weight)
+    torch.testing.assert_close(found, nearest, rtol=1e-3, atol=1e-4)  # scales are stored in half precision
+
+    with torch.inference_mode():
+        expected = torch.cat([job.full(x) for x in inputs])
+        got = torch.cat([layer(x) for x in inputs])
+    axis = -1 if isinstance(module, nn.Linear) else 1
+    others = [a for a in range(got.ndim) if a != axis % got.ndim]
+    if layout.share == 1:
+        torch.testing.assert_close(got.mean(others), expected.mean(others), rtol=1e-3, atol=1e-3)
+        kept = [(values - values.mean(others, keepdim=True)) for values in (got - expected, expected)]
+        assert report.relative_error == pytest.approx(float(kept[0].norm() / kept[1].norm()), rel=0.02)
+
+
+def test_memory_for_second_moments_is_not_needed(quantized) -> None:
+    torch.manual_seed(0)
+    network, x = nn.Sequential(nn.Linear(3000, 8), nn.ReLU(), nn.Linear(8, 3)).eval(), torch.randn(64, 3000)
+    with pytest.raises(UserError, match="MB are allowed"):
+        quantized(network, [x], recipe=Recipe(method="rtn"), max_memory_mb=250)
+    found = quantized(network, [x], recipe=Recipe(method="rtn", calibration=PLAIN), max_memory_mb=250)
+    assert [layer.name for layer in found.report.layers] == ["0", "2"]

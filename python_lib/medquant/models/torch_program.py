@@ -50,6 +50,10 @@ class TorchModel(Model):
         self.postprocess = postprocess
         self.roi_size = roi_size
         self.overlap = overlap
+        # Noted now: a quantized network's layers do not tell.
+        layers = (module.in_channels for module in network.modules() if hasattr(module, "in_channels"))
+        self.channels = next(layers, 1)
+        """Of a patch: what the first convolution takes."""
 
     @classmethod
     def from_spec(cls, spec: dict[str, Any]) -> Model:
@@ -92,8 +96,7 @@ class TorchModel(Model):
         """ "network": patches (1, channels, *roi_size) -> logits; without `roi_size` the shape is not known."""
         if self.roi_size is None:
             return network_part(self.network, None)
-        channels = (module.in_channels for module in self.network.modules() if hasattr(module, "in_channels"))
-        return network_part(self.network, (1, next(channels, 1), *self.roi_size))
+        return network_part(self.network, (1, self.channels, *self.roi_size))
 
     @torch.inference_mode()
     def segment(
