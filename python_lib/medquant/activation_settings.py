@@ -17,8 +17,8 @@ from medquant.granularity import (
     granularity_of_kind,
 )
 
-Observer = Literal["min-max", "percentile", "mse", "entropy"]
-OBSERVERS: tuple[Observer, ...] = ("min-max", "percentile", "mse", "entropy")
+Observer = Literal["min-max", "percentile", "mse", "entropy", "output"]
+OBSERVERS: tuple[Observer, ...] = ("min-max", "percentile", "mse", "entropy", "output")
 Mode = Literal["static", "dynamic"]
 
 
@@ -26,7 +26,8 @@ Mode = Literal["static", "dynamic"]
 class IntActivations:
     """The integer grid of a layer's inputs.
 
-    `mode` "static": the range is found on the calibration inputs by `observer`; "dynamic": on each input as it comes.
+    `mode` "static": the range is found on the calibration inputs by `observer` ("output": with the least error of the
+    layer's output; the others look at the input alone); "dynamic": on each input as it comes.
     `equalize` divides each channel by a factor before it is quantized and multiplies the weights that meet it by the
     same: channels get ranges alike, and one scale for all of them does the work of many, in an ordinary integer kernel.
     `dither` moves the grid by a part of a step from voxel to voxel where a convolution sums over its kernel
@@ -39,7 +40,7 @@ class IntActivations:
     granularity: ActivationGranularity = field(default_factory=PerTensor)
     mode: Mode = "static"
     symmetric: bool = False
-    observer: Observer = "mse"
+    observer: Observer = "output"
     equalize: bool = True
     dither: bool | None = None
     attention: bool = True

@@ -95,19 +95,27 @@ class ActivationQuantizer(nn.Module):
 
     def forward(self, values: torch.Tensor) -> torch.Tensor:
         """The values at the levels of the grid; same shape and type."""
+        if not self.dither:
+            return self.undithered(values)
+        pattern = ordered_dither(tuple(values.shape[2:]))
         if self.scale is None:
-            scale, zero = self._grid_for(values)
-            values = self._moved(values, scale)
-            return ((values / scale).round_().add_(zero).clamp_(0, self.levels - 1) - zero).mul_(scale)
+            grid = self._grid_for(values)
+            return self._rounded(values + pattern * grid[0], *grid)
         axis = self.channel_axis % values.ndim
         along = self.scale if self.spread == "tensor" else self.scale.reshape(-1, *[1] * (values.ndim - 1 - axis))
-        values = self._moved(values, along)
+        return self.undithered(values + pattern * along)
+
+    def undithered(self, values: torch.Tensor) -> torch.Tensor:
+        """The same without dither, for values of any shape where there is one scale for all."""
+        if self.scale is None:
+            return self._rounded(values, *self._grid_for(values))
+        axis = self.channel_axis % values.ndim
         if self.spread == "tensor":
             return torch.fake_quantize_per_tensor_affine(values, self.scale, self.zero, 0, self.levels - 1)
         return torch.fake_quantize_per_channel_affine(values, self.scale, self.zero, axis, 0, self.levels - 1)
 
-    def _moved(self, values: torch.Tensor, scale: torch.Tensor) -> torch.Tensor:
-        return values + ordered_dither(tuple(values.shape[2:])) * scale if self.dither else values
+    def _rounded(self, values: torch.Tensor, scale: torch.Tensor, zero: torch.Tensor) -> torch.Tensor:
+        return ((values / scale).round_().add_(zero).clamp_(0, self.levels - 1) - zero).mul_(scale)
 
     def _grid_for(self, values: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         axis = self.channel_axis % values.ndim

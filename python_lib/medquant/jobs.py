@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from fnmatch import fnmatchcase
 from typing import Any
 
@@ -77,8 +77,15 @@ def layer_jobs(
         weight = module.weight.detach().float()
         bias = None if module.bias is None else module.bias.detach().float()
         geometry = LayerGeometry.of(module)
-        jobs[name] = LayerJob(name, index, module, weight, bias, bits, geometry, live[name], activations[name])
+        inputs = _for_integer_kernel(activations[name], geometry)
+        jobs[name] = LayerJob(name, index, module, weight, bias, bits, geometry, live[name], inputs)
     return jobs, kept
+
+
+def _for_integer_kernel(settings: IntActivations | None, geometry: LayerGeometry) -> IntActivations | None:
+    """Integer kernels of transposed convolutions take no zero point."""
+    one_scale = settings is not None and settings.mode == "static" and isinstance(settings.granularity, PerTensor)
+    return replace(settings, symmetric=True) if one_scale and geometry.layout.transposed else settings
 
 
 def _weights_outside_layers(network: nn.Module) -> Iterator[tuple[str, str]]:

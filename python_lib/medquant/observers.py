@@ -21,7 +21,10 @@ MOST_SAMPLES = 2**18
 def find_range(
     samples: torch.Tensor, levels: int, observer: Observer, *, symmetric: bool
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Lower and upper ends (groups,), each at the outermost level, of `levels` evenly spaced ones."""
+    """Lower and upper ends (groups,), each at the outermost level, of `levels` evenly spaced ones.
+
+    "output" begins where "mse" ends: the search by the layer's output needs the layer (`medquant.input_trial`).
+    """
     step = -(-samples.shape[1] // max(1, MOST_SAMPLES // len(samples)))
     samples = samples[:, ::step].float()
     if observer == "percentile":
@@ -32,7 +35,7 @@ def find_range(
     if symmetric:
         high = torch.maximum(-low, high)
         low = -high
-    if observer == "mse":
+    if observer in ("mse", "output"):
         return _least_error(samples, low, high, levels, symmetric)
     if observer == "entropy":
         ends = torch.stack([_least_divergence(row, levels) for row in samples])

@@ -35,6 +35,7 @@ from medquant.progress import CancelCheck, Progress, ProgressCallback
 from medquant.quantized_model import LayerReport, Provenance, QuantizedModel
 from medquant.recipe import Recipe
 from medquant.rounding import round_layer
+from medquant.shared_inputs import SeenInputs
 
 SOLVING = 2
 """Time that solving takes, in passes of the network for each calibration input; for the estimate of the time left."""
@@ -112,6 +113,7 @@ class _Work:
         self.quantized: dict[str, QuantizedLayer] = {}
         self.frugal: frozenset[str] = frozenset()
         self.seconds: dict[str, float] = {}
+        self.seen_inputs = SeenInputs()
         self.focus: list[torch.Tensor | None] = [batch.focus for batch in batches]
 
     def run(self) -> None:
@@ -224,7 +226,7 @@ class _Work:
         check = self.tracker.check
         if job.activations is not None and full is None:
             full = inputs  # rounding its input, the layer gets something else even where nothing before it is quantized
-        input_grid = fit_input(job, inputs, focus_of, self.recipe.calibration)
+        input_grid = self._input_grid(job, inputs, focus_of)
         target = input_grid.job(job)
         if not self.recipe.needs_moments:
             layer, report = round_layer(target, inputs, focus_of, self.recipe, input_grid, check)
@@ -232,6 +234,14 @@ class _Work:
             layer, report = self._fitted(target, inputs, full, focus_of, input_grid)
         input_grid.give_to(layer)
         self.quantized[job.name], self.reports[job.name] = layer, report
+
+    def _input_grid(self, job: LayerJob, inputs: list[torch.Tensor], focus_of: FocusOf) -> InputGrid:
+        joins = job.activations is not None and job.geometry.kind.startswith("Conv")
+        shared = self.seen_inputs.part_of(inputs[0]) if joins else None
+        found = fit_input(job, inputs, focus_of, self.recipe.calibration, shared)
+        if joins:
+            self.seen_inputs.add(inputs[0], found)
+        return found
 
     def _fitted(
         self,

@@ -32,8 +32,6 @@ from medquant.models.nnunet_folder import configuration_folder
 from medquant.progress import CancelCheck, Progress, ProgressCallback
 
 PEER = "nnunetv2"
-MEMORY_MB = 10_500
-"""For quantizing: what the largest layer of the network made here needs."""
 
 
 @dataclass(frozen=True)
@@ -242,17 +240,15 @@ def quantize_to(target: Path, results: Path, *, mirroring: bool, tracker: Progre
     array, _, _, affine = make_phantom(seed=7, shape=(64, 192, 192), spacing=(3.0, 2.0, 2.0))
     model = NnUNetModel.load(results, mirroring=mirroring)
     volume = Volume(array, affine, "phantom", "CT")
-    # Eight bits need no solver; one over 17,280 inputs, as the deepest layers have, takes hours.
-    plain = CalibrationSettings(sequential=False, shrink=False, positions_per_input=1)
-    weights = IntWeights(8, symmetric=True)
-    activations = IntActivations(8, symmetric=True, dither=False, equalize=False)  # what integer kernels take as it is
+    # Eight bits need no solver.
+    plain = CalibrationSettings(sequential=False, shrink=False)
+    weights, activations = IntWeights(8, symmetric=True), IntActivations(8, symmetric=True, dither=False)
     recipe = Recipe(weights=weights, method="rtn", activations=activations, calibration=plain)
     quantized = quantize(
         model,
         volume,
         recipe=recipe,
         selection=CalibrationSelection(count=1),
-        max_memory_mb=MEMORY_MB,
         progress=lambda event: tracker.report(0.0, event.message),
         cancelled=tracker.cancelled,
     )

@@ -39,7 +39,7 @@ def _quantize(case: Case, job: dict[str, Any]) -> dict[str, Any]:
     model = case.build()
     plain = CalibrationSettings(sequential=False, shrink=False, positions_per_input=1)
     weights = IntWeights(8, symmetric=True)
-    activations = IntActivations(8, symmetric=not case.transformer, dither=False)
+    activations = IntActivations(8, symmetric=not case.transformer, observer="mse", dither=False)
     recipe = Recipe(weights=weights, method="rtn", activations=activations, calibration=plain, drop_dead_channels=False)
     began = time.perf_counter()
     others = [] if case.part == "network" else [f"{name}.*" for name in ("mask_decoder", "prompt_encoder")]

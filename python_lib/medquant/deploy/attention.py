@@ -10,9 +10,12 @@ from torch.nn import functional
 
 from medquant.models.sam_attention import ChunkedAttention
 
+CELLS = 2**26
+"""Numbers of the attention map that are held at a time, for each picture: four heads of 4096 tokens."""
+
 
 class WholeAttention(ChunkedAttention):
-    """`ChunkedAttention` with the attention map in one piece. Its quantizers are applied at the same places."""
+    """`ChunkedAttention` with the attention maps of several heads in one piece, rounded at the same places."""
 
     def forward(self, hidden_states: torch.Tensor, output_attentions: bool = False) -> tuple[torch.Tensor, None]:
         """Hidden states (batch, height, width, channels) -> the same shape, and None."""
@@ -20,11 +23,17 @@ class WholeAttention(ChunkedAttention):
         tokens, heads = height * width, self.num_attention_heads
         qkv = self.qkv(hidden_states).reshape(batch, tokens, 3, heads, -1).permute(2, 0, 3, 1, 4)
         query, key, value = qkv.unbind(0)
-        rounded = self._rounded
-        scores = rounded("query", query * self.scale) @ rounded("key", key).transpose(-2, -1)
-        if self.use_rel_pos:
-            scores = scores + self._whole_bias(query, height, width)
-        mixed = rounded("probabilities", functional.softmax(scores, -1)) @ rounded("value", value)
+        scaled = self._rounded("query", query * self.scale)
+        key, value = self._rounded("key", key).transpose(-2, -1), self._rounded("value", value)
+        at_once = max(1, CELLS // tokens**2)
+        parts = []
+        for start in range(0, heads, at_once):
+            some = slice(start, start + at_once)
+            scores = scaled[:, some] @ key[:, some]
+            if self.use_rel_pos:
+                scores = scores + self._whole_bias(query[:, some], height, width)
+            parts.append(self._rounded("probabilities", functional.softmax(scores, -1)) @ value[:, some])
+        mixed = parts[0] if len(parts) == 1 else torch.cat(parts, 1)
         joined = mixed.permute(0, 2, 1, 3).reshape(batch, height, width, -1)
         return self.proj(joined), None
 

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from medquant.deploy.openvino_joins import round_before_joins
 from medquant.deploy.program import integer_program
 from medquant.errors import UserError
 
@@ -41,4 +42,6 @@ def openvino_model(part: Part, *, integers: bool = True) -> Any:
     for port, name in zip(model.outputs, part.outputs, strict=True):
         port.get_tensor().set_names({name})
     model.reshape({port: openvino.PartialShape(shape) for port, shape in shapes.items()})
+    if integers:
+        round_before_joins(model)
     return model

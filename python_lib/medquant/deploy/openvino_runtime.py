@@ -88,6 +88,8 @@ class OpenVino:
                 stream = BytesIO()
                 compiled.export_model(stream)
                 store.write(key, stream.getvalue())
+                del stream
+        give_back_memory()
         return OpenVinoSession(compiled, precision, self.device, len(integer_layers(part.module)) if integers else 0)
 
     def _from(self, store: CompiledCache, key: str, config: dict[str, Any]) -> Any:
@@ -134,19 +136,32 @@ class OpenVinoSession:
         self.simulated = precision == "int8" and self.integer_layers < wanted
         self._request = compiled.create_infer_request()
         self._outputs = len(compiled.outputs)
+        self._shapes = {
+            index: tuple(port.get_shape())
+            for index, port in enumerate(compiled.outputs)
+            if port.get_partial_shape().is_static and port.get_element_type().get_type_name() == "f32"
+        }
         self._lock = threading.Lock()
 
     def __call__(self, *inputs: torch.Tensor) -> torch.Tensor | tuple[torch.Tensor, ...]:
         """Run once; the outputs are float32 tensors of their own."""
+        import openvino
+
         arrays = [tensor.detach().cpu().contiguous().numpy() for tensor in inputs]
+        # Outputs of a known size are written where they stay; the request's own would have to be copied.
+        own = {index: torch.empty(shape) for index, shape in self._shapes.items()}
         with self._lock:
+            for index, tensor in own.items():
+                self._request.set_output_tensor(index, openvino.Tensor(tensor.numpy(), shared_memory=True))
             try:
                 found = self._request.infer(dict(enumerate(arrays)), share_inputs=True)
             except RuntimeError as error:
                 if lacks_memory(error):
                     raise MemoryError("running the model") from error
                 raise UserError(f"OpenVINO failed ({_first_line(error)}). Use --runtime pytorch.") from error
-            outputs = tuple(torch.from_numpy(found[index].copy()) for index in range(self._outputs))
+            outputs = tuple(
+                own[index] if index in own else torch.from_numpy(found[index].copy()) for index in range(self._outputs)
+            )
         return outputs[0] if len(outputs) == 1 else outputs
 
 
