@@ -16,7 +16,7 @@ from medquant import __version__, load_model
 
 COMMANDS = (
     "demo", "models", "series", "quantize", "segment", "compare", "export-mask", "bench solver", "bench quality",
-    "train-demo",
+    "bench footprint", "bench runtime", "bench pipeline", "doctor", "cache", "export", "train-demo",
 )  # fmt: skip
 BOX = "liver=10,10,0,40,50,3"
 
@@ -79,6 +79,12 @@ def test_quantize_segment_compare_export(medquant, scan: Path, small_sam: Path, 
     assert Path("table.csv").read_text().count("\n") == 1 + 2 * 2 + 2
     page = Path("report.html").read_text(encoding="utf-8")
     assert "fp32.seg" not in page and "w4.nii" not in page, "file names may name a patient"
+
+    result = medquant("compare", "fp32.seg.nrrd", "w4.nii.gz", "--names", "1=spleen,5=liver", "--structures", "liver",
+                      "--reference", scan / "labels.seg.nrrd", "--json", "-")  # fmt: skip
+    assert {row["structure"] for row in json.loads(result.stdout)["structures"]} == {"liver"}
+    result = medquant("compare", "fp32.seg.nrrd", "w4.nii.gz", "--structures", "heart")
+    assert result.exit_code == 2 and "heart" in result.stderr
 
     result = medquant("export-mask", "fp32.seg.nrrd", "--to", "mha")
     assert result.exit_code == 0

@@ -92,11 +92,20 @@ def test_model_options_are_numbers_lists_and_words() -> None:
 def test_structures_are_chosen_by_name_or_label() -> None:
     volume = Volume(np.zeros((2, 2, 2)), np.eye(4))
     labels = Segmentation(np.zeros((2, 2, 2), np.uint8), volume, (Structure(1, "Liver"), Structure(4, "spleen")))
-    assert inputs.select_structures(labels, None) is labels
-    assert [s.label for s in inputs.select_structures(labels, "liver").structures] == [1]
-    assert [s.label for s in inputs.select_structures(labels, "4, LIVER").structures] == [1, 4]
-    with pytest.raises(UserError, match="Liver, spleen"):
-        inputs.select_structures(labels, "liver,heart")
+    other = Segmentation(np.zeros((2, 2, 2), np.uint8), volume, (Structure(2, "kidney"),))
+
+    def chosen(masks: list[Segmentation], wanted: str | None) -> list[list[int]]:
+        return [[s.label for s in mask.structures] for mask in inputs.select_structures(masks, wanted)]
+
+    assert inputs.select_structures([labels], None) == [labels]
+    assert chosen([labels], "liver") == [[1]]
+    assert chosen([labels], "4, LIVER") == [[1, 4]]
+    assert chosen([labels, other], "spleen,kidney") == [[4], [2]]
+    nameless = Segmentation(np.zeros((2, 2, 2), np.uint8), volume, (Structure(1, "label 1"), Structure(4, "label 4")))
+    assert chosen([labels, nameless], "spleen") == [[4], [4]], "as they are compared: by label where there is no name"
+    for wrong in ("liver,heart", "kidney", " , "):
+        with pytest.raises(UserError, match="Liver, spleen"):
+            inputs.select_structures([labels], wrong)
 
 
 def test_file_words() -> None:
@@ -156,6 +165,8 @@ def test_options_of_activations_change_the_recipe() -> None:
     assert recipe.activations.bits == 8 and recipe.activations.mode == "static"
     adaptive = with_activations(recipe, None, "adaptive", "dynamic").activations
     assert (adaptive.bits, adaptive.granularity, adaptive.mode) == (8, Adaptive(), "dynamic")
+    assert with_activations(recipe, None, None, None, True).activations.dithered
+    assert not with_activations(recipe, 4, None, None, False).activations.dithered
     for wrong in ((None, "adaptive", None), (8, "per-group-64", None), (8, None, "sometimes"), (8, "per-voxel", None)):
         with pytest.raises(UserError):
             with_activations(Recipe(), *wrong)

@@ -11,6 +11,9 @@ import torch
 from torch import nn
 
 from medquant.deploy.cache import CompiledCache, cache_folder, fingerprint
+from medquant.geometry import LayerGeometry
+from medquant.grid import Grid
+from medquant.layers import QuantizedLayer
 
 
 def test_what_is_written_is_read(tmp_path: Path) -> None:
@@ -101,3 +104,27 @@ def test_a_fingerprint_changes_with_what_is_computed() -> None:
         before = fingerprint(network)
         change()
         assert fingerprint(network) != before
+
+
+def test_a_fingerprint_knows_settings_that_are_data_classes() -> None:
+    """The same codes, another stride."""
+
+    def quantized(stride: int) -> QuantizedLayer:
+        geometry = LayerGeometry.of(nn.Conv2d(1, 2, 3, stride=stride))
+        grid = Grid(torch.ones(1, 2), torch.zeros(1, 2), 4, torch.zeros(9, dtype=torch.long))
+        codes = torch.zeros(1, 9, 2, dtype=torch.uint8)
+        return QuantizedLayer.from_solutions(geometry, 2, codes, [grid], None, None)
+
+    assert fingerprint(quantized(1)) == fingerprint(quantized(1))
+    assert fingerprint(quantized(1)) != fingerprint(quantized(2))
+
+
+def test_a_network_edited_in_a_notebook_is_another_one() -> None:
+    def network(activation: str) -> nn.Module:
+        code = f"class Net(nn.Module):\n    def forward(self, x):\n        return torch.{activation}(x)\n"
+        found: dict = {"nn": nn, "torch": torch, "__name__": "notebook"}
+        exec(code, found)
+        return found["Net"]()
+
+    assert fingerprint(network("relu")) == fingerprint(network("relu"))
+    assert fingerprint(network("relu")) != fingerprint(network("tanh"))

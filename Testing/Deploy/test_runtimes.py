@@ -236,6 +236,30 @@ def test_threads_take_turns(name: str, unet: QuantizedModel, image: torch.Tensor
 
 
 @pytest.mark.parametrize("name", INSTALLED)
+def test_an_output_stays_as_it_is(name: str, unet: QuantizedModel, image: torch.Tensor) -> None:
+    session = compiled(name, part_of(unet.model.network, image), "fp32")
+    first = session(image)
+    before = first.clone()
+    second = session(image * 2 - 1)
+    assert torch.equal(first, before), "the next run does not write into it"
+    assert not torch.equal(first, second)
+    with torch.inference_mode():
+        first.zero_()
+    assert torch.equal(session(image), before)
+
+
+def test_pytorch_runs_where_the_model_lies(
+    unet: QuantizedModel, image: torch.Tensor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    assert RUNTIMES["pytorch"].devices()[0] == "cuda"
+    part = part_of(unet.model.network, image)
+    assert compiled("pytorch", part, "fp32").device == "cpu"
+    with pytest.raises(UserError, match="on cpu"):
+        compiled("pytorch", part, "fp16")
+
+
+@pytest.mark.parametrize("name", INSTALLED)
 def test_a_precision_that_is_not_there(name: str, unet: QuantizedModel, image: torch.Tensor) -> None:
     with pytest.raises(UserError, match="Choose one of"):
         RUNTIMES[name].compile(part_of(unet.model.network, image), precision="int3")

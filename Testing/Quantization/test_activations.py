@@ -289,7 +289,34 @@ def test_samples_of_attention_are_bounded_and_keep_the_ends(monkeypatch: pytest.
     kept = samples._sample("0", "key").values()
     assert 500 < len(kept) <= 2002
     assert float(kept.min()) == -2 and float(kept.max()) > 50
-    assert float(kept[kept < 10].median()) == pytest.approx(0.9, abs=0.15), "of all times, not of the first ones"
+    assert float(kept[kept < 10].median()) == pytest.approx(0.95, abs=0.25), "of all times, not of the first ones"
     samples.fit(IntActivations(8, observer="min-max"))
     assert set(network[0].quantizers) == set(attention_products.FACTORS)
     assert network[0].watch is None
+
+
+@pytest.mark.parametrize("observer", ["min-max", "mse", "output"])
+def test_a_loud_channel_is_seen_wherever_it_is(observer: str) -> None:
+    """2^18 numbers are looked at; of 24 times as many, with 24 times 32 channels, every channel must be among them."""
+    values = torch.randn(8192, 768, generator=torch.Generator().manual_seed(0))
+    values[:, 37] *= 50
+    settings = IntActivations(8, symmetric=True, observer=observer)
+    found = fit_quantizer(settings, LayerGeometry.of(nn.Linear(768, 4)), values)
+    error = (found(values[:, 37]) - values[:, 37]).square().mean() / values[:, 37].square().mean()
+    assert error < 0.02
+
+
+def test_samples_of_attention_are_of_all_channels() -> None:
+    network = nn.Sequential(Attention())
+    values = torch.zeros(12, 4096, 64)
+    values[..., 5] = 1.0
+    with AttentionSamples(network) as samples:
+        for _ in range(40):
+            network(values)
+    kept = samples._sample("0", "query").values()
+    assert float(kept.mean()) == pytest.approx(1 / 64, rel=0.2)
+
+
+def test_dither_lies_where_the_values_do() -> None:
+    quantizer = ActivationQuantizer(4, "tensor", symmetric=False, channel_axis=1, dither=True)
+    assert quantizer(torch.zeros(1, 2, 4, 4, device="meta")).device.type == "meta"

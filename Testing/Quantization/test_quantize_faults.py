@@ -70,16 +70,18 @@ def test_weights_that_are_no_numbers(
     assert whole(network)
 
 
+@pytest.mark.parametrize("method", ["permutation-comq", "rtn"])
 @pytest.mark.parametrize("bad", [torch.nan, torch.inf])
 def test_calibration_inputs_that_are_no_numbers(
-    bad: float, small_unet: MakeNetwork, pictures: MakePictures, quantized: Quantized
+    bad: float, method: str, small_unet: MakeNetwork, pictures: MakePictures, quantized: Quantized
 ) -> None:
     for which in (0, 1):
         inputs = pictures()
         inputs[which][0, 0, 3, 4] = bad
         for sequential in (True, False):
+            settings = {"calibration": CalibrationSettings(sequential=sequential), "method": method}
             with pytest.raises(UserError) as error:
-                quantized(small_unet(), inputs, settings={"calibration": CalibrationSettings(sequential=sequential)})
+                quantized(small_unet(), inputs, settings=settings)
             assert says_what_to_do(error)
 
 

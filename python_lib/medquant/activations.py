@@ -15,7 +15,7 @@ from medquant.activation_settings import IntActivations
 from medquant.dither import ordered_dither
 from medquant.geometry import LayerGeometry
 from medquant.granularity import Adaptive, PerChannel, PerTensor, PerToken, PerVoxel
-from medquant.observers import find_range, grid_of
+from medquant.observers import MOST_SAMPLES, find_range, grid_of
 
 Spread = Literal["tensor", "channel", "position"]
 """What one scale covers: the whole input, one of its channels, or all channels at one position."""
@@ -97,7 +97,7 @@ class ActivationQuantizer(nn.Module):
         """The values at the levels of the grid; same shape and type."""
         if not self.dither:
             return self.undithered(values)
-        pattern = ordered_dither(tuple(values.shape[2:]))
+        pattern = ordered_dither(tuple(values.shape[2:]), values.device)
         if self.scale is None:
             grid = self._grid_for(values)
             return self._rounded(values + pattern * grid[0], *grid)
@@ -131,8 +131,10 @@ class ActivationQuantizer(nn.Module):
         return f"bits={self.bits}, {self.mode}, one scale for each {self.spread}"
 
 
-def fit_quantizer(settings: IntActivations, geometry: LayerGeometry, values: torch.Tensor) -> ActivationQuantizer:
-    """The quantizer of a layer's input, from sampled values (positions, channels)."""
+def fit_quantizer(
+    settings: IntActivations, geometry: LayerGeometry, values: torch.Tensor, *, most: int = MOST_SAMPLES
+) -> ActivationQuantizer:
+    """The quantizer of a layer's input, from sampled values (positions, channels), `most` of them looked at closely."""
     spread = spread_of(settings, geometry)
     axis = -1 if geometry.kind == "Linear" else 1
     sums = geometry.kind in SUMMING and torch.Size(geometry.weight_shape[2:]).numel() > 1
@@ -142,7 +144,14 @@ def fit_quantizer(settings: IntActivations, geometry: LayerGeometry, values: tor
     if settings.mode == "dynamic" or spread == "position":
         return made
     samples = values.reshape(1, -1) if spread == "tensor" else values.T
-    low, high = find_range(samples, made.levels, settings.observer, symmetric=settings.symmetric)
+    low, high = find_range(
+        samples,
+        made.levels,
+        settings.observer,
+        symmetric=settings.symmetric,
+        period=values.shape[1] if spread == "tensor" else 1,
+        most=most,
+    )
     scale, zero = grid_of(low, high, made.levels)
     scale, zero = (scale[0], zero[0]) if spread == "tensor" else (scale, zero)
     made.scale, made.zero = scale.clone(), zero.to(torch.int32)

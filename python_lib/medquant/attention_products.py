@@ -13,7 +13,7 @@ from torch import nn
 
 from medquant.activation_settings import IntActivations
 from medquant.activations import ActivationQuantizer
-from medquant.observers import find_range, grid_of
+from medquant.observers import find_range, grid_of, stride
 
 FACTORS = ("query", "key", "probabilities", "value")
 SAMPLES, FROM_EACH = 2**16, 2**12
@@ -61,7 +61,7 @@ class _Sample:
     def __init__(self) -> None:
         self._kept: list[torch.Tensor] = []
         self._ends: torch.Tensor | None = None
-        self._step = 1
+        self._thinner = 1
 
     def add(self, values: torch.Tensor) -> None:
         flat = values.reshape(-1)
@@ -69,10 +69,12 @@ class _Sample:
         if self._ends is not None:
             ends = torch.stack([torch.minimum(ends[0], self._ends[0]), torch.maximum(ends[1], self._ends[1])])
         self._ends = ends.clone()
-        self._kept.append(flat[:: self._step * -(-len(flat) // FROM_EACH)].clone())
+        self._kept.append(flat[:: stride(len(flat), max(1, FROM_EACH // self._thinner), values.shape[-1])].clone())
         if sum(map(len, self._kept)) > 2 * SAMPLES:  # from now on half as many of each
-            self._kept = [torch.cat(self._kept)[::2].clone()]
-            self._step *= 2
+            together = torch.cat(self._kept)
+            chosen = torch.randperm(len(together), generator=torch.Generator().manual_seed(0))[: len(together) // 2]
+            self._kept = [together[chosen]]
+            self._thinner *= 2
 
     def values(self) -> torch.Tensor:
         return torch.cat([*self._kept, self._ends])

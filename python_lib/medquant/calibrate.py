@@ -7,7 +7,6 @@ from collections.abc import Callable, Sequence
 
 import torch
 
-from medquant.errors import UserError
 from medquant.gram import Moments, choose_ridge, corrected_target, draw_positions, shrunk
 from medquant.grid import Grid, initial_grid, sorted_grid, symmetric_zero
 from medquant.input_grid import FocusOf, InputGrid
@@ -71,11 +70,6 @@ def collect_moments(
             full = None if full_input is None else input_rows(job.module, full_input, piece)
             for g, pair in enumerate(moments):
                 pair[half].add(rows[g], None if full is None else full[g])
-    if not all(torch.isfinite(moment.second).all() for pair in moments for moment in pair):
-        raise UserError(
-            f"Layer {job.name} gets values that are not finite on the calibration inputs. Check the preprocessing, or "
-            "choose other slices."
-        )
     return moments
 
 

@@ -147,7 +147,7 @@ def main() -> None:
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="plain")
     try:
-        app()
+        app(prog_name="medquant")
     except SystemExit as end:
         if end.code == CANCELLED:
             _leave_at_once()

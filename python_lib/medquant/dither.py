@@ -15,7 +15,7 @@ _ORDER = {1: (0, 1), 2: (0, 2, 3, 1), 3: (0, 4, 6, 2, 5, 1, 3, 7)}
 """Rank of each corner of a cell of two voxels a side: neighbours are far apart in rank."""
 
 
-def ordered_dither(size: tuple[int, ...]) -> torch.Tensor:
+def ordered_dither(size: tuple[int, ...], device: torch.device | str = "cpu") -> torch.Tensor:
     """Parts of a step (*size) to add before rounding, for one to three axes.
 
     They lie evenly between -1/2 and 1/2 without reaching either, so that zero still goes to zero.
@@ -25,4 +25,4 @@ def ordered_dither(size: tuple[int, ...]) -> torch.Tensor:
     for axis, length in enumerate(size):
         place = torch.arange(length) % 2
         corner = 2 * corner + place.reshape([-1 if a == axis else 1 for a in range(len(size))])
-    return (2 * ranks[corner].float() + 1) / (2 * len(ranks)) - 0.5
+    return ((2 * ranks[corner].float() + 1) / (2 * len(ranks)) - 0.5).to(device)

@@ -20,8 +20,8 @@ STRENGTHS = (0.25, 0.5, 0.75, 1.0)
 CLIPPING = (1.0, 0.8, 0.6)
 STRETCHES = (0.6, 0.7, 0.8, 0.9, 1.1, 1.25, 1.4)
 """By what the ends of a range are multiplied in search of the least error of the output."""
-OUTPUTS, FEW_VALUES = 128, 2**14
-"""Outputs, and numbers of the input, with which factors are tried."""
+OUTPUTS, FEW_POSITIONS, FEW_VALUES = 128, 256, 2**15
+"""Outputs, positions and numbers of the input, with which factors are tried."""
 
 
 @dataclass(frozen=True)
@@ -55,7 +55,7 @@ class InputTrial:
         outputs = matrix.reshape(len(matrix), -1, layout.share)
         matrix = outputs[:, :: -(-outputs.shape[1] // OUTPUTS)].flatten(1)
         blocks = matrix.reshape(layout.inputs, -1, matrix.shape[1])
-        few = values[:: -(-values.numel() // FEW_VALUES)]
+        few = values[:: max(1, len(values) // max(FEW_POSITIONS, FEW_VALUES // values.shape[1]))]
         return cls(job, settings, rows, few, blocks, product(rows.flatten(1), matrix), high - low, strength)
 
     def best(self) -> tuple[float, torch.Tensor | None]:
@@ -120,7 +120,7 @@ class InputTrial:
         return float((product(rounded, grid.decode(grid.encode(matrix))) - self.wanted).square().sum())
 
     def _fitted(self, values: torch.Tensor) -> ActivationQuantizer:
-        return fit_quantizer(self.settings, self.job.geometry, values)
+        return fit_quantizer(self.settings, self.job.geometry, values, most=FEW_VALUES)
 
 
 def _ends(quantizer: ActivationQuantizer) -> tuple[tuple[str, torch.Tensor], tuple[str, torch.Tensor]]:

@@ -186,12 +186,6 @@ def multiplied(weight: torch.Tensor, divisor: torch.Tensor, geometry: LayerGeome
     return weight * divisor.reshape([-1 if a == axis else 1 for a in range(weight.ndim)])
 
 
-def has_integer_kernels(network: nn.Module) -> bool:
-    """Whether ordinary integer kernels can compute every quantized layer: its input has a scale that they can take."""
-    layers = [module for module in network.modules() if isinstance(module, QuantizedLayer)]
-    return all(layer.input_quantizer is not None and layer.input_quantizer.has_integer_kernel for layer in layers)
-
-
 @contextmanager
 def decoded_once(network: nn.Module, limit_mb: float = 64.0) -> Iterator[None]:
     """Inside, a small network keeps its decoded weights; one whose weights exceed `limit_mb` decodes at every pass.

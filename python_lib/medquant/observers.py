@@ -6,6 +6,8 @@ so that zero, and with it a convolution's padding, is exact.
 
 from __future__ import annotations
 
+import math
+
 import torch
 
 from medquant.activation_settings import Observer
@@ -19,18 +21,24 @@ MOST_SAMPLES = 2**18
 
 
 def find_range(
-    samples: torch.Tensor, levels: int, observer: Observer, *, symmetric: bool
+    samples: torch.Tensor,
+    levels: int,
+    observer: Observer,
+    *,
+    symmetric: bool,
+    period: int = 1,
+    most: int = MOST_SAMPLES,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Lower and upper ends (groups,), each at the outermost level, of `levels` evenly spaced ones.
 
-    "output" begins where "mse" ends: the search by the layer's output needs the layer (`medquant.input_trial`).
+    `period`: every so many numbers the same channel comes again. Beyond `most` numbers, evenly spread ones stand for
+    all but the smallest and the largest. "output" begins where "mse" ends: the search by the layer's output needs the
+    layer (`medquant.input_trial`).
     """
-    step = -(-samples.shape[1] // max(1, MOST_SAMPLES // len(samples)))
-    samples = samples[:, ::step].float()
+    low, high = samples.amin(1).float(), samples.amax(1).float()
+    samples = samples[:, :: stride(samples.shape[1], max(1, most // len(samples)), period)].float()
     if observer == "percentile":
         low, high = (samples.kthvalue(_rank(samples.shape[1], part), dim=1).values for part in (TAIL, 1 - TAIL))
-    else:
-        low, high = samples.amin(1), samples.amax(1)
     low, high = low.clamp_max(0.0), high.clamp_min(0.0)
     if symmetric:
         high = torch.maximum(-low, high)
@@ -41,6 +49,14 @@ def find_range(
         ends = torch.stack([_least_divergence(row, levels) for row in samples])
         return torch.maximum(low, -ends), torch.minimum(high, ends)
     return low, high
+
+
+def stride(count: int, most: int, period: int) -> int:
+    """Every how many of `count` numbers to take so that they are `most` at most, and of all channels alike."""
+    step = max(1, -(-count // most))
+    while math.gcd(step, period) > 1:
+        step += 1
+    return step
 
 
 def grid_of(low: torch.Tensor, high: torch.Tensor, levels: int) -> tuple[torch.Tensor, torch.Tensor]:

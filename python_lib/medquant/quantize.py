@@ -226,6 +226,11 @@ class _Work:
         check = self.tracker.check
         if job.activations is not None and full is None:
             full = inputs  # rounding its input, the layer gets something else even where nothing before it is quantized
+        if not all(bool(torch.isfinite(one).all()) for one in inputs):
+            raise UserError(
+                f"Layer {job.name} gets values that are not finite on the calibration inputs. Check the preprocessing, "
+                "or choose other slices."
+            )
         input_grid = self._input_grid(job, inputs, focus_of)
         target = input_grid.job(job)
         if not self.recipe.needs_moments:

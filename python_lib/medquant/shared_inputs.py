@@ -39,5 +39,6 @@ class SeenInputs:
 
 
 def _places(inputs: torch.Tensor) -> torch.Tensor:
-    flat = inputs[0].flatten(1)
-    return flat[:, torch.linspace(0, flat.shape[1] - 1, PLACES).long()].clone()
+    size = inputs.shape[2:]
+    places = torch.arange(PLACES) * (size.numel() - 1) // (PLACES - 1)
+    return inputs[0][(slice(None), *torch.unravel_index(places, size))].clone()

@@ -17,12 +17,14 @@ import torch
 
 from medquant.activation_settings import IntActivations
 from medquant.bench.allconvunet import ORGANS, AllConvUNet, box_around, load, to_cube, to_network_axes
+from medquant.deploy.openvino_runtime import OpenVino
+from medquant.deploy.program import runs_on_integers
 from medquant.errors import UserError
 from medquant.granularity import Adaptive, PerChannel, PerGroup, PerTensor, PerToken, granularity_name
 from medquant.imaging.reading import read_labels, read_volume
 from medquant.imaging.volume import Volume
-from medquant.layers import has_integer_kernels
-from medquant.models.base import CalibrationBatch, CalibrationSelection, Model
+from medquant.layers import QuantizedLayer
+from medquant.models.base import CalibrationBatch, CalibrationSelection, Model, Part
 from medquant.models.body import body_mask
 from medquant.progress import CancelCheck, Progress, ProgressCallback
 from medquant.prompts import BoxPrompt
@@ -147,7 +149,8 @@ def run(
     cancelled: CancelCheck | None = None,
 ) -> list[dict[str, Any]]:
     """Rows of `network, method, settings, weight_bits, activation_bits, granularity, recipe, effective_bits,
-    dsc_vs_fp32, dsc_vs_reference, simulated`, with the FP32 row of each fold first.
+    dsc_vs_fp32, dsc_vs_reference, simulated`, with the FP32 row of each fold first. Masks are those of the engine's own
+    network; where integer kernels can compute it, the row has theirs as well (`dsc_by_kernels_vs_fp32`).
 
     With `activations`, numbers of bits, the rows are those of `activation_recipes` instead.
     `settings` and `methods` are those of `recipes`; the product's recipe is "default" with "permutation-comq". `data`
@@ -167,7 +170,7 @@ def run(
     for number, fold in enumerate(folds):
         part = tracker.span(number / len(folds), (number + 1) / len(folds))
         model = _Bench.load(data / "weights" / "allconvunet" / f"allconvunet_tcia_fold{fold}.pth")
-        full = _labels(model.network, cube)
+        full = _logits(model.network, cube).argmax(1)[0]
         organs = [label for label in ORGANS if (reference == label).any() and dice(full, reference, label) > 0.5]
         rows.append(_row(model.name, "", "fp32", None, 32.0, False, full, full, reference, organs))
         for done, (how, name, recipe) in enumerate(plan):
@@ -175,11 +178,34 @@ def run(
             quantized = quantize(
                 model, calibration, recipe=recipe, selection=CalibrationSelection(count=len(CROPS)), cancelled=cancelled
             )
-            found = _labels(quantized.model.network, cube)
-            effective = quantized.report.effective_bits
-            simulated = recipe.activations is None or not has_integer_kernels(quantized.model.network)
-            rows.append(_row(model.name, how, name, recipe, effective, simulated, found, full, reference, organs))
+            logits = _logits(quantized.model.network, cube)
+            found, effective = logits.argmax(1)[0], quantized.report.effective_bits
+            kernels = _by_kernels(quantized.model.network, cube, logits, full, organs) if recipe.activations else {}
+            simulated = not kernels
+            row = _row(model.name, how, name, recipe, effective, simulated, found, full, reference, organs)
+            rows.append(row | kernels)
     return rows
+
+
+def _by_kernels(
+    network: AllConvUNet, cube: torch.Tensor, logits: torch.Tensor, full: torch.Tensor, organs: list[int]
+) -> dict[str, Any]:
+    """The same masks by OpenVINO's integer kernels, FP32 around them, and how far the logits are from the engine's own.
+
+    Nothing where OpenVINO is missing or a layer has an input that its kernels do not take.
+    """
+    runtime = OpenVino()
+    if runtime.version() is None or not all(
+        runs_on_integers(layer) for layer in network.modules() if isinstance(layer, QuantizedLayer)
+    ):
+        return {}
+    session = runtime.compile(Part(network, {"image": cube}, ("logits",)), precision="int8", rest="fp32")
+    found = session(cube)
+    if session.simulated:
+        return {}
+    mean = float(np.mean([dice(found.argmax(1)[0], full, label) for label in organs]))
+    difference = float((found - logits).norm() / logits.norm())
+    return {"dsc_by_kernels_vs_fp32": mean, "logits_difference": difference, "integer_layers": session.integer_layers}
 
 
 def dice(a: torch.Tensor, b: torch.Tensor, label: int) -> float:
@@ -201,9 +227,9 @@ def _test_case(data: Path) -> tuple[torch.Tensor, torch.Tensor]:
     return to_cube(to_network_axes(volume), box), to_cube(renamed, box, labels=True)[0, 0].long()
 
 
-def _labels(network: AllConvUNet, cube: torch.Tensor) -> torch.Tensor:
+def _logits(network: AllConvUNet, cube: torch.Tensor) -> torch.Tensor:
     with torch.inference_mode():
-        return network(cube).argmax(1)[0]
+        return network(cube)
 
 
 def _row(

@@ -104,6 +104,8 @@ class _Bench:
             except UserError as error:
                 row["note"] = str(error)
             rows.append(_with_speedups(row, rows))
+            if (rows[-1]["speedup_vs_runtime_fp32"] or 1.0) < 1.0:
+                rows[-1].setdefault("note", "slower than FP32 in this runtime on this machine")
         return rows
 
     def _measured(self, runtime: str, precision: str) -> dict[str, Any]:

@@ -1,7 +1,7 @@
 """The networks of the runtime benchmark: how each is built, what it is fed, and how its output becomes a mask.
 
 Weights are random but for the embedded model; time and memory do not depend on them. Every process builds the same
-network from the same seed.
+network from the same seed, and imports what that network needs.
 """
 
 from __future__ import annotations
@@ -14,11 +14,7 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from medquant.bench.footprint import random_vit_b
 from medquant.models.base import CalibrationBatch, Model, Part
-from medquant.models.registry import load_model
-from medquant.models.sam import SamModelAdapter
-from medquant.models.torch_program import from_module
 
 PATCH = 96
 CLASSES = 14
@@ -46,7 +42,7 @@ class Case:
         """One input of the network."""
         (example, *_) = model.parts()["image_encoder" if self.part != "network" else "network"].inputs.values()
         first = smooth(tuple(example.shape), seed=0)
-        if not isinstance(model, SamModelAdapter):
+        if self.part == "network":
             return [CalibrationBatch((first,))]
         side = float(example.shape[-1])
         boxes = torch.tensor([[[0.2, 0.2, 0.6, 0.7], [0.3, 0.4, 0.8, 0.9]]]) * side
@@ -74,6 +70,8 @@ def smooth(shape: tuple[int, ...], seed: int) -> torch.Tensor:
 
 
 def _around(name: str, network: nn.Module) -> Model:
+    from medquant.models.torch_program import from_module
+
     return from_module(network.eval(), name=name, roi_size=(PATCH,) * 3)
 
 
@@ -102,19 +100,27 @@ def _monai(name: str) -> Model:
     return _around(f"MONAI {name}", made())
 
 
+def _sam() -> Model:
+    from medquant.bench.footprint import random_vit_b
+
+    return random_vit_b()
+
+
 def _embedded() -> Model:
+    from medquant.models.registry import load_model
+
     return load_model("embedded", device="cpu")
 
 
 CASES = {
-    "sam-vit-b": Case("SAM ViT-B encoder", random_vit_b, "image_encoder", transformer=True),
+    "sam-vit-b": Case("SAM ViT-B encoder", _sam, "image_encoder", transformer=True),
     "nnunet": Case("nnU-Net, 31 M, 96^3", _nnunet),
     "swinunetr": Case("MONAI SwinUNETR, 96^3", lambda: _monai("SwinUNETR")),
     "unetr": Case("MONAI UNETR, 96^3", lambda: _monai("UNETR")),
     "segresnet": Case("MONAI SegResNet, 96^3", lambda: _monai("SegResNet")),
     "dynunet": Case("MONAI DynUNet, 96^3", lambda: _monai("DynUNet")),
     "embedded": Case("embedded encoder", _embedded, "image_encoder", transformer=True),
-    "sam-vit-b-decoder": Case("SAM ViT-B, boxes to masks", random_vit_b, "mask_decoder", quantized=False),
+    "sam-vit-b-decoder": Case("SAM ViT-B, boxes to masks", _sam, "mask_decoder", quantized=False),
     "embedded-decoder": Case("embedded, boxes to masks", _embedded, "mask_decoder", quantized=False),
 }
 

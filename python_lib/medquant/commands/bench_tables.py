@@ -27,16 +27,29 @@ def print_facts(run: Session, result: dict[str, Any]) -> None:
 
 def print_quality(run: Session, rows: list[dict[str, Any]]) -> None:
     """Dice of each number of bits and method."""
-    table = _table("network", "method", "settings", "weights", "bits/\nweight", "Dice\nFP32", "Dice\nreference")
+    table = _table(
+        "network",
+        "method",
+        "settings",
+        "weights",
+        "inputs",
+        "bits/\nweight",
+        "Dice\nFP32",
+        "Dice\nreference",
+        "kernels",
+    )
     for row in rows:
+        bits, kernels = row["activation_bits"], row.get("dsc_by_kernels_vs_fp32")
         table.add_row(
             str(row["network"]),
             str(row["method"]),
             str(row["settings"]),
             f"W{row['weight_bits']}",
+            "" if bits >= 32 else f"A{bits} {row['granularity']}",
             f"{row['effective_bits']:.2f}",
             wording.score(row["dsc_vs_fp32"]),
             wording.score(row["dsc_vs_reference"]),
+            f"int8 {wording.score(kernels)}" if kernels is not None else "simulated" if row["simulated"] else "",
         )
     run.console.print(table)
 
@@ -44,7 +57,18 @@ def print_quality(run: Session, rows: list[dict[str, Any]]) -> None:
 def print_runtimes(run: Session, rows: list[dict[str, Any]]) -> None:
     """A table for each network."""
     for network in dict.fromkeys(row["network"] for row in rows):
-        table = _table("runtime", "precision", "time", "faster than\nPyTorch", "than its\nFP32", "memory", "Dice", "")
+        table = _table(
+            "runtime",
+            "precision",
+            "time",
+            "faster than\nPyTorch",
+            "than its\nFP32",
+            "memory",
+            "Dice",
+            "made in",
+            "start",
+            "",
+        )
         for row in (row for row in rows if row["network"] == network):
             ratios = (row["speedup_vs_pytorch_fp32"], row["speedup_vs_runtime_fp32"])
             table.add_row(
@@ -54,6 +78,8 @@ def print_runtimes(run: Session, rows: list[dict[str, Any]]) -> None:
                 *("" if ratio is None else f"{ratio:.2f}x" for ratio in ratios),
                 "" if row["peak_memory_mb"] is None else wording.memory(row["peak_memory_mb"]),
                 "" if row["dsc_vs_fp32"] is None else wording.score(row["dsc_vs_fp32"]),
+                "" if row.get("quantize_seconds") is None else wording.seconds(row["quantize_seconds"]),
+                "" if row.get("start_seconds") is None else wording.seconds(row["start_seconds"]),
                 row.get("note") or ("simulated" if row["simulated"] else ""),
             )
         run.console.print(network, style="bold", markup=False, highlight=False)
@@ -63,7 +89,7 @@ def print_runtimes(run: Session, rows: list[dict[str, Any]]) -> None:
 def print_pipeline(run: Session, rows: list[dict[str, Any]]) -> None:
     """A table for each scan, and below it where the time went."""
     for case in dict.fromkeys(row["case"] for row in rows):
-        table = _table("engine", "precision", "time", "faster", "memory", "part", "Dice")
+        table = _table("engine", "precision", "time", "faster", "memory", "part", "Dice", "other\nvoxels")
         of_case = [row for row in rows if row["case"] == case]
         for row in of_case:
             table.add_row(
@@ -74,6 +100,7 @@ def print_pipeline(run: Session, rows: list[dict[str, Any]]) -> None:
                 wording.memory(row["peak_memory_mb"]),
                 f"{row['memory_vs_peer']:.2f}" if "memory_vs_peer" in row else "",
                 wording.score(row["dsc_vs_peer"]),
+                "" if row["differing_voxels"] is None else f"{row['differing_voxels']:,}",
             )
         run.console.print(case, style="bold", markup=False, highlight=False)
         run.console.print(table)

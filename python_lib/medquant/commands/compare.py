@@ -38,6 +38,9 @@ def compare(
     ] = None,
     tolerance: Annotated[float, typer.Option(min=0.0, metavar="MM", help="Tolerance of NSD in mm.")] = 2.0,
     names: o.Names = None,
+    structures: Annotated[
+        str | None, typer.Option(metavar="liver,spleen", help="Which structures; all if not given.")
+    ] = None,
     report: Annotated[str | None, typer.Option(metavar="FILE.html", help="Write a self-contained report.")] = None,
     figure: Annotated[
         str | None, typer.Option(metavar="FILE.png", help="Write a picture of the three slices that differ most.")
@@ -53,7 +56,7 @@ def compare(
     The first file is taken as FP32, and the others are measured against it; with --reference all are measured
     against that as well. Two empty masks agree (Dice 1); an empty one against another has Dice 0.
     """
-    from medquant.commands.inputs import open_volume, parse_names
+    from medquant.commands.inputs import open_volume, parse_names, select_structures
     from medquant.commands.tables import models_table, structures_table
     from medquant.evaluation.compare import compare as run_compare
     from medquant.evaluation.comparison import ModelFacts
@@ -68,6 +71,8 @@ def compare(
         found = [read_labels(path, scan, names=labels) for path in masks]
         facts = [ModelFacts(name=label) for label in model_labels(called, len(masks))]
         truth = None if reference is None else read_labels(reference, scan, names=labels)
+        found = select_structures([*found, *filter(None, [truth])], structures)
+        truth = None if truth is None else found.pop()
         with run.track("Comparing") as (progress, cancelled):
             comparison = run_compare(
                 found, reference=truth, tolerance_mm=tolerance, facts=facts, progress=progress, cancelled=cancelled

@@ -125,22 +125,30 @@ def read_reference(volume: Volume, path: str, names: str | None = None, structur
     """A label file on the grid of `volume`, with names for its labels and only the structures wanted."""
     from medquant.imaging.reading import read_labels
 
-    return select_structures(read_labels(path, volume, names=parse_names(names)), structures)
+    return select_structures([read_labels(path, volume, names=parse_names(names))], structures)[0]
 
 
-def select_structures(labels: Segmentation, wanted: str | None) -> Segmentation:
-    """Only the structures named in `wanted` ("liver,spleen"; label numbers will do too); None: all of them."""
+def select_structures(masks: Sequence[Segmentation], wanted: str | None) -> list[Segmentation]:
+    """Of each only the structures named in `wanted` ("liver,spleen"; label numbers will do too); None: all of them.
+
+    A mask without names has them by label, as everywhere. Raises `UserError` for a structure that none of them has.
+    """
+    from medquant.evaluation.structures import find_structure
+
     if wanted is None:
-        return labels
+        return list(masks)
     words = [word.strip().lower() for word in wanted.split(",") if word.strip()]
-    chosen = tuple(s for s in labels.structures if s.name.lower() in words or str(s.label) in words)
-    known = {word for s in labels.structures for word in (s.name.lower(), str(s.label))}
-    unknown = [word for word in words if word not in known]
-    if unknown or not chosen:
-        there = ", ".join(s.name for s in labels.structures) or "none"
-        missing = ", ".join(unknown) or wanted
-        raise UserError(f"There is no structure {missing}. The labels have: {there} (--names gives others).")
-    return replace(labels, structures=chosen)
+    there = [structure for mask in masks for structure in mask.structures]
+    chosen = [next((s for s in there if word in (s.name.lower(), str(s.label))), None) for word in words]
+    if not words or None in chosen:
+        names = ", ".join(dict.fromkeys(s.name for s in there)) or "none"
+        missing = ", ".join(word for word, found in zip(words, chosen, strict=True) if found is None) or wanted
+        raise UserError(f"There is no structure {missing}. The labels have: {names} (--names gives others).")
+    kept = [{find_structure(structure, mask) for structure in chosen} for mask in masks]
+    return [
+        replace(mask, structures=tuple(s for s in mask.structures if s in found))
+        for mask, found in zip(masks, kept, strict=True)
+    ]
 
 
 def parse_memory(text: str | None) -> float | None:

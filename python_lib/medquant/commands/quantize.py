@@ -103,6 +103,15 @@ def quantize(
             rich_help_panel=_RECIPE,
         ),
     ] = None,
+    activation_dither: Annotated[
+        bool | None,
+        typer.Option(
+            "--activation-dither/--no-activation-dither",
+            help="Move the grid from voxel to voxel: closer masks, one more pass over each input. "
+            "By default up to 6 bits.",
+            rich_help_panel=_RECIPE,
+        ),
+    ] = None,
     ignore: Annotated[
         list[str] | None,
         typer.Option(
@@ -135,7 +144,7 @@ def quantize(
 
     with session(json_target) as run:
         recipe = build_recipe(recipe_file, bits, method, granularity, symmetric)
-        recipe = with_activations(recipe, activations, activation_granularity, activation_mode)
+        recipe = with_activations(recipe, activations, activation_granularity, activation_mode, activation_dither)
         selection = build_selection(slices, where, first, last, seed)
         memory = parse_memory(max_memory)
         target = None if output is None else output_file(output)
@@ -178,7 +187,9 @@ def build_recipe(
     return replace(recipe, weights=weights, **({} if method is None else {"method": method}))
 
 
-def with_activations(recipe: Recipe, bits: int | None, granularity: str | None, mode: str | None) -> Recipe:
+def with_activations(
+    recipe: Recipe, bits: int | None, granularity: str | None, mode: str | None, dither: bool | None = None
+) -> Recipe:
     """The recipe with the options for activations that were given. Raises `UserError`."""
     from medquant.activation_settings import IntActivations
     from medquant.granularity import activation_granularity_from_name
@@ -187,6 +198,7 @@ def with_activations(recipe: Recipe, bits: int | None, granularity: str | None, 
         "bits": bits,
         "granularity": None if granularity is None else activation_granularity_from_name(granularity),
         "mode": mode,
+        "dither": dither,
     }
     given = {name: value for name, value in given.items() if value is not None}
     if not given:

@@ -7,12 +7,15 @@ caller compiles. Entries are written beside and moved into place, so two process
 from __future__ import annotations
 
 import hashlib
+import inspect
 import os
 import tempfile
 import zlib
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, is_dataclass
+from functools import lru_cache
 from pathlib import Path
+from typing import Any
 
 import platformdirs
 import torch
@@ -130,10 +133,12 @@ def fingerprint(module: nn.Module, *facts: object) -> str:
     Settings are the plain attributes of its submodules (numbers, text, tuples of them).
     """
     digest = hashlib.sha256(repr((medquant.__version__, torch.__version__, facts)).encode())
+    digest.update(_converters())
     for name, part in module.named_modules(remove_duplicate=False):
         plain = {key: value for key, value in vars(part).items() if _is_plain(value)}
         kind = type(part)
         digest.update(repr((name, kind.__module__, kind.__qualname__, sorted(plain.items()))).encode())
+        digest.update(_code_of(getattr(kind, "forward", None)))
         held = {**part._parameters, **part._buffers}
         held |= {key: value for key, value in vars(part).items() if isinstance(value, torch.Tensor)}
         for key, tensor in held.items():
@@ -144,7 +149,27 @@ def fingerprint(module: nn.Module, *facts: object) -> str:
     return digest.hexdigest()
 
 
+def _code_of(function: Any) -> bytes:
+    """What a forward pass does, as far as its own code tells: a network edited in a notebook is another one."""
+    code = getattr(inspect.unwrap(function) if callable(function) else None, "__code__", None)
+    if code is None:
+        return b""
+    constants = [constant for constant in code.co_consts if _is_plain(constant)]
+    return code.co_code + repr((constants, code.co_names)).encode()
+
+
+@lru_cache(maxsize=1)
+def _converters() -> bytes:
+    """A digest of the code that makes programs of networks: what an earlier one compiled is not read by a later one."""
+    digest = hashlib.sha256()
+    for path in sorted(Path(__file__).parent.glob("*.py")):
+        digest.update(path.read_bytes())
+    return digest.digest()
+
+
 def _is_plain(value: object) -> bool:
+    if is_dataclass(value) and not isinstance(value, type):
+        return all(_is_plain(getattr(value, field.name)) for field in fields(value))
     if isinstance(value, (tuple, list)):
         return all(_is_plain(part) for part in value)
     return value is None or isinstance(value, (bool, int, float, str))

@@ -62,7 +62,8 @@ def _grid(node: Any) -> tuple[Any, np.ndarray | None, tuple[np.ndarray, ...]] | 
         return source, None, ends
     source, by = (port.get_source_output() for port in division.inputs())
     constant = by.get_node()
-    axes = source.get_partial_shape().rank.get_length()
+    rank = source.get_partial_shape().rank
+    axes = rank.get_length() if rank.is_static else 0
     if constant.get_type_name() != "Constant" or constant.data.ndim != axes or axes <= CHANNELS:
         return None
     by_channel = constant.data.shape[CHANNELS] == constant.data.size

@@ -85,10 +85,11 @@ class OpenVino:
             compiled = self._compiled(part, config, integers)
             give_back_memory()
             if store is not None:
-                stream = BytesIO()
-                compiled.export_model(stream)
-                store.write(key, stream.getvalue())
-                del stream
+                with suppress(RuntimeError, MemoryError):  # the model is ready, though this device cannot keep it
+                    stream = BytesIO()
+                    compiled.export_model(stream)
+                    store.write(key, stream.getvalue())
+                stream = None
         give_back_memory()
         return OpenVinoSession(compiled, precision, self.device, len(integer_layers(part.module)) if integers else 0)
 

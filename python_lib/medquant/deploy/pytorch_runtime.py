@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import threading
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,7 +24,7 @@ _BF16 = ("avx512_bf16", "amx_bf16", "bf16")
 
 @dataclass(frozen=True)
 class PyTorch:
-    """Runs parts by PyTorch, on a GPU where there is one.
+    """Runs parts by PyTorch, where their tensors lie: on the processor, or on the GPU that the model was loaded to.
 
     `fused`: let `torch.compile` fuse operations. It takes a C++ compiler and up to minutes for every process, so it is
     for those who serve many scans; a compiler that does not work is not noticed by the caller.
@@ -43,7 +44,9 @@ class PyTorch:
 
     def precisions(self) -> tuple[str, ...]:
         """Those of the preferred device; "int8" is simulated."""
-        device = self.devices()[0]
+        return self._precisions_on(self.devices()[0])
+
+    def _precisions_on(self, device: str) -> tuple[str, ...]:
         if device == "cuda":
             bf16 = ("bf16",) if torch.cuda.is_bf16_supported() else ()
             return ("fp32", *bf16, "fp16", "int8")
@@ -55,13 +58,14 @@ class PyTorch:
         self, part: Part, *, precision: str, threads: int | None = None, cache: Path | None = None
     ) -> PyTorchSession:
         """Decode the weights and keep them. `threads` holds for the whole process; nothing is cached."""
-        if precision not in self.precisions():
-            able = ", ".join(self.precisions())
-            raise UserError(f"PyTorch does not compute in {precision} on this machine. Choose one of {able}.")
+        tensors = itertools.chain(part.module.parameters(), part.module.buffers())
+        device = next((tensor.device.type for tensor in tensors), "cpu")
+        known = self._precisions_on(device)
+        if precision not in known:
+            raise UserError(f"PyTorch does not compute in {precision} on {device}. Choose one of {', '.join(known)}.")
         if threads is not None:
             torch.set_num_threads(threads)
         integers = precision == "int8" and rounds_inputs(part.module)
-        device = self.devices()[0]
         module = decoded_program(part.module, integers=integers).to(device).eval()
         if self.fused:
             examples = tuple(tensor.to(device) for tensor in part.inputs.values())

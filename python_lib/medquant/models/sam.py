@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import nn
 from torch.nn import functional
-from transformers import SamModel
+from transformers import PreTrainedModel, SamModel
 
 from medquant.errors import UserError
 from medquant.files import sha256_of_file
@@ -79,6 +79,9 @@ class SamModelAdapter(Model):
     def __init__(self, network: nn.Module, *, preprocessing: SlicePreprocessing = MEDSAM, **options: Any) -> None:
         super().__init__(network, **options)
         attend_in_chunks(network)
+        for module in network.modules():
+            if isinstance(module, PreTrainedModel):
+                module.loss_function = None  # tracing asks for it, and transformers warns of it
         self.preprocessing = preprocessing
         self.forget()
 
@@ -205,7 +208,9 @@ class SamModelAdapter(Model):
     def require_prompt(self, prompt: BoxPrompt | None, volume: Volume) -> None:
         """Raise `UserError` where there is no box, or where one does not lie in the scan."""
         if prompt is None or not prompt.boxes:
-            raise UserError(f"{self.name} needs a box around each structure. Draw or name at least one box.")
+            raise UserError(
+                f"{self.name} needs a box around each structure. Draw one, or give it with --box or --boxes-from."
+            )
         for box in prompt.boxes:
             resolve_box(box, volume)
 
