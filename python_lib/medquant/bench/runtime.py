@@ -185,7 +185,7 @@ def _with_speedups(row: dict[str, Any], before: list[dict[str, Any]]) -> dict[st
     return {**columns, **{key: value for key, value in row.items() if value is not None}}
 
 
-def _mean_dice(labels: np.ndarray, truth: np.ndarray) -> float:
-    """The mean over the structures of the FP32 mask."""
+def _mean_dice(labels: np.ndarray, truth: np.ndarray) -> float | None:
+    """The mean over the structures of the FP32 mask; None where it shows none."""
     found = [label for label in np.unique(truth) if label]
-    return float(np.mean([dice(labels == label, truth == label) for label in found] or [1.0]))
+    return float(np.mean([dice(labels == label, truth == label) for label in found])) if found else None

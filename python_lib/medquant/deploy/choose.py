@@ -122,7 +122,10 @@ class _Measurement:
         devices = {tensor.device.type for part in self.parts.values() for tensor in part.inputs.values()}
         if devices == {"cpu"}:  # asked for, where there is a GPU
             names = [name for name in names if RUNTIMES[name].devices()[0].lower() != "cuda"]
-        return [(name, wanted) for name in names]
+        candidates = [(name, wanted) for name in names]
+        if self.precision == "auto" and self.rounds:  # simulating takes longer than computing in FP32
+            candidates.append(("pytorch", "fp32"))
+        return candidates
 
     def _run_as_it_is(self, progress: Progress) -> None:
         with ExitStack() as stack:

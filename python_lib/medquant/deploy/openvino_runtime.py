@@ -133,7 +133,7 @@ class OpenVinoSession:
         self.quantized_layers = wanted
         """How many layers were to run on integers."""
         self.integer_layers = count_integer_layers(compiled)
-        """How many layers and products of the compiled graph do."""
+        """How many layers of the compiled graph do."""
         self.simulated = precision == "int8" and self.integer_layers < wanted
         self._request = compiled.create_infer_request()
         self._outputs = len(compiled.outputs)
@@ -167,8 +167,8 @@ class OpenVinoSession:
 
 
 def count_integer_layers(compiled: Any) -> int:
-    """Convolutions, transposed convolutions and matrix products that the compiled graph executes on integers."""
-    kinds = ("Convolution", "Deconvolution", "FullyConnected", "MatMul")
+    """Convolutions, transposed convolutions and linear layers that the compiled graph executes on integers."""
+    kinds = ("Convolution", "Deconvolution", "FullyConnected")  # products of two inputs are none of the layers
     count = 0
     for node in compiled.get_runtime_model().get_ordered_ops():
         info = node.get_rt_info()
