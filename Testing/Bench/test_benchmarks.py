@@ -31,7 +31,6 @@ def test_integer_activations_keep_the_masks(test_data: Path) -> None:
     full, *rows = quality.run(data=test_data, folds=(2,), activations=(8, 4))
     found = {(row["settings"], row["activation_bits"]): row for row in rows if row["method"] == "permutation-comq"}
     assert found["default", 8]["dsc_vs_fp32"] >= 0.992 - 0.0005  # the spread of another draw of positions
-    assert found["dithered", 8]["dsc_vs_fp32"] >= 0.992
     assert found["default", 4]["dsc_vs_fp32"] >= 0.90
     assert found["default", 4]["dsc_vs_reference"] >= 0.97 * full["dsc_vs_reference"]
     for row in found.values():

@@ -111,15 +111,11 @@ def recipes(
 def activation_recipes(bits: Sequence[int]) -> Iterator[tuple[str, str, Recipe]]:
     """Settings, method and recipe of the rows with integer activations, weights and activations of the same bits.
 
-    "default": the product's, all of it in integer kernels; "dithered": at more bits than those where the product
-    dithers of itself. "published": MedQuanBench's three granularities as the paper
+    "default": the product's, all of it in integer kernels. "published": MedQuanBench's three granularities as the paper
     has them: symmetric, with the range of each input, rounded to the nearest, and the same bits everywhere.
     """
     for b in bits:
         yield "default", "permutation-comq", Recipe(weights=IntWeights(b), activations=IntActivations(b))
-        if not IntActivations(b).dithered:
-            dithered = IntActivations(b, dither=True)
-            yield "dithered", "permutation-comq", Recipe(weights=IntWeights(b), activations=dithered)
         for grain, of_weights in ((PerTensor(), PerTensor()), (PerToken(), PerChannel()), (Adaptive(), PerChannel())):
             published = {"symmetric": True, "mode": "dynamic", "equalize": False, "dither": False}
             yield (

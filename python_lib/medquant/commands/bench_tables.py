@@ -26,32 +26,23 @@ def print_facts(run: Session, result: dict[str, Any]) -> None:
 
 
 def print_quality(run: Session, rows: list[dict[str, Any]]) -> None:
-    """Dice of each number of bits and method."""
-    table = _table(
-        "network",
-        "method",
-        "settings",
-        "weights",
-        "inputs",
-        "bits/\nweight",
-        "Dice\nFP32",
-        "Dice\nreference",
-        "kernels",
-    )
-    for row in rows:
-        bits, kernels = row["activation_bits"], row.get("dsc_by_kernels_vs_fp32")
-        table.add_row(
-            str(row["network"]),
-            str(row["method"]),
-            str(row["settings"]),
-            f"W{row['weight_bits']}",
-            "" if bits >= 32 else f"A{bits} {row['granularity']}",
-            f"{row['effective_bits']:.2f}",
-            wording.score(row["dsc_vs_fp32"]),
-            wording.score(row["dsc_vs_reference"]),
-            f"int8 {wording.score(kernels)}" if kernels is not None else "simulated" if row["simulated"] else "",
-        )
-    run.console.print(table)
+    """Dice of each number of bits and method, a table for each network."""
+    for network in dict.fromkeys(row["network"] for row in rows):
+        table = _table("method", "settings", "weights", "inputs", "bits", "FP32", "reference", "kernels")
+        for row in (row for row in rows if row["network"] == network):
+            bits, kernels = row["activation_bits"], row.get("dsc_by_kernels_vs_fp32")
+            table.add_row(
+                str(row["method"]),
+                str(row["settings"]),
+                f"W{row['weight_bits']}",
+                "" if bits >= 32 else f"A{bits} {row['granularity']}",
+                f"{row['effective_bits']:.2f}",
+                wording.score(row["dsc_vs_fp32"]),
+                wording.score(row["dsc_vs_reference"]),
+                f"int8 {wording.score(kernels)}" if kernels is not None else "simulated" if row["simulated"] else "",
+            )
+        run.console.print(f"{network}: Dice against", style="bold", markup=False, highlight=False)
+        run.console.print(table)
 
 
 def print_runtimes(run: Session, rows: list[dict[str, Any]]) -> None:
