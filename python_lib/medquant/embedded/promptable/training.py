@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import signal
-import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterator
@@ -108,7 +107,7 @@ def _train_in_processes(plan: Plan, output: Path, reporter: Progress) -> bool:
     ]
     finished, last = False, STARTING
     try:
-        with _interrupts_ignored():
+        with _interrupts_blocked():
             for process in processes:
                 process.start()
         while any(process.is_alive() for process in processes) or not reports.empty():
@@ -136,17 +135,19 @@ def _train_in_processes(plan: Plan, output: Path, reporter: Progress) -> bool:
 
 
 @contextmanager
-def _interrupts_ignored() -> Iterator[None]:
-    """Processes started here never hear Ctrl-C, which a terminal sends to all: they stop when this one tells them."""
-    before = signal.getsignal(signal.SIGINT)
-    if before is None or threading.current_thread() is not threading.main_thread():
+def _interrupts_blocked() -> Iterator[None]:
+    """Processes started here never hear Ctrl-C, which a terminal sends to all: they stop when this one tells them.
+
+    What is blocked is inherited, so it holds while they import; here it is only put off, and heard in the end.
+    """
+    if not hasattr(signal, "pthread_sigmask"):  # Windows: they begin to ignore it once they have imported
         yield
         return
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # inherited, so it holds while they import
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
         yield
     finally:
-        signal.signal(signal.SIGINT, before)
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def _process(rank: int, plan: Plan, output: Path, meeting: Path, stop: Any, reports: Any) -> None:
