@@ -156,7 +156,7 @@ def test_a_stopped_command_does_not_wait_for_a_library(busy: bool) -> None:
         "def work():\n"
         "    inside.set()\n"
         "    if endless: threading.Event().wait()\n"
-        "def app():\n"
+        "def app(**_):\n"
         "    try: stoppable_call(work, Progress(None, lambda: inside.is_set()))\n"
         "    except Cancelled: print('Stopped.')\n"
         "    sys.exit(130)\n"
