@@ -29,7 +29,13 @@ def _start(
         cwd=folder,
         env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONUNBUFFERED": "1", **environment},
         start_new_session=True,
+        preexec_fn=_hears_ctrl_c if os.name == "posix" else None,
     )
+
+
+def _hears_ctrl_c() -> None:
+    """A shell that runs the tests in the background has them ignore Ctrl-C, and all that they start."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 @pytest.mark.parametrize("encoding", ["cp1252", "ascii"])

@@ -40,6 +40,16 @@ def test_doctor_tells_of_this_machine_in_words_and_numbers(medquant, own_cache: 
     assert {cache["title"] for cache in data["caches"]} >= {"Compiled models", "Choices of a runtime"}
 
 
+def test_doctor_measures_and_shows_what_was_chosen(medquant, own_cache: Path) -> None:
+    assert json.loads(medquant("doctor", "--json", "-").stdout)["choices"] == []
+    told = medquant("doctor", "--measure")
+    assert told.exit_code == 0, told.output
+    assert "Chosen here so far" in told.stdout and "for one pass here" in told.stdout
+    (choice,) = json.loads(medquant("doctor", "--json", "-").stdout)["choices"]
+    assert choice["runtime"] in RUNTIMES and choice["reason"] in " ".join(told.stdout.split())
+    assert min(choice["seconds"].values()) > 0
+
+
 def test_doctor_outlives_a_broken_runtime(medquant, monkeypatch: pytest.MonkeyPatch) -> None:
     class Broken:
         name = "openvino"

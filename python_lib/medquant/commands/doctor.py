@@ -3,40 +3,59 @@
 from __future__ import annotations
 
 import platform
+from dataclasses import asdict
 from importlib import metadata
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
+import typer
 from rich.markup import escape
 
 from medquant import __version__
 from medquant.commands import options as o
 from medquant.commands.session import Session, session, strong
+from medquant.progress import Progress
 
 if TYPE_CHECKING:
     from medquant.deploy.kept import Kept
     from medquant.deploy.machine import Machine
 
-EXAMPLES = o.examples("medquant doctor", "medquant doctor --json -")
+EXAMPLES = o.examples("medquant doctor", "medquant doctor --measure", "medquant doctor --json -")
+SHOWN = 5
+"""Choices of a runtime that are shown, the latest ones."""
 
 
-def doctor(json_target: o.Json = None) -> None:
+def doctor(
+    measure: Annotated[bool, typer.Option(help="Time the embedded model in every runtime now.")] = False,
+    json_target: o.Json = None,
+) -> None:
     """Show the system, the processor, the memory, the runtimes and the caches, and what to do about what is missing.
 
-    `medquant segment --runtime auto` measures the runtimes listed here with the model at hand and takes the fastest.
+    `medquant segment --runtime auto` measures the runtimes listed here with the model at hand, takes the fastest and
+    remembers it; what was chosen so far, and why, is shown here too.
     """
+    from medquant.deploy.choose import choose, remembered_choices
     from medquant.deploy.kept import kept
     from medquant.deploy.machine import Machine
 
     with session(json_target) as run:
+        if measure:
+            from medquant.models.registry import load_model
+
+            with run.track("Measuring") as (progress, cancelled):
+                choose(load_model("embedded", device="cpu").parts(), progress=Progress(progress, cancelled))
         machine, runtimes, caches = Machine.here(), _runtimes(), kept()
-        advice = _advice(machine, runtimes, caches)
+        advice, choices = _advice(machine, runtimes, caches), remembered_choices()[:SHOWN]
         _show(run, machine, runtimes, caches, advice)
+        for number, choice in enumerate(choices):
+            title = "" if number else "\nChosen here so far, the latest first:\n"
+            run.say(f"{title}  {escape(choice.reason)}")
         run.finish(
             {
                 "medquant": __version__,
                 "machine": machine.to_dict(),
                 "runtimes": runtimes,
                 "caches": [cache.to_dict() for cache in caches],
+                "choices": [asdict(choice) for choice in choices],
                 "advice": advice,
             }
         )

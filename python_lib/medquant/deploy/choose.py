@@ -77,6 +77,19 @@ def forget_choice(parts: Mapping[str, Part], precision: str, threads: int | None
         _file(_key(parts, precision, threads)).unlink(missing_ok=True)
 
 
+def remembered_choices() -> list[Choice]:
+    """What was chosen on this machine, or on another one with the same cache, the latest first."""
+
+    def age(path: Path) -> float:
+        try:
+            return -path.stat().st_mtime
+        except OSError:  # removed meanwhile
+            return 0.0
+
+    found = (_remembered(path.stem) for path in sorted(choices_folder().glob("*.json"), key=age))
+    return [choice for choice in found if choice is not None]
+
+
 def choices_folder() -> Path:
     """Where choices are remembered, one small file each."""
     return cache_folder() / "choices"
