@@ -32,8 +32,8 @@ class IntActivations:
     same: channels get ranges alike, and one scale for all of them does the work of many, in an ordinary integer kernel.
     `dither` moves the grid by a part of a step from voxel to voxel where a convolution sums over its kernel
     (`medquant.dither`): the errors of even tissue cancel; None: up to 6 bits, where that is worth the pass over the
-    input that it costs. `attention`: the products of attention (queries by keys,
-    probabilities by values) have integer factors too.
+    input that it costs. `attention`: the products of SAM's image attention (queries by keys, probabilities by values)
+    have integer factors too; attention of other networks stays in floating point.
     """
 
     bits: int = 8
