@@ -124,6 +124,32 @@ def test_a_join_that_something_else_reads_stays() -> None:
     assert not any(node.get_type_name() == "FakeQuantize" for node in sources(joined))
 
 
+def test_a_join_that_two_layers_round() -> None:
+    """A residual block: a convolution and its shortcut read what was joined."""
+
+    class Residual(SmallUNet):
+        def __init__(self) -> None:
+            super().__init__()
+            self.shortcut = nn.Conv3d(16, 8, 1)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            skip = self.enter(x)
+            joined = torch.cat((self.up(self.down(skip)), skip), 1)
+            return self.head(torch.relu(self.join(joined) + self.shortcut(joined)))
+
+    torch.manual_seed(5)
+    found = quantized(Residual(), IntActivations(8, symmetric=True))
+    model = openvino_model(found.model.parts()["network"])
+    assert joins(model)
+    for joined in joins(model):
+        assert [node.get_type_name() for node in sources(joined)] == ["FakeQuantize"] * 2
+    x = torch.randn(1, 1, 12, 16, 16, generator=torch.Generator().manual_seed(5))
+    compiled = openvino.compile_model(model, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
+    with torch.inference_mode():
+        expected = found.model.network(x).numpy()
+    assert np.abs(compiled([x.numpy()])[0] - expected).mean() < 2e-3 * np.abs(expected).max()
+
+
 def test_nothing_is_done_twice(small_unet: nn.Module) -> None:
     model = openvino_model(quantized(small_unet, IntActivations(8)).model.parts()["network"])
     before = [node.get_type_name() for node in model.get_ordered_ops()]

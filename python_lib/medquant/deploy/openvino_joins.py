@@ -16,7 +16,10 @@ CHANNELS = 1
 
 
 def round_before_joins(model: Any) -> None:
-    """Move every FakeQuantize (and the division before it) that alone reads a Concat of channels to what is joined."""
+    """Move every FakeQuantize (and the division before it) that reads a Concat of channels to what is joined.
+
+    Where anything else reads the Concat, it is needed as it is, and nothing is moved.
+    """
     from openvino import opset13 as ops
 
     rounded: dict[tuple[Any, ...], Any] = {}
@@ -31,7 +34,7 @@ def round_before_joins(model: Any) -> None:
             continue
         source, divisor, ends = found
         join = _joined(source)
-        if join is None or len(source.get_target_inputs()) != 1:
+        if join is None or not _only_rounded(source):
             continue
         start, parts = 0, []
         for port in join.inputs():
@@ -68,6 +71,17 @@ def _grid(node: Any) -> tuple[Any, np.ndarray | None, tuple[np.ndarray, ...]] | 
         return None
     by_channel = constant.data.shape[CHANNELS] == constant.data.size
     return (source, constant.data.copy(), ends) if by_channel else None
+
+
+def _only_rounded(source: Any) -> bool:
+    """Whether all that reads an output rounds it by a grid for all channels, factors of the channels aside."""
+    readers = [port.get_node() for port in source.get_target_inputs()]
+    for reader in readers:
+        divided = reader.get_type_name() == "Divide"
+        rounding = [port.get_node() for port in reader.output(0).get_target_inputs()] if divided else [reader]
+        if not all(node.get_type_name() == "FakeQuantize" and _grid(node) is not None for node in rounding):
+            return False
+    return True
 
 
 def _joined(source: Any) -> Any:
