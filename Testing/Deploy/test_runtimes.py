@@ -24,7 +24,7 @@ from medquant.models.registry import load_model
 from medquant.models.torch_program import from_module
 from medquant.quantize import quantize
 from medquant.quantized_model import QuantizedModel
-from medquant.recipe import IntWeights, Recipe
+from medquant.recipe import CalibrationSettings, IntWeights, Recipe
 
 INSTALLED = [name for name, runtime in RUNTIMES.items() if runtime.version() is not None]
 ON_INTEGERS = [name for name in INSTALLED if name != "pytorch"]
@@ -216,6 +216,29 @@ def test_no_permission_to_write_a_cache(tmp_path: Path, name: str, unet: Quantiz
     in_the_way = tmp_path / "file"
     in_the_way.write_text("not a folder")
     assert compiled(name, part_of(unet.model.network, image), "fp32", cache=in_the_way)(image).shape[1] == 3
+
+
+@pytest.mark.parametrize("name", ON_INTEGERS)
+@pytest.mark.parametrize("symmetric", [False, True])
+def test_a_mask_decoder_on_integers(name: str, symmetric: bool) -> None:
+    """Transposed convolutions in 2-D, and boxes of any number."""
+    model = load_model("embedded", device="cpu")
+    generator = torch.Generator().manual_seed(0)
+    coarse = torch.randn(1, 3, 16, 16, generator=generator)
+    pixels = nn.functional.interpolate(coarse, size=(256, 256), mode="bilinear")
+    boxes = torch.tensor([[[40.0, 50.0, 180.0, 200.0], [90.0, 20.0, 140.0, 120.0]]])
+    plain = CalibrationSettings(sequential=False)
+    activations = IntActivations(symmetric=symmetric, observer="mse")
+    recipe = Recipe(weights=IntWeights(8), method="rtn", activations=activations, calibration=plain)
+    batch = CalibrationBatch((pixels, boxes), torch.ones(1, 256, 256))
+    parts = quantize(model, [batch], recipe=recipe).model.parts()
+    with torch.inference_mode():
+        embedding = parts["image_encoder"].module(pixels)
+        expected = parts["mask_decoder"].module(embedding, boxes)
+    session = RUNTIMES[name].compile(parts["mask_decoder"], precision="int8", threads=1)
+    found = session(embedding, boxes)
+    pairs = zip(*((one if isinstance(one, tuple) else (one,)) for one in (found, expected)), strict=True)
+    assert all(float((a - b).norm() / b.norm()) < 0.05 for a, b in pairs)
 
 
 @pytest.mark.parametrize("name", INSTALLED)

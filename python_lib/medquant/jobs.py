@@ -83,9 +83,9 @@ def layer_jobs(
 
 
 def _for_integer_kernel(settings: IntActivations | None, geometry: LayerGeometry) -> IntActivations | None:
-    """Integer kernels of transposed convolutions take no zero point."""
+    """Integer kernels of transposed convolutions, which there are in 3-D, take no zero point."""
     one_scale = settings is not None and settings.mode == "static" and isinstance(settings.granularity, PerTensor)
-    return replace(settings, symmetric=True) if one_scale and geometry.layout.transposed else settings
+    return replace(settings, symmetric=True) if one_scale and geometry.kind == "ConvTranspose3d" else settings
 
 
 def _weights_outside_layers(network: nn.Module) -> Iterator[tuple[str, str]]:
