@@ -32,7 +32,7 @@ LAYERS = [
     (nn.Conv2d(4, 6, 3, padding=1, groups=2), (1, 4, 7, 7)),
     (nn.Conv3d(3, 4, 3, stride=2, bias=False), (1, 3, 7, 7, 7)),
     (nn.ConvTranspose3d(4, 3, 2, stride=2), (1, 4, 3, 3, 3)),
-    (nn.ConvTranspose2d(4, 6, 2, stride=2, groups=2), (1, 4, 3, 3)),
+    (nn.ConvTranspose3d(4, 6, 2, stride=2, groups=2), (1, 4, 3, 3, 3)),
 ]
 
 
@@ -72,6 +72,12 @@ def test_grids_with_a_whole_or_half_zero_point_are_exact(number: int, bits: int,
     assert isinstance(program, IntegerLayer)
     assert torch.allclose(program.weight(), layer.weight, rtol=1e-5, atol=1e-7)
     assert program.codes.dtype == torch.int8
+
+
+def test_flat_transposed_convolutions_stay_in_floating_point_for_openvino() -> None:
+    layer = with_quantizer(quantized_layer(nn.ConvTranspose2d(4, 3, 2, stride=2), 8, -128.0), static(-1, 1))
+    assert isinstance(integer_program(layer), DecodedLayer)
+    assert isinstance(integer_program(layer, dialect="onnx"), IntegerLayer)
 
 
 def with_quantizer(layer: QuantizedLayer, quantizer: ActivationQuantizer) -> QuantizedLayer:
