@@ -28,7 +28,6 @@ from medquant.recipe import CalibrationSettings, IntWeights, Recipe
 
 INSTALLED = [name for name, runtime in RUNTIMES.items() if runtime.version() is not None]
 ON_INTEGERS = [name for name in INSTALLED if name != "pytorch"]
-needs_openvino = pytest.mark.skipif("openvino" not in INSTALLED, reason="OpenVINO is not installed")
 
 
 class UNet(nn.Module):
@@ -105,7 +104,6 @@ def test_floating_point_leaves_inputs_unrounded(name: str, unet: QuantizedModel,
     assert not session.simulated
 
 
-@needs_openvino
 def test_openvino_runs_every_layer_on_integers(unet: QuantizedModel, image: torch.Tensor) -> None:
     session = OpenVino().compile(part_of(unet.model.network, image), precision="int8", threads=1)
     wanted = len(integer_layers(unet.model.network))
@@ -188,7 +186,6 @@ def test_the_number_of_boxes_may_vary(name: str) -> None:
             assert relative(session(embedding, some), part.module(embedding, some)) < 1e-3
 
 
-@needs_openvino
 def test_a_second_start_reads_what_the_first_compiled(
     tmp_path: Path, unet: QuantizedModel, image: torch.Tensor, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -201,7 +198,6 @@ def test_a_second_start_reads_what_the_first_compiled(
     assert again.integer_layers == again.quantized_layers or again.simulated
 
 
-@needs_openvino
 def test_a_damaged_cache_is_rebuilt(tmp_path: Path, unet: QuantizedModel, image: torch.Tensor) -> None:
     part, cache = part_of(unet.model.network, image), CompiledCache(tmp_path)
     first = OpenVino().compile(part, precision="fp32", cache=tmp_path)(image)
@@ -304,7 +300,6 @@ def test_runtimes_that_are_not_installed_say_how_to_get_them(
             runtime.compile(part_of(unet.model.network, image), precision="fp32")
 
 
-@needs_openvino
 def test_an_old_openvino_counts_as_none(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(metadata, "version", lambda name: "2023.3.0")
     assert OpenVino().version() is None

@@ -21,7 +21,7 @@ MOST_POSITIONS = 65536
 GRAM_OPERATIONS = 1.5e11
 """Multiplications that the moments of one layer may take; small layers see more positions than large ones."""
 GATHER_MB = 2 * CHUNK_ELEMENTS * (4 + 8) / 1e6
-"""What that takes: rows of the quantized and of the FP32 network, each number with its address."""
+"""What gathering a piece takes: rows of the quantized and of the FP32 network, each number with its address."""
 
 
 def collect_moments(

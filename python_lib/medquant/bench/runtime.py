@@ -27,7 +27,7 @@ from medquant.bench import nncf_peer
 from medquant.bench.runtime_cases import CASES, Case, quantized_file
 from medquant.deploy.runtime import RUNTIMES
 from medquant.errors import UserError
-from medquant.evaluation.metrics import dice
+from medquant.evaluation.metrics import mean_dice
 from medquant.progress import CancelCheck, Progress, ProgressCallback
 
 CONTENDERS = (
@@ -100,7 +100,7 @@ class _Bench:
                 output = torch.from_numpy(np.load(self.folder / "output.npy"))
                 mask = self.case.mask(model, output)
                 truth = mask if truth is None else truth
-                row["dsc_vs_fp32"] = _mean_dice(mask.numpy(), truth.numpy())
+                row["dsc_vs_fp32"] = mean_dice(mask.numpy(), truth.numpy())
             except UserError as error:
                 row["note"] = str(error)
             rows.append(_with_speedups(row, rows))
@@ -183,9 +183,3 @@ def _with_speedups(row: dict[str, Any], before: list[dict[str, Any]]) -> dict[st
         **dict.fromkeys(("peak_memory_mb", "dsc_vs_fp32", "simulated")),
     }
     return {**columns, **{key: value for key, value in row.items() if value is not None}}
-
-
-def _mean_dice(labels: np.ndarray, truth: np.ndarray) -> float | None:
-    """The mean over the structures of the FP32 mask; None where it shows none."""
-    found = [label for label in np.unique(truth) if label]
-    return float(np.mean([dice(labels == label, truth == label) for label in found])) if found else None

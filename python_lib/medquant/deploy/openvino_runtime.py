@@ -85,11 +85,7 @@ class OpenVino:
             compiled = self._compiled(part, config, integers)
             give_back_memory()
             if store is not None:
-                with suppress(RuntimeError, MemoryError):  # the model is ready, though this device cannot keep it
-                    stream = BytesIO()
-                    compiled.export_model(stream)
-                    store.write(key, stream.getvalue())
-                stream = None
+                _keep(compiled, store, key)
         give_back_memory()
         return OpenVinoSession(compiled, precision, self.device, len(integer_layers(part.module)) if integers else 0)
 
@@ -115,6 +111,14 @@ class OpenVino:
             raise UserError(
                 f"OpenVINO cannot compile this model for {self.device} ({_first_line(error)}). Use --runtime pytorch."
             ) from error
+
+
+def _keep(compiled: Any, store: CompiledCache, key: str) -> None:
+    """Write a compiled model to the cache; it is ready all the same where the device cannot export it."""
+    with suppress(RuntimeError, MemoryError):
+        stream = BytesIO()
+        compiled.export_model(stream)
+        store.write(key, stream.getvalue())
 
 
 def compiled_file(path: Path, *, threads: int | None = None) -> Any:

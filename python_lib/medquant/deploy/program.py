@@ -13,6 +13,7 @@ import torch
 from torch import nn
 
 from medquant.activations import ActivationQuantizer
+from medquant.attention_products import attention_modules
 from medquant.deploy.int8_codes import largest_code_here, nearest_int8
 from medquant.dither import ordered_dither
 from medquant.layers import QuantizedLayer, divided
@@ -20,8 +21,6 @@ from medquant.network_edit import set_module, structural_twin
 
 Dialect = Literal["openvino", "onnx"]
 """Who reads the program: ONNX has an operator for codes times scales, OpenVINO finds them by itself."""
-
-
 WRONG_ON_INTEGERS = ("ConvTranspose1d", "ConvTranspose2d")
 """What OpenVINO 2026.4 computes wrongly on integers (by a third of the output in SAM's mask decoder): it gets these
 layers in floating point, their inputs as they are."""
@@ -43,7 +42,7 @@ def integer_program(
             exported = _exported(part, dialect, integers, largest_code)
             exported.dialect = dialect
             set_module(holder, name, exported)
-    if _has_attention(holder):
+    if attention_modules(holder):  # its module loads `transformers`
         from medquant.deploy.attention import export_attention
 
         export_attention(holder, static_quantizer if integers else None)
@@ -59,16 +58,11 @@ def decoded_program(module: nn.Module, *, integers: bool = True) -> nn.Module:
     for name, part in list(holder.named_modules()):
         if isinstance(part, QuantizedLayer):
             set_module(holder, name, DecodedLayer(part, part.input_quantizer if integers else None))
-    if not integers and _has_attention(holder):
+    if not integers and attention_modules(holder):
         from medquant.deploy.attention import drop_attention_quantizers
 
         drop_attention_quantizers(holder)
     return holder[0]
-
-
-def _has_attention(network: nn.Module) -> bool:
-    """Whether there is attention of SAM's; its module, which loads `transformers`, is imported only then."""
-    return any(hasattr(part, "watch") and hasattr(part, "quantizers") for part in network.modules())
 
 
 def runs_on_integers(layer: nn.Module) -> bool:
@@ -88,8 +82,7 @@ def rounds_inputs(module: nn.Module) -> bool:
 
 
 def _exported(layer: QuantizedLayer, dialect: Dialect, integers: bool, largest_code: int) -> nn.Module:
-    wrong = dialect == "openvino" and layer.geometry.kind in WRONG_ON_INTEGERS
-    if wrong:
+    if dialect == "openvino" and layer.geometry.kind in WRONG_ON_INTEGERS:
         return DecodedLayer(layer)
     if integers and runs_on_integers(layer):
         return IntegerLayer(layer, static_quantizer(layer.input_quantizer), largest_code, dialect)

@@ -42,6 +42,12 @@ def dice(a: np.ndarray, b: np.ndarray) -> float:
     return float(2.0 * np.count_nonzero(a & b) / total) if total else 1.0
 
 
+def mean_dice(labels: np.ndarray, truth: np.ndarray) -> float | None:
+    """Mean Dice over the labels of `truth`, 0 left out, of two label maps of one shape; None where it has none."""
+    found = [label for label in np.unique(truth) if label]
+    return float(np.mean([dice(labels == label, truth == label) for label in found])) if found else None
+
+
 def agreement(a: np.ndarray, b: np.ndarray, spacing: Sequence[float], tolerance_mm: float = 2.0) -> Agreement:
     """DSC, NSD and HD95 of two boolean masks of one shape; `spacing` is the voxel size in mm along their axes.
 
