@@ -42,13 +42,18 @@ class Waiting(nn.Module):
 
 
 class Session:
+    """Gives what the part gives, times `wrong`, after a known time."""
+
     device, simulated = "CPU", False
 
-    def __init__(self, runtime: str, precision: str, module: nn.Module) -> None:
-        self.runtime, self.precision, self.module = runtime, precision, module
+    def __init__(self, runtime: str, precision: str, seconds: float, part: Part, wrong: float) -> None:
+        self.runtime, self.precision, self.seconds = runtime, precision, seconds
+        with torch.inference_mode():
+            self.output = part.module(*part.inputs.values()) * wrong
 
     def __call__(self, *inputs: torch.Tensor) -> torch.Tensor:
-        return self.module(*inputs)
+        time.sleep(self.seconds)
+        return self.output
 
 
 class Timed:
@@ -56,6 +61,7 @@ class Timed:
 
     def __init__(self, name: str, seconds: dict[str, float | None], version: str | None = "1.0") -> None:
         self.name, self.seconds, self.found, self.compiled = name, seconds, version, 0
+        self.wrong = 1.0
 
     def version(self) -> str | None:
         return self.found
@@ -70,10 +76,16 @@ class Timed:
         self.compiled += 1
         if self.seconds[precision] is None:
             raise UserError(f"{self.name} has no such operator. Use --runtime pytorch.")
-        return Session(self.name, precision, Pause(self.seconds[precision]))
+        return Session(self.name, precision, self.seconds[precision], part, self.wrong)
 
 
 pytestmark = pytest.mark.usefixtures("own_cache")
+
+
+@pytest.fixture(autouse=True)
+def an_idle_machine(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Tests may run beside each other."""
+    monkeypatch.setattr(choosing, "BUSY", 2.0)
 
 
 @pytest.fixture
@@ -112,6 +124,15 @@ def test_a_runtime_slower_than_pytorch_is_not_chosen(runtimes) -> None:
     assert choice.reason.count(".") >= 1 and "\n" not in choice.reason
 
 
+@pytest.mark.parametrize("wrong", [1.2, float("nan")])
+def test_a_runtime_that_computes_something_else_is_not_chosen(runtimes, wrong: float) -> None:
+    made = runtimes(openvino={"fp32": FAST}, onnxruntime={"fp32": SLOW / 2})
+    made["openvino"].wrong = wrong
+    choice, sessions = choose(parts())
+    assert choice.runtime == "onnxruntime" and sessions["network"].runtime == "onnxruntime"
+    assert "differs from PyTorch's" in choice.refused["openvino fp32"]
+
+
 def test_with_pytorch_alone_the_reason_says_so(runtimes) -> None:
     runtimes()
     choice, _ = choose(parts(FAST))
@@ -136,6 +157,20 @@ def test_what_was_measured_once_is_remembered(runtimes, own_cache: Path) -> None
     forget_choice(parts(), "auto", None)
     choose(parts())
     assert made["openvino"].compiled == 2
+
+
+def test_what_was_measured_beside_other_programs_is_measured_again(runtimes, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(choosing, "BUSY", 0.0)
+    made = runtimes(openvino={"fp32": FAST})
+    assert "measured again next time" in choose(parts())[0].reason
+    choose(parts())
+    assert made["openvino"].compiled == 2 and not choices_folder().exists()
+
+
+def test_the_choice_names_the_model(runtimes) -> None:
+    runtimes(openvino={"fp32": FAST})
+    assert choose(parts(), model="MedSAM")[0].model == "MedSAM"
+    assert [choice.model for choice in choosing.remembered_choices()] == ["MedSAM"]
 
 
 def test_another_model_version_or_precision_is_measured_anew(runtimes) -> None:

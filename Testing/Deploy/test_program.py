@@ -13,6 +13,7 @@ from medquant.channels import Live
 from medquant.deploy.int8_codes import LARGEST_CODE_WITHOUT_VNNI, nearest_int8
 from medquant.deploy.program import (
     DecodedLayer,
+    GroupedLinear,
     IntegerLayer,
     StaticQuantizer,
     decoded_program,
@@ -78,6 +79,29 @@ def test_flat_transposed_convolutions_stay_in_floating_point_for_openvino() -> N
     layer = with_quantizer(quantized_layer(nn.ConvTranspose2d(4, 3, 2, stride=2), 8, -128.0), static(-1, 1))
     assert isinstance(integer_program(layer), DecodedLayer)
     assert isinstance(integer_program(layer, dialect="onnx"), IntegerLayer)
+
+
+@pytest.mark.parametrize("dialect", ["openvino", "onnx"])
+@pytest.mark.parametrize(("size", "permuted"), [(4, False), (4, True), (5, True)])
+def test_groups_of_inputs_stay_codes_where_they_are_of_one_length(size: int, permuted: bool, dialect: str) -> None:
+    layer = grouped_layer(12, 5, size, permuted)
+    layer.input_divisor = torch.rand(12) + 0.5
+    program = integer_program(layer, dialect=dialect)
+    assert isinstance(program, GroupedLinear if size == 4 and dialect == "openvino" else DecodedLayer)
+    inputs = torch.randn(2, 3, 12, generator=torch.Generator().manual_seed(0))
+    assert torch.allclose(program(inputs), layer(inputs), atol=1e-5)
+
+
+def grouped_layer(inputs: int, outputs: int, size: int, permuted: bool) -> QuantizedLayer:
+    generator = torch.Generator().manual_seed(0)
+    groups = -(-inputs // size)
+    row_group = torch.arange(inputs) // size
+    row_group = row_group[torch.randperm(inputs, generator=generator)] if permuted else row_group
+    scale = torch.rand(groups, outputs, generator=generator) * 0.1 + 0.02
+    offset = -8 * scale * torch.rand(groups, outputs, generator=generator)
+    codes = torch.randint(0, 16, (1, inputs, outputs), generator=generator, dtype=torch.uint8)
+    geometry = LayerGeometry.of(nn.Linear(inputs, outputs))
+    return QuantizedLayer.from_solutions(geometry, 4, codes, [Grid(scale, offset, 16, row_group)], None, None, Live())
 
 
 def with_quantizer(layer: QuantizedLayer, quantizer: ActivationQuantizer) -> QuantizedLayer:

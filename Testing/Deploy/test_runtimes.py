@@ -8,17 +8,20 @@ from dataclasses import replace
 from importlib import metadata
 from pathlib import Path
 
+import openvino
 import pytest
 import torch
 from torch import nn
 
 from medquant.activation_settings import IntActivations
 from medquant.deploy.cache import CompiledCache
+from medquant.deploy.openvino_program import openvino_model
 from medquant.deploy.openvino_runtime import OpenVino
 from medquant.deploy.program import integer_layers
 from medquant.deploy.pytorch_runtime import PyTorch
 from medquant.deploy.runtime import RUNTIMES
 from medquant.errors import UserError
+from medquant.granularity import PerGroup
 from medquant.models.base import CalibrationBatch, Part
 from medquant.models.registry import load_model
 from medquant.models.torch_program import from_module
@@ -113,9 +116,29 @@ def test_openvino_runs_every_layer_on_integers(unet: QuantizedModel, image: torc
     assert session.integer_layers == wanted and not session.simulated
 
 
-def _capabilities() -> list[str]:
-    import openvino
+@pytest.mark.parametrize("method", ["rtn", "permutation-comq"])
+def test_openvino_decodes_grouped_weights_by_itself(method: str) -> None:
+    """The compiled graph holds codes, groups that a permutation gathered included, and multiplies with them."""
+    torch.manual_seed(0)
+    network = nn.Sequential(nn.Linear(128, 192), nn.GELU(), nn.Linear(192, 64))
+    values = torch.randn(1, 40, 128)
+    recipe = Recipe(weights=IntWeights(4, granularity=PerGroup(64)), method=method, drop_dead_channels=False)
+    model = from_module(network, name="two layers", roi_size=(40, 128))
+    quantized = quantize(model, [CalibrationBatch((values,))], recipe=recipe).model.network
+    program = openvino_model(Part(quantized, {"values": values}, ("output",)), integers=False)
+    compiled_model = openvino.Core().compile_model(program, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
+    with torch.no_grad():
+        assert relative(torch.from_numpy(compiled_model([values.numpy()])[0]), quantized(values)) < 1e-5
+    held = [
+        tuple(node.output(0).get_shape())
+        for node in compiled_model.get_runtime_model().get_ordered_ops()
+        if node.get_rt_info()["layerType"].astype(str) == "Const"
+        and node.get_rt_info()["outputPrecisions"].astype(str) in ("u8", "i8", "u4", "i4")
+    ]
+    assert sorted(held) == [(64, 192), (192, 128)]
 
+
+def _capabilities() -> list[str]:
     return openvino.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
 
 

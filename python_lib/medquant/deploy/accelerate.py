@@ -63,7 +63,7 @@ def accelerate(
 
 
 def _chosen(model: M, parts: Mapping[str, Part], precision: str, threads: int | None, report: Progress) -> M:
-    choice, sessions = choose(parts, precision, threads=threads, progress=report.span(0.0, 0.9))
+    choice, sessions = choose(parts, precision, model=model.name, threads=threads, progress=report.span(0.0, 0.9))
     if choice.precision == AS_IT_IS:
         return _twin(model, {}, choice.reason)
     if sessions is not None:

@@ -1,6 +1,7 @@
 """Which runtime, and in which precision: measured on this machine, shortly, and remembered.
 
-A runtime that is slower here than PyTorch in FP32 is not chosen, whatever it promises.
+A runtime that is slower here than PyTorch in FP32 is not chosen, whatever it promises, nor one whose output is not the
+engine's.
 """
 
 from __future__ import annotations
@@ -11,25 +12,30 @@ import math
 import time
 from collections.abc import Mapping
 from contextlib import ExitStack, suppress
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
 import torch
 
 import medquant
+from medquant.deploy.agreement import bound_of_session, relative_difference
 from medquant.deploy.cache import cache_folder
-from medquant.deploy.compiling import compile_parts, seconds_of_a_pass, spoken
+from medquant.deploy.compiling import Pass, compile_parts, measured_pass, spoken
+from medquant.deploy.load import LoadOfOthers
 from medquant.deploy.machine import Machine
 from medquant.deploy.program import integer_layers, rounds_inputs
 from medquant.deploy.runtime import RUNTIMES, Session
 from medquant.errors import Cancelled, MedQuantError, UserError
 from medquant.files import atomic_path
 from medquant.layers import decoded_once
+from medquant.memory import lacks_memory
 from medquant.models.base import Part
 from medquant.progress import Progress
 
 BUDGET_SECONDS = 30.0
 """Once measuring has taken so long, the runtimes left are not tried."""
+BUSY = 0.25
+"""Where other programs took so large a part of the processor meanwhile, the choice is not remembered."""
 _ORDER = ("tensorrt", "openvino", "onnxruntime")
 AS_IT_IS = "auto"
 """The precision of a model that PyTorch runs as it stands, its quantized activations simulated."""
@@ -48,15 +54,23 @@ class Choice:
     """Of one pass through all parts, by "runtime precision"."""
     refused: dict[str, str] = field(default_factory=dict)
     """What was not chosen, with the reason."""
+    model: str = ""
+    """The name of the model it was measured with; others of the same shapes share the choice."""
 
 
 def choose(
-    parts: Mapping[str, Part], precision: str = "auto", *, threads: int | None = None, progress: Progress | None = None
+    parts: Mapping[str, Part],
+    precision: str = "auto",
+    *,
+    model: str = "",
+    threads: int | None = None,
+    progress: Progress | None = None,
 ) -> tuple[Choice, dict[str, Session] | None]:
     """The fastest runtime for `parts` here, and its sessions where they were compiled just now.
 
     `precision` "auto": integers where the model's activations are quantized, else FP32. Another one is kept to, and
-    only the runtime chosen. What was measured once is not measured again. Raises `UserError` where no runtime here
+    only the runtime chosen. What was measured once is not measured again, unless other programs were busy or memory was
+    short. `model`: its name, for people. Raises `UserError` where no runtime here
     has the precision that was asked for, `Cancelled` as soon as the user asks.
     """
     progress = progress or Progress()
@@ -65,8 +79,14 @@ def choose(
     if known is not None:
         return known, None
     measurement = _Measurement(parts, precision, threads)
-    choice = measurement.run(progress)
-    _remember(key, choice)
+    with LoadOfOthers() as load:
+        choice = replace(measurement.run(progress), model=model)
+    if load.share < BUSY and not measurement.short_of_memory:
+        _remember(key, choice)
+    else:
+        choice = replace(
+            choice, reason=f"{choice.reason} Measured on a busy machine, so it is measured again next time."
+        )
     progress.report(1.0, choice.reason)
     return choice, measurement.compiled.get(f"{choice.runtime} {choice.precision}")
 
@@ -103,6 +123,8 @@ class _Measurement:
         self.seconds: dict[str, float] = {}
         self.refused: dict[str, str] = {}
         self.compiled: dict[str, dict[str, Session]] = {}
+        self.engine = Pass(math.inf, {})
+        self.short_of_memory = False
         modules = [part.module for part in parts.values()]
         self.rounds = any(rounds_inputs(module) for module in modules)
         self.integers = any(integer_layers(module) for module in modules)
@@ -145,7 +167,8 @@ class _Measurement:
             for part in self.parts.values():
                 stack.enter_context(decoded_once(part.module))
             modules = {name: part.module for name, part in self.parts.items()}
-            self.seconds[_BASELINE] = seconds_of_a_pass(modules, self.parts, progress=progress, title="PyTorch")
+            self.engine = measured_pass(modules, self.parts, progress=progress, title="PyTorch")
+        self.seconds[_BASELINE] = self.engine.seconds
 
     def _try(self, name: str, wanted: str, progress: Progress) -> None:
         label = f"{name} {wanted}"
@@ -155,14 +178,27 @@ class _Measurement:
             sessions, lacking = compile_parts(
                 self.parts, RUNTIMES[name], wanted, threads=self.threads, progress=progress.span(0.0, 0.7)
             )
-            took = seconds_of_a_pass(sessions, self.parts, progress=progress.span(0.7, 1.0), title=name)
+            found = measured_pass(sessions, self.parts, progress=progress.span(0.7, 1.0), title=name)
+            self._require_agreement(sessions, found)
         except Cancelled:
             raise
         except Exception as error:  # a runtime that fails, however it does, is not chosen
             self.refused[label] = _first_line(error)
+            self.short_of_memory |= lacks_memory(error) or isinstance(error.__cause__, MemoryError)
             return
-        self.seconds[label], self.compiled[label] = took, sessions
+        self.seconds[label], self.compiled[label] = found.seconds, sessions
         self.refused.update({f"{label} for the {spoken(part)}": why for part, why in lacking.items()})
+
+    def _require_agreement(self, sessions: Mapping[str, Session], found: Pass) -> None:
+        """Raise `UserError` where a part gives something else than the engine's own network."""
+        for name, part in self.parts.items():
+            pairs = zip(found.outputs[name], self.engine.outputs[name], strict=True)
+            apart = max(relative_difference(one.float().numpy(), other.float().numpy()) for one, other in pairs)
+            if not apart <= bound_of_session(part.module, sessions[name]):
+                raise UserError(
+                    f"what it makes of the {spoken(name)} differs from PyTorch's by {apart:.0%}, more than rounding "
+                    "explains"
+                )
 
     def _choice(self) -> Choice:
         among = self.seconds if self.precision == "auto" else {label: self.seconds[label] for label in self.compiled}

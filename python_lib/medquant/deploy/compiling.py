@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -52,18 +52,29 @@ def compile_parts(
     return {name: sessions[name] for name in parts}, lacking
 
 
-def seconds_of_a_pass(
+@dataclass(frozen=True)
+class Pass:
+    """One pass through all parts of a model on their example inputs."""
+
+    seconds: float
+    """The best of each part's runs, added up."""
+    outputs: dict[str, tuple[torch.Tensor, ...]]
+    """By part."""
+
+
+def measured_pass(
     run: Mapping[str, Callable[..., Any]], parts: Mapping[str, Part], *, progress: Progress, title: str
-) -> float:
-    """Seconds that one pass through all parts takes on their example inputs: the best of each part's runs."""
-    total = 0.0
+) -> Pass:
+    """Run every part, each on its own example, until its seconds can be told from a moment's load."""
+    total, outputs = 0.0, {}
     for number, (name, part) in enumerate(parts.items()):
         progress.report(number / len(parts), f"Measuring {title}")
-        runs = [stoppable_call(_timing(run[name], part), progress)]
-        while sum(runs) < ENOUGH_SECONDS and len(runs) < MOST_RUNS:
-            runs.append(stoppable_call(_timing(run[name], part), progress))
-        total += min(runs)
-    return total
+        seconds: list[float] = []
+        while not seconds or (sum(seconds) < ENOUGH_SECONDS and len(seconds) < MOST_RUNS):
+            took, outputs[name] = stoppable_call(_timing(run[name], part), progress)
+            seconds.append(took)
+        total += min(seconds)
+    return Pass(total, outputs)
 
 
 def spoken(name: str) -> str:
@@ -77,13 +88,13 @@ def _compiling(runtime: Runtime, part: Part, precision: str, threads: int | None
     return lambda: runtime.compile(part, precision=precision, threads=threads, cache=cache_folder())
 
 
-def _timing(run: Callable[..., Any], part: Part) -> Callable[[], float]:
+def _timing(run: Callable[..., Any], part: Part) -> Callable[[], tuple[float, tuple[torch.Tensor, ...]]]:
     @torch.inference_mode()
-    def once() -> float:
+    def once() -> tuple[float, tuple[torch.Tensor, ...]]:
         began = time.perf_counter()
         found = run(*part.inputs.values())
-        for tensor in found if isinstance(found, tuple) else (found,):
-            tensor.cpu()  # a GPU has done its work by then
-        return time.perf_counter() - began
+        found = found if isinstance(found, (tuple, list)) else (found,)
+        outputs = tuple(tensor.cpu() for tensor in found)  # a GPU has done its work by then
+        return time.perf_counter() - began, outputs
 
     return once

@@ -87,9 +87,12 @@ def _exported(layer: QuantizedLayer, dialect: Dialect, integers: bool, largest_c
     if integers and runs_on_integers(layer):
         return IntegerLayer(layer, static_quantizer(layer.input_quantizer), largest_code, dialect)
     quantizer = layer.input_quantizer if integers else None
-    plain = layer.row_group is None and layer.live_inputs is None and layer.live_outputs is None
-    if layer.geometry.kind == "Linear" and plain and quantizer is None:
-        return CompressedLinear(layer)
+    whole = layer.live_inputs is None and layer.live_outputs is None
+    if layer.geometry.kind == "Linear" and whole and quantizer is None:
+        if layer.row_group is None:
+            return CompressedLinear(layer)
+        if dialect == "openvino" and GroupedLinear.can(layer):
+            return GroupedLinear(layer)
     return DecodedLayer(layer, quantizer)
 
 
@@ -202,6 +205,39 @@ class CompressedLinear(ExportedLayer):
         if self.dialect == "onnx":
             return self._times_scale(self.codes, 0) - self.zero * self.scale[:, None]
         return (self.codes.float() - self.zero) * self.scale[:, None]
+
+
+class GroupedLinear(ExportedLayer):
+    """A linear layer with a scale for each group of inputs, whose weight stays codes.
+
+    Runtimes know groups of one length that follow each other: where a permutation gathers them, the inputs are brought
+    into its order.
+    """
+
+    def __init__(self, layer: QuantizedLayer) -> None:
+        super().__init__(layer)
+        outputs, groups = layer.geometry.layout.outputs, layer.scale.shape[1]
+        order = layer.row_group[0].long().argsort(stable=True)
+        scale = layer.scale.float()[0].T
+        offset = scale * layer.zero if layer.offset is None else layer.offset.float()[0].T
+        in_order = bool((order.diff() == 1).all())
+        self.register_buffer("order", None if in_order else order)
+        if self.divisor is not None:
+            self.divisor = self.divisor[order]
+        self.register_buffer("codes", layer.codes()[0][order].T.reshape(outputs, groups, -1).contiguous())
+        self.register_buffer("zero", (-offset / scale).expand(outputs, groups)[..., None].contiguous())
+        self.register_buffer("scale", scale.expand(outputs, groups)[..., None].contiguous())
+
+    @staticmethod
+    def can(layer: QuantizedLayer) -> bool:
+        """Whether its groups are of inputs, not of single weights, and of one length."""
+        return layer.row_group.ndim == 2 and len(layer.row_group[0].long().bincount().unique()) == 1
+
+    def weight(self) -> torch.Tensor:
+        return ((self.codes.float() - self.zero) * self.scale).flatten(1)
+
+    def forward(self, input: torch.Tensor, output_size: Any = None) -> torch.Tensor:
+        return super().forward(input if self.order is None else input.index_select(-1, self.order), output_size)
 
 
 class IntegerLayer(ExportedLayer):

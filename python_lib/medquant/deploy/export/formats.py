@@ -10,7 +10,7 @@ from typing import Literal, Protocol
 
 import numpy as np
 
-from medquant.deploy.program import integer_layers, rounds_inputs
+from medquant.deploy.program import integer_layers
 from medquant.errors import UserError
 from medquant.layers import QuantizedLayer
 from medquant.models.base import Model, Part
@@ -28,11 +28,6 @@ _MODULES = {
     "artifact": ("medquant.deploy.export.artifact_format", "ArtifactFormat"),
 }
 FORMATS = tuple(_MODULES)
-
-EXACT = 2e-3
-"""Bound of the relative difference where both compute in FP32: the order of sums differs, nothing else."""
-ROUNDED = 0.05
-"""Bound where inputs are rounded to integers: a sum that differs in its last bit may round to the next integer."""
 
 
 @dataclass(frozen=True)
@@ -95,11 +90,6 @@ def format_named(name: str) -> Format:
         raise UserError(f"There is no export format {name!r}. Choose {', '.join(FORMATS)}.")
     module, kind = _MODULES[name]
     return getattr(import_module(module), kind)()
-
-
-def bound_for(part: Part) -> float:
-    """How much an export of this part may differ from the engine's network."""
-    return ROUNDED if rounds_inputs(part.module) else EXACT
 
 
 def stored_bits(bits: set[int]) -> str:

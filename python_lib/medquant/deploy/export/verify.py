@@ -10,8 +10,9 @@ import numpy as np
 import torch
 
 from medquant.background import stoppable_call
+from medquant.deploy.agreement import bound_of_export, relative_difference
 from medquant.deploy.export.example import engine_outputs
-from medquant.deploy.export.formats import Format, PartFile, Run, bound_for
+from medquant.deploy.export.formats import Format, PartFile, Run
 from medquant.errors import UserError
 from medquant.models.base import Part
 from medquant.progress import Progress
@@ -28,15 +29,6 @@ class Difference:
     same_labels: float | None
     """Part of the places where both see the same: the largest class, or the sign of a single one; None for embeddings.
     """
-
-
-def difference(found: np.ndarray, expected: np.ndarray) -> float:
-    """Root of the squared difference over the squared expected values; infinite where the shapes differ."""
-    if found.shape != expected.shape or not np.isfinite(found).all():
-        return float("inf")
-    size = float(np.linalg.norm(expected.astype(np.float64)))
-    apart = float(np.linalg.norm(found.astype(np.float64) - expected))
-    return apart / size if size else apart
 
 
 def verify(
@@ -58,8 +50,10 @@ def verify(
         progress.report(number / len(parts), f"Checking the {name.replace('_', ' ')}")
         run: Run = stoppable_call(lambda part=part, name=name: form.runner(folder / files[name].file, part), progress)
         outputs = stoppable_call(lambda run=run, given=dict(values): run(given), progress)
-        rounded = max(rounded, bound_for(part))  # a part that takes what an integer part gave differs as that does
-        relative = max(difference(one, expected[key]) for one, key in zip(outputs, part.outputs, strict=True))
+        rounded = max(
+            rounded, bound_of_export(part.module)
+        )  # a part that takes what an integer part gave differs as that does
+        relative = max(relative_difference(one, expected[key]) for one, key in zip(outputs, part.outputs, strict=True))
         if part.dynamic:
             relative = max(relative, _at_other_sizes(part, run, progress))
         results.append(Difference(name, relative, rounded, _same_labels(outputs[0], expected[part.outputs[0]])))
@@ -84,7 +78,9 @@ def _at_other_sizes(part: Part, run: Run, progress: Progress) -> float:
                 inputs[key] = torch.cat([inputs[key], first], axis) if more else first.clone()
         wanted = engine_outputs(part, inputs, progress)
         outputs = run({key: tensor.numpy() for key, tensor in inputs.items()})
-        worst = max(worst, *(difference(one, other.numpy()) for one, other in zip(outputs, wanted, strict=True)))
+        worst = max(
+            worst, *(relative_difference(one, other.numpy()) for one, other in zip(outputs, wanted, strict=True))
+        )
     return worst
 
 
