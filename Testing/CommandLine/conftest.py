@@ -73,3 +73,14 @@ def small_sam(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("small-sam")
     model.save_pretrained(folder)
     return folder
+
+
+@pytest.fixture(scope="session")
+def small_w4a8(scan: Path, small_sam: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The small SAM with weights of 4 bits and activations of 8, in its file."""
+    target = tmp_path_factory.mktemp("w4a8") / "small-w4a8.mq.safetensors"
+    words = ["quantize", scan / "ct.nii.gz", "--model", small_sam, "--activations", "8", "--method", "rtn",
+             "--slices", "1", "--output", target]  # fmt: skip
+    result = CliRunner().invoke(app, [str(word) for word in words])
+    assert result.exit_code == 0, result.output
+    return target

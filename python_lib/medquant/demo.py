@@ -148,7 +148,7 @@ def run_demo(
             part = _part(tracker, start, start + 0.2 * share, f"{width} bits")
             made = quantize(model, case.volume, recipe=wanted, selection=selection, **part)
             model.forget()
-            file = staging / f"{model.name}-w{width}.mq.safetensors"
+            file = staging / f"{model.name}-{wanted.label.lower()}.mq.safetensors"
             made.save(file)
             quantized = load_model(file, device=device)
             part = _part(tracker, start + 0.2 * share, start + share, f"{width} bits")

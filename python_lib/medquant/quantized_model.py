@@ -83,8 +83,8 @@ class QuantizedModel:
 
     @property
     def name(self) -> str:
-        """Name of the original and the weights' bits: "medsam W4"."""
-        return f"{self.provenance.model} W{self.recipe.weights.bits}"
+        """Name of the original and the bits: "medsam W4", "medsam W4A8"."""
+        return f"{self.provenance.model} {self.recipe.label}"
 
     def save(self, path: str | Path) -> int:
         """Write the quantized model to one file, whole or not at all; returns its size in bytes."""

@@ -131,6 +131,11 @@ class Recipe:
             raise UserError(f"At least one sweep is needed, not {self.sweeps}. Choose 3.")
 
     @property
+    def label(self) -> str:
+        """The bits of weights and of activations, where those are integers too: "W4", "W4A8"."""
+        return f"W{self.weights.bits}" + (f"A{self.activations.bits}" if self.activations is not None else "")
+
+    @property
     def needs_moments(self) -> bool:
         """Whether second moments of the inputs decide anything: not where weights are rounded as they are."""
         return self.method != "rtn" or self.calibration.sequential

@@ -44,7 +44,7 @@ def quantize(
             help="Bits of what flows between the layers too: 8 runs on integer kernels and is faster, 4 is simulated.",
         ),
     ] = None,
-    output: Annotated[str | None, o.output("The quantized model's file. (default: MODEL-wBITS.mq.safetensors)")] = None,
+    output: Annotated[str | None, o.output("The quantized model's file. (default: MODEL-BITS.mq.safetensors)")] = None,
     slices: Annotated[
         int,
         typer.Option(min=1, metavar="N", help="Slices (or 3-D patches) of each scan.", rich_help_panel=_CALIBRATION),
@@ -153,9 +153,7 @@ def quantize(
             loaded = open_model(model, weights, device, option, progress, cancelled)
             if hasattr(loaded, "recipe"):
                 raise UserError(f"{model} is quantized already. Give the model that it was made from.")
-            both = f"w{recipe.weights.bits}" + (f"a{recipe.activations.bits}" if recipe.activations else "")
-            name = f"{file_word(loaded.name)}-{both}.mq.safetensors"
-            target = target or output_file(name)
+            target = target or output_file(f"{file_word(loaded.name)}-{recipe.label.lower()}.mq.safetensors")
             made = run_quantize(
                 loaded,
                 scans,
