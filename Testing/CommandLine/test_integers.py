@@ -5,6 +5,10 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import pytest
+
+from medquant.segmentation import Execution
+
 BOX = "liver=10,10,0,40,50,3"
 
 
@@ -19,3 +23,32 @@ def test_bits_of_activations_are_in_every_name(medquant, scan: Path, small_sam: 
     exported = medquant("export", small_w4a8, "--format", "artifact")
     assert exported.exit_code == 0, exported.output
     assert Path(f"{label}-artifact").is_dir()
+
+
+def test_a_few_layers_in_floating_point_are_counted_not_called_simulated(
+    medquant, scan: Path, small_w4a8: Path
+) -> None:
+    """SAM's mask decoder has two transposed convolutions that OpenVINO computes in floating point."""
+    found = medquant("segment", scan / "ct.nii.gz", "-m", small_w4a8, "--box", BOX, "--runtime", "openvino",
+                     "--json", "numbers.json")  # fmt: skip
+    assert found.exit_code == 0, found.output
+    data = json.loads(Path("numbers.json").read_text())
+    assert data["simulated"] is False and 2 <= data["floating_layers"] < data["layers"] / 4
+    told = f"openvino int8 on CPU, {data['floating_layers']} of {data['layers']} layers in floating point"
+    assert f"Computed by {told}." in found.stdout
+
+
+@pytest.mark.parametrize("precision", ["auto", "int8"])
+def test_rounding_is_simulated_by_pytorch_in_either_way(medquant, scan, small_w4a8: Path, precision: str) -> None:
+    found = medquant("segment", scan / "ct.nii.gz", "-m", small_w4a8, "--box", BOX, "--runtime", "pytorch",
+                     "--precision", precision)  # fmt: skip
+    assert "Computed by pytorch int8 on CPU, simulated." in found.stdout
+
+
+def test_what_computed_in_words() -> None:
+    assert Execution().describe() == "pytorch fp32 on CPU"
+    assert Execution("openvino", precision="int8", simulated=False).describe().endswith(", integer kernels")
+    some = Execution("openvino", precision="int8", simulated=False, layers=96, floating_layers=3)
+    assert some.describe() == "openvino int8 on CPU, 3 of 96 layers in floating point"
+    most = Execution("onnxruntime", precision="int8", simulated=True, layers=79, floating_layers=76)
+    assert most.describe() == "onnxruntime int8 on CPU, simulated"

@@ -58,14 +58,23 @@ def execution_of(model: Model | QuantizedModel) -> Execution:
     quantized, sessions = adapter is not model, adapter.sessions.values()
     if not sessions:
         device = device_of(adapter.network).type.upper()
-        return Execution(device=device, simulated=True if quantized else None, reason=adapter.why)
+        rounded = quantized and model.recipe.activations is not None
+        precision = "int8" if rounded else "fp32"
+        return Execution(device=device, precision=precision, simulated=True if quantized else None, reason=adapter.why)
     runtime, device, precision = (
         " + ".join(dict.fromkeys(getattr(session, name) for session in sessions))
         for name in ("runtime", "device", "precision")
     )
     integers = [session for session in sessions if session.precision == "int8"]
     simulated = not integers or any(session.simulated for session in integers)
-    return Execution(runtime, device.upper(), precision, simulated if quantized else None, adapter.why)
+    layers, floating = None, None
+    if quantized and integers and all(hasattr(session, "layers") for session in integers):
+        layers = sum(session.layers for session in integers)
+        floating = layers - sum(session.integer_layers for session in integers)
+        simulated = 2 * floating > layers
+    return Execution(
+        runtime, device.upper(), precision, simulated if quantized else None, adapter.why, layers, floating
+    )
 
 
 @contextmanager

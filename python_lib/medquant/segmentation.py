@@ -28,13 +28,18 @@ class Execution:
     precision: str = "fp32"
     """What the arithmetic was done in: "fp32", "bf16", "fp16", "int8"."""
     simulated: bool | None = None
-    """True: quantized numbers, floating-point arithmetic. False: integer kernels. None: not quantized."""
+    """True: quantized numbers, floating-point arithmetic. False: most layers on integers. None: not quantized."""
     reason: str = ""
     """Why it ran there, where the program chose."""
+    layers: int | None = None
+    """How many layers the compiled network has, and below how many of them run in floating point; None: not known."""
+    floating_layers: int | None = None
 
     def describe(self) -> str:
-        """In words: "openvino int8 on CPU, integer kernels"."""
+        """In words: "openvino int8 on CPU, 3 of 96 layers in floating point"."""
         kernels = {None: "", True: ", simulated", False: ", integer kernels"}[self.simulated]
+        if self.simulated is False and self.floating_layers:
+            kernels = f", {self.floating_layers} of {self.layers} layers in floating point"
         return f"{self.runtime} {self.precision} on {self.device}{kernels}"
 
 
