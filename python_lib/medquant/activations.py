@@ -48,7 +48,8 @@ class ActivationQuantizer(nn.Module):
     """Rounds a tensor to integers and back: x -> (clamp(round(x / scale) + zero, 0, levels - 1) - zero) * scale.
 
     Static quantizers hold `scale` and `zero` (int32) as buffers, without axes, or (channels,) where each channel has
-    its own. Dynamic ones take the range of what they are given. Zero is always a level. A symmetric grid has an odd
+    its own. Dynamic ones take the range of what they are given, each member of the batch (the first axis) by itself, so
+    that what one input becomes does not depend on the others. Zero is always a level. A symmetric grid has an odd
     number of levels, 2^bits - 1 (MedQuanBench, equation 1). With `dither` the values (batch, channels, *spatial) are
     moved by parts of a step before they are rounded (`medquant.dither`).
     """
@@ -119,7 +120,7 @@ class ActivationQuantizer(nn.Module):
 
     def _grid_for(self, values: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         axis = self.channel_axis % values.ndim
-        kept = {"tensor": (), "channel": (axis,), "position": tuple(a for a in range(values.ndim) if a != axis)}
+        kept = {"tensor": (0,), "channel": (0, axis), "position": tuple(a for a in range(values.ndim) if a != axis)}
         over = [a for a in range(values.ndim) if a not in kept[self.spread]]
         low, high = values.amin(over, keepdim=True).clamp_max(0), values.amax(over, keepdim=True).clamp_min(0)
         if self.symmetric:
