@@ -69,7 +69,9 @@ def test_mistakes_are_explained(folder: Path, tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     for spec, weights, message in (
         ("medsamm", None, "no model and no file 'medsamm'.*Known names"),
-        (tmp_path / "none.pth", None, "no model and no file"),
+        ("medsan", None, r"Did you mean medsam\?.*monai:NETWORK"),
+        (tmp_path / "none.pth", None, r"no file or folder .*none\.pth.*typing error"),
+        ("small.mq.safetensors", None, "typing error"),
         (tmp_path / "notes.txt", None, "no model file that is known"),
         (tmp_path / "empty", None, r"no plans\.json"),
         ("nnunet", None, "needs a results folder"),

@@ -6,6 +6,7 @@ import inspect
 import re
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from difflib import get_close_matches
 from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -142,10 +143,7 @@ def _find(spec: str, weights: str | Path | None, progress: Progress) -> _Found:
 def _find_path(spec: str) -> _Found:
     path = Path(spec).expanduser()
     if not path.exists():
-        raise UserError(
-            f"There is no model and no file {spec!r}. Known names: embedded, embedded-nnunet, medsam, sam-vit-b, "
-            "sam-vit-l, sam-vit-h, nnunet, monai:UNETR; or give a path that exists."
-        )
+        raise _unknown(spec, path)
     if path.is_dir():
         return _Found("medsam" if (path / "config.json").is_file() else "nnunet", path)
     if re.fullmatch(r"fold_\w+", path.parent.name) and (path.parent.parent / "plans.json").is_file():
@@ -156,6 +154,18 @@ def _find_path(spec: str) -> _Found:
         f"{path.name} is no model file that is known here. Give a .pth or .safetensors file of MedSAM or SAM, a "
         "results folder of nnU-Net, or a quantized model file."
     )
+
+
+def _unknown(spec: str, path: Path) -> UserError:
+    """What may have been meant by a name or path that is nothing."""
+    if path.suffix or path.parent != Path():
+        return UserError(f"There is no file or folder {spec} with a model. Check the path for a typing error.")
+    names = [entry.name for entry in list_models()]
+    near = get_close_matches(spec.lower(), names, n=1)
+    short = [name for name in names if not name.startswith("monai:")]
+    known = f"Known names: {', '.join(short)}, monai:NETWORK (medquant models lists the networks)"
+    advice = f"Did you mean {near[0]}? {known}." if near else f"{known}; or give a path that exists."
+    return UserError(f"There is no model and no file {spec!r}. {advice}")
 
 
 def _require_known(options: dict[str, Any], load: Callable[..., Any], name: str) -> None:
