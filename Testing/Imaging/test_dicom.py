@@ -105,7 +105,7 @@ def test_several_series_are_listed_and_chosen(tmp_path: Path, write_series: Call
     )  # fmt: skip
     assert (second.number, second.count, second.usable) == (12, 3, True)
     message = _message(tmp_path)
-    for part in ("2 series", "3: Abdomen 2.5", "12: Lung", first.uid, second.uid):
+    for part in ("2 series", "--series", "3: Abdomen 2.5", "12: Lung", first.uid, second.uid):
         assert part in message
     assert "Lung" in _message(tmp_path, series=4)
     for choice in (12, "12", second.uid):

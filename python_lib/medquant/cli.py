@@ -9,6 +9,7 @@ import codecs
 import logging
 import os
 import platform
+import re
 import sys
 import tempfile
 import threading
@@ -43,6 +44,12 @@ from medquant.errors import Cancelled, UserError
 UNEXPECTED, USER_ERROR, CANCELLED = 1, 2, 130
 PATIENCE_SECONDS = 1.0
 """How long a stopped command waits for what still runs."""
+_NUMBERS = {
+    r"Input should be a valid integer.*": "it is not a whole number. Give one.",
+    r"Input should be a valid number.*": "it is not a number. Give one.",
+    r"Input should be greater than or equal to (\S+)": r"it is less than \1. Give \1 or more.",
+}
+"""What a library says of a number that it cannot take, and what a person understands."""
 PLAIN = {"\N{MINUS SIGN}": "-", "\N{EN DASH}": "-", "\N{MULTIPLICATION SIGN}": "x"}
 
 
@@ -66,6 +73,7 @@ class _Commands(TyperGroup):
             raise typer.Exit(USER_ERROR) from error
         except Exception as error:
             if type(error).__module__.partition(".")[0] in ("typer", "click"):
+                _say_plainly(error)
                 raise
             log = write_log(error)
             _complain(f"Unexpected error: {type(error).__name__}: {error}")
@@ -130,6 +138,13 @@ def write_log(error: BaseException) -> Path:
         except OSError:
             continue
     return Path("(no log could be written)")
+
+
+def _say_plainly(error: Any) -> None:
+    """A usage error without a library's own words."""
+    if hasattr(error, "message"):
+        for said, plain in _NUMBERS.items():
+            error.message = re.sub(said, plain, error.message)
 
 
 def _complain(text: str) -> None:

@@ -47,7 +47,7 @@ class IntWeights:
 
     def __post_init__(self) -> None:
         if not isinstance(self.bits, int) or not 2 <= self.bits <= 8:
-            raise UserError(f"Weights can have 2 to 8 bits, not {self.bits}. Choose 2, 3, 4 or 8.")
+            raise UserError(f"Weights can have 2 to 8 bits, not {self.bits}. Choose a whole number from 2 to 8.")
         if isinstance(self.granularity, PerGroup) and self.granularity.size < 2:
             raise UserError(f"A group needs at least 2 inputs, not {self.granularity.size}. Choose 32, 64 or 128.")
         name = granularity_name(self.granularity)

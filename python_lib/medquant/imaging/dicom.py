@@ -48,7 +48,7 @@ class SeriesInfo:
         note = "" if self.usable else ", secondary capture: no position in the patient"
         return (
             f"{self.number}: {self.description or 'no description'} "
-            f"({self.modality or 'unknown'}, {self.count} images of {self.size}{note}) {self.uid or 'no UID'}"
+            f"({self.modality or 'unknown'}, {self.count} images of {self.size}{note}) {self.uid or 'without a UID'}"
         )
 
 
@@ -188,7 +188,7 @@ def _choose(found: list[SeriesInfo], wanted: int | str | None, folder: Path) -> 
                 f"Give the original CT or MR series.\n{listing}"
             )
         raise UserError(
-            f"{folder.name} holds {len(found)} series. Choose one with series=NUMBER or its UID:\n{listing}"
+            f"{folder.name} holds {len(found)} series. Choose one by its number or UID with --series:\n{listing}"
         )
     matches = [info for info in found if str(wanted) in (str(info.number), info.uid)]
     if not matches:

@@ -209,7 +209,7 @@ class SamModelAdapter(Model):
         """Raise `UserError` where there is no box, or where one does not lie in the scan."""
         if prompt is None or not prompt.boxes:
             raise UserError(
-                f"{self.name} needs a box around each structure. Draw one, or give it with --box or --boxes-from."
+                f"{self.name} needs a box around each structure. Give it with --box, --box-world or --boxes-from."
             )
         for box in prompt.boxes:
             resolve_box(box, volume)
