@@ -145,7 +145,7 @@ class Lacking:
     def devices(self) -> list[str]:
         return ["CPU"]
 
-    def precisions(self) -> tuple[str, ...]:
+    def precisions(self, device: str | None = None) -> tuple[str, ...]:
         return ("fp32",)
 
     def compile(self, part: Part, *, precision: str, threads: int | None = None, cache: Path | None = None) -> Session:

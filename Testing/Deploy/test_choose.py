@@ -69,7 +69,7 @@ class Timed:
     def devices(self) -> list[str]:
         return ["CPU"]
 
-    def precisions(self) -> tuple[str, ...]:
+    def precisions(self, device: str | None = None) -> tuple[str, ...]:
         return () if self.found is None else tuple(self.seconds)
 
     def compile(self, part: Part, *, precision: str, threads: int | None = None, cache: Path | None = None) -> Session:

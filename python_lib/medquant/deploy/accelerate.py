@@ -11,7 +11,7 @@ from medquant.deploy.compiling import compile_parts, spoken
 from medquant.deploy.program import rounds_inputs
 from medquant.deploy.runtime import PRECISIONS, RUNTIMES, Session
 from medquant.errors import UserError
-from medquant.models.base import Model, Part
+from medquant.models.base import Model, Part, device_of
 from medquant.progress import CancelCheck, Progress, ProgressCallback
 from medquant.quantized_model import QuantizedModel
 from medquant.segment import execution_of
@@ -56,7 +56,7 @@ def accelerate(
         )
     if runtime == "auto":
         return _chosen(model, parts, precision, threads, report)
-    _require(runtime, precision)
+    _require(runtime, precision, device_of(adapter.network).type)
     wanted = precision if precision != "auto" else _usual(parts, runtime)
     sessions, lacking = compile_parts(parts, RUNTIMES[runtime], wanted, threads=threads, progress=report)
     return _twin(model, sessions, _stayed(lacking, runtime))
@@ -69,7 +69,8 @@ def _chosen(model: M, parts: Mapping[str, Part], precision: str, threads: int | 
     if sessions is not None:
         return _twin(model, sessions, choice.reason)
     try:
-        _require(choice.runtime, choice.precision)
+        adapter = model.model if isinstance(model, QuantizedModel) else model
+        _require(choice.runtime, choice.precision, device_of(adapter.network).type)
         runtime, rest = RUNTIMES[choice.runtime], report.span(0.9, 1.0)
         sessions, lacking = compile_parts(parts, runtime, choice.precision, threads=threads, progress=rest)
     except UserError as error:
@@ -78,12 +79,12 @@ def _chosen(model: M, parts: Mapping[str, Part], precision: str, threads: int | 
     return _twin(model, sessions, " ".join(filter(None, (choice.reason, _stayed(lacking, choice.runtime)))))
 
 
-def _require(runtime: str, precision: str) -> None:
+def _require(runtime: str, precision: str, device: str) -> None:
     known = RUNTIMES[runtime]
     if known.version() is None:
         raise UserError(f"{runtime} is not installed. {install_hint(runtime)}, or use --runtime auto.")
-    if precision != "auto" and precision not in known.precisions():
-        able = ", ".join(known.precisions())
+    if precision != "auto" and precision not in known.precisions(device):
+        able = ", ".join(known.precisions(device))
         raise UserError(f"{runtime} does not compute in {precision} on this machine. Choose one of {able}.")
 
 

@@ -125,6 +125,7 @@ class _Measurement:
         self.compiled: dict[str, dict[str, Session]] = {}
         self.engine = Pass(math.inf, {})
         self.short_of_memory = False
+        self.device = next(tensor.device.type for part in parts.values() for tensor in part.inputs.values())
         modules = [part.module for part in parts.values()]
         self.rounds = any(rounds_inputs(module) for module in modules)
         self.integers = any(integer_layers(module) for module in modules)
@@ -151,16 +152,22 @@ class _Measurement:
         if self.precision == "auto" and self.rounds and not self.integers:
             return []  # no integer kernel does what this recipe asks for: PyTorch simulates it
         wanted = {"auto": "int8" if self.integers else "fp32"}.get(self.precision, self.precision)
-        names = [name for name in (*_ORDER, "pytorch") if wanted in _able(name)]
+        names = [name for name in (*_ORDER, "pytorch") if wanted in self._able(name)]
         if self.precision == "auto":
             names = [name for name in names if name != "pytorch"]  # it is measured as it is
-        devices = {tensor.device.type for part in self.parts.values() for tensor in part.inputs.values()}
-        if devices == {"cpu"}:  # asked for, where there is a GPU
+        if self.device == "cpu":  # asked for, where there is a GPU
             names = [name for name in names if RUNTIMES[name].devices()[0].lower() != "cuda"]
         candidates = [(name, wanted) for name in names]
         if self.precision == "auto" and self.rounds:  # simulating takes longer than computing in FP32
             candidates.append(("pytorch", "fp32"))
         return candidates
+
+    def _able(self, name: str) -> tuple[str, ...]:
+        """The precisions of a runtime; none where it is missing or broken."""
+        try:
+            return tuple(RUNTIMES[name].precisions(self.device))
+        except Exception:
+            return ()
 
     def _run_as_it_is(self, progress: Progress) -> None:
         with ExitStack() as stack:
@@ -172,7 +179,7 @@ class _Measurement:
 
     def _try(self, name: str, wanted: str, progress: Progress) -> None:
         label = f"{name} {wanted}"
-        if wanted not in _able(name):
+        if wanted not in self._able(name):
             return
         try:
             sessions, lacking = compile_parts(
@@ -222,14 +229,6 @@ class _Measurement:
         reason = f"{text}; not chosen: {', '.join(told)}." if told else f"{text}."
         name, _, wanted = best.partition(" ")
         return Choice(name, wanted, reason, self.seconds, refused)
-
-
-def _able(name: str) -> tuple[str, ...]:
-    """The precisions of a runtime; none where it is missing or broken."""
-    try:
-        return tuple(RUNTIMES[name].precisions())
-    except Exception:
-        return ()
 
 
 def _first_line(error: Exception) -> str:

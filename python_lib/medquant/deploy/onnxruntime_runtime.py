@@ -48,7 +48,7 @@ class OnnxRuntime:
 
         return [_PROVIDERS[name] for name in onnxruntime.get_available_providers() if name in _PROVIDERS]
 
-    def precisions(self) -> tuple[str, ...]:
+    def precisions(self, device: str | None = None) -> tuple[str, ...]:
         """FP32 and integers."""
         return () if self.version() is None else ("fp32", "int8")
 

@@ -21,19 +21,49 @@ def openvino_model(part: Part, *, integers: bool = True) -> Any:
     With `integers`, quantized layers are FakeQuantize and int8 weights, which OpenVINO turns into integer kernels.
     Raises `UserError` where an operator cannot be converted.
     """
-    import openvino
-
     module = integer_program(part.module, integers=integers).eval()
-    examples = tuple(part.inputs.values())
     try:
-        with torch.inference_mode(False), torch.no_grad(), warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            # Traced here, once: the converter itself would run the module several times.
-            traced = torch.jit.trace(module, examples, strict=False, check_trace=False)
-            model = openvino.convert_model(traced, example_input=examples)
+        try:
+            model = _named(_traced(module, part), part)
+        except Exception:
+            if part.dynamic:
+                raise
+            model = _named(_exported(module, part), part)
+        if integers:
+            round_before_joins(model)
     except Exception as error:
         reason = str(error).strip().splitlines()[-1] if str(error).strip() else type(error).__name__
         raise UserError(f"OpenVINO cannot convert this model ({reason}). Use --runtime pytorch.") from error
+    return model
+
+
+def _traced(module: torch.nn.Module, part: Part) -> Any:
+    """Converted as traced once here: the converter itself would run the module several times."""
+    import openvino
+
+    examples = tuple(part.inputs.values())
+    with torch.inference_mode(False), torch.no_grad(), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        traced = torch.jit.trace(module, examples, strict=False, check_trace=False)
+        return openvino.convert_model(traced, example_input=examples)
+
+
+def _exported(module: torch.nn.Module, part: Part) -> Any:
+    """Converted by way of `torch.export`, which takes longer: sizes are numbers there, whatever is computed from them.
+
+    The trace computes them anew, and of shifted windows that are padded (SwinUNETR) OpenVINO gets them wrong.
+    """
+    import openvino
+
+    with torch.inference_mode(False), torch.no_grad(), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return openvino.convert_model(torch.export.export(module, tuple(part.inputs.values()), strict=False))
+
+
+def _named(model: Any, part: Part) -> Any:
+    """The model with the part's names, shapes and axes that may vary. Raises where the shapes do not fit."""
+    import openvino
+
     shapes = {}
     for port, (name, example) in zip(model.inputs, part.inputs.items(), strict=True):
         free = part.dynamic.get(name, ())
@@ -42,6 +72,4 @@ def openvino_model(part: Part, *, integers: bool = True) -> Any:
     for port, name in zip(model.outputs, part.outputs, strict=True):
         port.get_tensor().set_names({name})
     model.reshape({port: openvino.PartialShape(shape) for port, shape in shapes.items()})
-    if integers:
-        round_before_joins(model)
     return model

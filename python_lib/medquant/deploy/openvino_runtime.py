@@ -48,7 +48,7 @@ class OpenVino:
         """ "CPU", then what else OpenVINO finds."""
         return [] if self.version() is None else sorted(_core().available_devices, key=lambda name: name != "CPU")
 
-    def precisions(self) -> tuple[str, ...]:
+    def precisions(self, device: str | None = None) -> tuple[str, ...]:
         """Those that the device computes in by itself."""
         if self.version() is None:
             return ()
@@ -136,8 +136,8 @@ class OpenVinoSession:
         self.precision, self.device = precision, device
         self.quantized_layers = wanted
         """How many layers were to run on integers."""
-        self.integer_layers = count_integer_layers(compiled)
-        """How many layers of the compiled graph do."""
+        self.integer_layers, self.layers = count_integer_layers(compiled), len(_layer_nodes(compiled))
+        """How many layers of the compiled graph do, and how many it has."""
         self.simulated = precision == "int8" and self.integer_layers < wanted
         self._request = compiled.create_infer_request()
         self._outputs = len(compiled.outputs)
@@ -172,13 +172,19 @@ class OpenVinoSession:
 
 def count_integer_layers(compiled: Any) -> int:
     """Convolutions, transposed convolutions and linear layers that the compiled graph executes on integers."""
+    return sum(primitive.endswith(("_i8", "_u8")) for primitive in _layer_nodes(compiled))
+
+
+def _layer_nodes(compiled: Any) -> list[str]:
+    """What computes each layer of the compiled graph: "brgconv_avx512_amx_i8", "jit_gemm_bf16" ..."""
     kinds = ("Convolution", "Deconvolution", "FullyConnected")  # products of two inputs are none of the layers
-    count = 0
+    found = []
     for node in compiled.get_runtime_model().get_ordered_ops():
         info = node.get_rt_info()
         facts = {key: info[key].astype(str) if key in info else "" for key in ("layerType", "primitiveType")}
-        count += facts["layerType"] in kinds and facts["primitiveType"].lower().endswith(("_i8", "_u8"))
-    return count
+        if facts["layerType"] in kinds:
+            found.append(facts["primitiveType"].lower())
+    return found
 
 
 def _build_and_device(device: str) -> tuple[str, str]:

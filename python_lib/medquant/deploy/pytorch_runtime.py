@@ -42,11 +42,9 @@ class PyTorch:
         found = [("cuda", torch.cuda.is_available()), ("mps", torch.backends.mps.is_available()), ("cpu", True)]
         return [name for name, here in found if here]
 
-    def precisions(self) -> tuple[str, ...]:
-        """Those of the preferred device; "int8" is simulated."""
-        return self._precisions_on(self.devices()[0])
-
-    def _precisions_on(self, device: str) -> tuple[str, ...]:
+    def precisions(self, device: str | None = None) -> tuple[str, ...]:
+        """ "int8" is simulated."""
+        device = device or self.devices()[0]
         if device == "cuda":
             bf16 = ("bf16",) if torch.cuda.is_bf16_supported() else ()
             return ("fp32", *bf16, "fp16", "int8")
@@ -60,7 +58,7 @@ class PyTorch:
         """Decode the weights and keep them. `threads` holds for the whole process; nothing is cached."""
         tensors = itertools.chain(part.module.parameters(), part.module.buffers())
         device = next((tensor.device.type for tensor in tensors), "cpu")
-        known = self._precisions_on(device)
+        known = self.precisions(device)
         if precision not in known:
             raise UserError(f"PyTorch does not compute in {precision} on {device}. Choose one of {', '.join(known)}.")
         if threads is not None:

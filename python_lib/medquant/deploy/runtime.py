@@ -24,7 +24,10 @@ class Session(Protocol):
     precision: str
     device: str
     simulated: bool
-    """Whether quantized layers are computed in floating point with rounded numbers, not on integers."""
+    """Whether any quantized layer is computed in floating point with rounded numbers, not on integers.
+
+    Sessions that know have `layers`, how many layers they run, and `integer_layers`, how many of these on integers.
+    """
 
     def __call__(self, *inputs: torch.Tensor) -> torch.Tensor | tuple[torch.Tensor, ...]: ...
 
@@ -40,8 +43,8 @@ class Runtime(Protocol):
     def devices(self) -> list[str]:
         """What it can run on here, the preferred one first; empty where it is not installed."""
 
-    def precisions(self) -> tuple[str, ...]:
-        """Those of `PRECISIONS` that make sense on the preferred device."""
+    def precisions(self, device: str | None = None) -> tuple[str, ...]:
+        """Those of `PRECISIONS` that make sense for a model on `device` ("cpu", "cuda"); None: on the preferred one."""
 
     def compile(self, part: Part, *, precision: str, threads: int | None = None, cache: Path | None = None) -> Session:
         """Compile `part`. `cache`: a folder where compiled models are kept between runs; None keeps none.

@@ -41,7 +41,7 @@ class TensorRT:
         """ "cuda" where TensorRT can be used."""
         return [] if self.version() is None else ["cuda"]
 
-    def precisions(self) -> tuple[str, ...]:
+    def precisions(self, device: str | None = None) -> tuple[str, ...]:
         """All that the tensor cores of the GPU compute in."""
         if self.version() is None:
             return ()
