@@ -12,6 +12,7 @@ import torch
 from torch import nn
 
 from medquant import segment
+from medquant.activation_settings import IntActivations
 from medquant.errors import Cancelled, UserError
 from medquant.imaging.volume import Volume
 from medquant.models.base import CalibrationBatch, Model
@@ -73,6 +74,20 @@ def test_the_parts_of_a_sam_are_the_whole(sam: SamModelAdapter) -> None:
         whole = sam.network(pixel_values=pixels, input_boxes=boxes, multimask_output=False).pred_masks[0, :, 0]
         found = sam.compute("mask_decoder", sam.compute("image_encoder", pixels), boxes)
         torch.testing.assert_close(found, whole, rtol=0, atol=0)
+
+
+@torch.inference_mode()
+def test_a_box_on_dynamic_grids_does_not_depend_on_the_others(sam: SamModelAdapter) -> None:
+    pixels = torch.rand(1, 3, 64, 64, generator=torch.Generator().manual_seed(0))
+    boxes = torch.tensor([[[4.0, 6.0, 30.0, 40.0], [20.0, 1.0, 60.0, 62.0], [50.0, 50.0, 52.0, 53.0]]])
+    recipe = Recipe(weights=IntWeights(8), activations=IntActivations(4, mode="dynamic"), method="rtn")
+    part = quantize(sam, [CalibrationBatch((pixels, boxes))], recipe=recipe).model.parts()["mask_decoder"]
+    embedding = part.inputs["embedding"]
+    together = part.module(embedding, boxes)
+    for number in range(3):
+        alone = part.module(embedding, boxes[:, number : number + 1])
+        # A sum that differs in its last bit may round to the next integer.
+        assert (together[number] - alone[0]).norm() < 0.05 * alone.norm()
 
 
 def test_the_mask_decoder_is_traced_for_any_number_of_boxes(sam: SamModelAdapter) -> None:

@@ -23,7 +23,8 @@ class ImageEncoder(nn.Module):
 class MaskDecoder(nn.Module):
     """Embedding (1, channels, side, side) and boxes (1, n, 4) in pixels of the input -> logits (n, 4 side, 4 side).
 
-    What `SamModel` does with boxes and `multimask_output=False`, any number of boxes, without writing in place.
+    What `SamModel` does with boxes and `multimask_output=False`, any number of boxes, without writing in place. The
+    boxes are the batch, so that integers whose range is that of each input do not mix them.
     """
 
     def __init__(self, network: SamModel) -> None:
@@ -36,17 +37,17 @@ class MaskDecoder(nn.Module):
     def forward(self, embedding: torch.Tensor, boxes: torch.Tensor) -> torch.Tensor:
         prompts = self.prompts
         # A box is its two corners, each moved to the centre of its pixel, in parts of the picture.
-        corners = (boxes + 0.5).reshape(1, -1, 2, 2) / prompts.input_image_size
+        corners = (boxes + 0.5).reshape(-1, 1, 2, 2) / prompts.input_image_size
         kinds = torch.cat([prompts.point_embed[2].weight, prompts.point_embed[3].weight])
         no_mask = prompts.no_mask_embed.weight.reshape(1, -1, 1, 1)
         masks, _quality = self.decoder(
-            image_embeddings=embedding,
-            image_positional_embeddings=self.places,
+            image_embeddings=embedding.expand(corners.shape[0], -1, -1, -1),
+            image_positional_embeddings=self.places.expand(corners.shape[0], -1, -1, -1),
             sparse_prompt_embeddings=prompts.shared_embedding(corners) + kinds,
             dense_prompt_embeddings=no_mask.expand(-1, -1, *embedding.shape[-2:]),
             multimask_output=False,
         )
-        return masks[0, :, 0]
+        return masks[:, 0, 0]
 
 
 def sam_parts(network: SamModel) -> dict[str, Part]:
