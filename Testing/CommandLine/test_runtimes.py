@@ -11,7 +11,10 @@ from pathlib import Path
 
 import pytest
 
+from medquant import load_model
+from medquant.deploy import choose as choosing
 from medquant.deploy.runtime import RUNTIMES
+from medquant.evaluation import wording
 
 BOX = "liver=10,10,0,40,50,3"
 INSTALLED = [name for name, runtime in RUNTIMES.items() if runtime.version() is not None]
@@ -21,6 +24,7 @@ MISSING = [name for name in RUNTIMES if name not in INSTALLED]
 @pytest.fixture(autouse=True)
 def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("MEDQUANT_CACHE", str(tmp_path / "kept"))
+    monkeypatch.setattr(choosing, "BUSY", 2.0)  # choices are remembered whatever else runs here
     return tmp_path / "kept"
 
 
@@ -45,9 +49,25 @@ def test_doctor_measures_and_shows_what_was_chosen(medquant, own_cache: Path) ->
     told = medquant("doctor", "--measure")
     assert told.exit_code == 0, told.output
     assert "Chosen here so far" in told.stdout and "for one pass here" in told.stdout
+    assert "cache --clear" in told.stdout
     (choice,) = json.loads(medquant("doctor", "--json", "-").stdout)["choices"]
-    assert choice["runtime"] in RUNTIMES and choice["reason"] in " ".join(told.stdout.split())
+    assert choice["runtime"] in RUNTIMES and f"embedded: {choice['reason']}" in " ".join(told.stdout.split())
     assert min(choice["seconds"].values()) > 0
+
+
+def test_doctor_measures_anew_and_shows_every_runtime(medquant) -> None:
+    parts = load_model("embedded", device="cpu").parts()
+    old = choosing.Choice("pytorch", "auto", "Chosen long ago.", {"pytorch auto": 1e9}, model="embedded")
+    choosing._remember(choosing._key(parts, "auto", None), old)
+    told = medquant("doctor", "--measure", "--json", "measured.json")
+    assert told.exit_code == 0, told.output
+    assert "Chosen long ago" not in told.stdout
+    measured = json.loads(Path("measured.json").read_text())["measured"]
+    table = told.stdout.partition("Measured now")[2]
+    for label, seconds in measured["seconds"].items():
+        line = next(line for line in table.splitlines() if line.split()[:1] == [label.partition(" ")[0]])
+        assert wording.seconds(seconds) in line and seconds < 1e9
+    assert [line.split()[0] for line in table.splitlines() if line.endswith(" chosen")] == [measured["runtime"]]
 
 
 def test_doctor_outlives_a_broken_runtime(medquant, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -16,6 +16,7 @@ from medquant.commands.session import Session, session, strong
 from medquant.progress import Progress
 
 if TYPE_CHECKING:
+    from medquant.deploy.choose import Choice
     from medquant.deploy.kept import Kept
     from medquant.deploy.machine import Machine
 
@@ -25,40 +26,74 @@ SHOWN = 5
 
 
 def doctor(
-    measure: Annotated[bool, typer.Option(help="Time the embedded model in every runtime now.")] = False,
+    measure: Annotated[bool, typer.Option(help="Time the embedded model in every runtime now, anew.")] = False,
     json_target: o.Json = None,
 ) -> None:
     """Show the system, the processor, the memory, the runtimes and the caches, and what to do about what is missing.
 
     `medquant segment --runtime auto` measures the runtimes listed here with the model at hand, takes the fastest and
-    remembers it; what was chosen so far, and why, is shown here too.
+    remembers it; what was chosen so far, and why, is shown here too. `medquant cache --clear` forgets it.
     """
-    from medquant.deploy.choose import choose, remembered_choices
+    from medquant.deploy.choose import remembered_choices
     from medquant.deploy.kept import kept
     from medquant.deploy.machine import Machine
 
     with session(json_target) as run:
-        if measure:
-            from medquant.models.registry import load_model
-
-            with run.track("Measuring") as (progress, cancelled):
-                choose(load_model("embedded", device="cpu").parts(), progress=Progress(progress, cancelled))
+        measured = _measure(run) if measure else None
         machine, runtimes, caches = Machine.here(), _runtimes(), kept()
         advice, choices = _advice(machine, runtimes, caches), remembered_choices()[:SHOWN]
         _show(run, machine, runtimes, caches, advice)
-        for number, choice in enumerate(choices):
-            title = "" if number else "\nChosen here so far, the latest first:\n"
-            run.say(f"{title}  {escape(choice.reason)}")
+        if measured is not None:
+            _show_measured(run, measured)
+        if choices:
+            run.say("\nChosen here so far, the latest first:")
+            for choice in choices:
+                run.say(f"  {strong(choice.model or 'a model')}: {escape(choice.reason)}")
+            run.say(
+                "Was the machine busy then, or has it changed? After `medquant cache --clear` all is measured again."
+            )
         run.finish(
             {
                 "medquant": __version__,
                 "machine": machine.to_dict(),
                 "runtimes": runtimes,
                 "caches": [cache.to_dict() for cache in caches],
+                "measured": None if measured is None else asdict(measured),
                 "choices": [asdict(choice) for choice in choices],
                 "advice": advice,
             }
         )
+
+
+def _measure(run: Session) -> Choice:
+    """The embedded model timed in every runtime, whatever was remembered."""
+    from medquant.deploy.choose import choose, forget_choice
+    from medquant.models.registry import load_model
+
+    with run.track("Measuring") as (progress, cancelled):
+        model = load_model("embedded", device="cpu")
+        parts = model.parts()
+        forget_choice(parts, "auto", None)
+        return choose(parts, model=model.name, progress=Progress(progress, cancelled))[0]
+
+
+def _show_measured(run: Session, measured: Choice) -> None:
+    """A line for every runtime that ran, the fastest first, and for every one that did not."""
+    from rich.table import Table
+
+    from medquant.evaluation import wording
+
+    run.say(f"\nMeasured now, one slice through {strong(measured.model)}:")
+    table = Table(box=None, padding=(0, 2, 0, 2), show_header=False, pad_edge=False)
+    for label, seconds in sorted(measured.seconds.items(), key=lambda item: item[1]):
+        name, _, precision = label.partition(" ")
+        shown = f"{name} {precision.replace('auto', 'fp32')}"  # the model has no integers to simulate
+        chosen = (name, precision) == (measured.runtime, measured.precision)
+        table.add_row(shown, wording.seconds(seconds), "chosen" if chosen else "", style="bold" if chosen else None)
+    for label, why in measured.refused.items():
+        if label not in measured.seconds:
+            table.add_row(escape(label), wording.NOTHING, escape(why))
+    run.console.print(table)
 
 
 def _runtimes() -> list[dict[str, Any]]:
