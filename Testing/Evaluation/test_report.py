@@ -237,5 +237,5 @@ def test_a_folder_that_cannot_be_written_is_named(comparison, segmentations, tmp
 
 def test_bits_of_the_weights_and_of_everything_stand_side_by_side(text):
     words = " ".join("".join(Page(text).words).split())
-    assert "4.30 bits for each of the layers' weights, 4.50 bits for each parameter of everything stored" in words
-    assert "2.30 bits for each of the layers' weights, 2.50 bits for each parameter of everything stored" in words
+    assert "4.30 bits for each weight, 4.50 with all that is stored beside the weights" in words
+    assert "2.30 bits for each weight, 2.50 with all that is stored beside the weights" in words

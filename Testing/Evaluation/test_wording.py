@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -76,6 +77,14 @@ def test_what_a_model_saves_is_told_against_fp32(make_segmentation, two_organs):
     fp32, unknown = _models(make_segmentation, two_organs, facts)
     assert wording.saving(fp32) == "7.7 MB, 2.0 times smaller than in FP32 (15 MB)"
     assert wording.saving(unknown) == ""
+
+
+def test_a_loss_names_the_structure_that_lost(make_segmentation, two_organs):
+    _, model = _models(make_segmentation, two_organs, [ModelFacts("FP32"), ModelFacts("W4")])
+    lost = replace(model, worst_structure="spleen", worst_dsc_vs_fp32=0.962)
+    assert wording.judged(lost) == "small loss (spleen .962)"
+    assert wording.judged(replace(lost, worst_dsc_vs_fp32=0.5)) == "visible loss: look (spleen .500)"
+    assert wording.judged(replace(lost, worst_dsc_vs_fp32=0.99)) == "masks as FP32"
 
 
 def test_short_names(make_segmentation, two_organs):

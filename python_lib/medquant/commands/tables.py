@@ -46,7 +46,7 @@ def models_table(models: Sequence[ModelSummary], *, has_reference: bool) -> Tabl
     table.columns[-1].justify, table.columns[-1].no_wrap = "left", False  # the one to break in a narrow terminal
     best, names = wording.smallest_as_fp32(models[1:]), wording.short_names(models)
     for row, model in enumerate(models):
-        verdict = wording.verdict(model) if row else ""
+        verdict = escape(wording.judged(model)) if row else ""
         table.add_row(
             escape(names[model.name]),
             *(cells[row] for cells in shown.values()),

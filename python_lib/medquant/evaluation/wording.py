@@ -59,8 +59,8 @@ def bits(value: float | None) -> str:
 def stored_bits(report: QuantizationReport) -> str:
     """What a number takes on disk, with and without all that is not a layer's weight."""
     return (
-        f"{report.effective_bits:.2f} bits for each of the layers' weights, "
-        f"{report.bits_per_parameter:.2f} bits for each parameter of everything stored"
+        f"{report.effective_bits:.2f} bits for each weight, {report.bits_per_parameter:.2f} with all that is stored "
+        "beside the weights"
     )
 
 
@@ -111,6 +111,14 @@ def verdict(model: ModelSummary) -> str:
     if model.worst_dsc_vs_fp32 >= AS_FP32_FROM:
         return AS_FP32
     return SMALL_LOSS if model.worst_dsc_vs_fp32 >= SMALL_LOSS_FROM else VISIBLE_LOSS
+
+
+def judged(model: ModelSummary) -> str:
+    """`verdict`, and the structure that it is of where something was lost: `small loss (spleen .962)`."""
+    told = verdict(model)
+    if told == AS_FP32 or not model.worst_structure:
+        return told
+    return f"{told} ({model.worst_structure} {score(model.worst_dsc_vs_fp32)})"
 
 
 def keeps_masks(model: ModelSummary) -> bool:
