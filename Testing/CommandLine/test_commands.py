@@ -175,7 +175,7 @@ def test_the_masks_of_the_demonstration_are_those_of_its_files(medquant, scan: P
     [
         (["segment", "no.nii.gz", "--box", BOX], "no file"),
         (["segment", "CT", "--box", "1,2,3"], "six numbers"),
-        (["segment", "CT", "--model", "SAM"], "box around each structure"),
+        (["segment", "CT", "--model", "SAM"], "--box, --box-world or --boxes-from"),
         (["segment", "CT", "--model", "SAM", "--box", "900,900,0,950,950,1"], "outside the scan"),
         (["segment", "CT", "--box", BOX, "--boxes-from", "LABELS"], "twice"),
         (["segment", "CT", "--boxes-from", "LABELS", "--structures", "heart"], "no structure heart"),
@@ -187,7 +187,12 @@ def test_the_masks_of_the_demonstration_are_those_of_its_files(medquant, scan: P
         (["segment", "CT", "--model", "SAM", "--box", BOX, "--option", "colour=3"], "colour"),
         (["segment", "CT", "--model", "sam-vit-b", "--box", BOX], "sam_vit_b_01ec64.pth"),
         (["segment", "CT", "--model", "LABELS", "--box", BOX], "labels.nii.gz"),
-        (["quantize", "CT", "--bits", "9"], "2 to 8"),
+        (["segment", "CT", "--box", BOX, "--output", "nowhere/mask.nii.gz"], "nowhere. Make it first"),
+        (["segment", "CT", "--box", BOX, "--json", "nowhere/numbers.json"], "correct --json"),
+        (["demo", "--output", "nowhere/out"], "Make it first"),
+        (["export", "embedded", "--output", "nowhere/out"], "Make it first"),
+        (["train-demo", "--output", "nowhere/t", "--steps", "1"], "Make it first"),
+        (["quantize", "CT", "--bits", "9"], "a whole number from 2 to 8"),
         (["quantize", "CT", "--method", "magic"], "permutation-comq"),
         (["quantize", "CT", "--granularity", "per-voxel"], "per-channel"),
         (["quantize", "CT", "--recipe", "no.json"], "recipe"),
@@ -231,6 +236,18 @@ def test_wrong_usage_has_code_2(medquant) -> None:
         result = medquant(*arguments)
         assert result.exit_code == 2
         assert "Usage" in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [(["quantize", "x", "--bits", "5.5"], "'--bits' / '-b': it is not a whole number."),
+     (["quantize", "x", "--slices", "0"], "'--slices': it is less than 1. Give 1 or more."),
+     (["compare", "x", "--tolerance", "wide"], "'--tolerance': it is not a number.")],
+)  # fmt: skip
+def test_a_wrong_number_is_told_in_plain_words(medquant, arguments: list[str], told: str) -> None:
+    result = medquant(*arguments)
+    assert result.exit_code == 2
+    assert told in result.stderr and "Input should be" not in result.stderr
 
 
 def test_with_json_on_standard_output_a_mistake_leaves_it_empty(medquant) -> None:

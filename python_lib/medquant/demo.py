@@ -22,7 +22,7 @@ from medquant.imaging.volume import Volume
 from medquant.imaging.writing import save_segmentation, write_volume
 from medquant.models.base import CalibrationSelection, Model, device_of
 from medquant.models.registry import load_model
-from medquant.progress import CancelCheck, Progress, ProgressCallback, ProgressEvent
+from medquant.progress import CancelCheck, Progress, ProgressCallback
 from medquant.prompts import BoxPrompt
 from medquant.quantize import quantize
 from medquant.quantized_model import QuantizationReport
@@ -135,9 +135,9 @@ def run_demo(
         if prompt is not None:
             # PyTorch makes its kernels ready, so that the first model is not timed slower than the others.
             first = _first_slice(prompt, case.volume)
-            segment(model, case.volume, prompt=first, **_part(tracker, 0.0, 0.01, "Warming up"))
+            segment(model, case.volume, prompt=first, **tracker.span(0.0, 0.01).callbacks("Warming up"))
             model.forget()
-        fp32 = segment(model, case.volume, prompt=prompt, **_part(tracker, 0.01, 0.2, "FP32"))
+        fp32 = segment(model, case.volume, prompt=prompt, **tracker.span(0.01, 0.2).callbacks("FP32"))
         model.forget()
         facts: list[ModelFacts] = [facts_of(model, device=_device_of(model))]
         segmentations, reports = [replace(fp32, model_name=facts[0].name)], {}
@@ -145,20 +145,20 @@ def run_demo(
         for number, width in enumerate(bits):
             start = 0.2 + number * share
             wanted = replace(recipe, weights=replace(recipe.weights, bits=width))
-            part = _part(tracker, start, start + 0.2 * share, f"{width} bits")
+            part = tracker.span(start, start + 0.2 * share).callbacks(f"{width} bits")
             made = quantize(model, case.volume, recipe=wanted, selection=selection, **part)
             model.forget()
             file = staging / f"{model.name}-{wanted.label.lower()}.mq.safetensors"
             made.save(file)
             quantized = load_model(file, device=device)
-            part = _part(tracker, start + 0.2 * share, start + share, f"{width} bits")
+            part = tracker.span(start + 0.2 * share, start + share).callbacks(f"{width} bits")
             found = segment(quantized, case.volume, prompt=prompt, **part)
             fact = facts_of(quantized, device=_device_of(quantized.model))
             facts.append(replace(fact, bytes_fp32=facts[0].bytes_fp32))  # one network, one yardstick
             segmentations.append(replace(found, model_name=fact.name))
             reports[fact.name] = made.report
             files[f"model {fact.name}"] = file
-        part = _part(tracker, 0.92, 0.97)
+        part = tracker.span(0.92, 0.97).callbacks()
         comparison = compare(segmentations, reference=case.reference, tolerance_mm=tolerance_mm, facts=facts, **part)
         tracker.report(0.97, "Writing masks and the report")
         _write(staging, files, case, comparison, segmentations, reports, details)
@@ -230,16 +230,6 @@ def _move_all(files: dict[str, Path], folder: Path, *, replaced: Path) -> None:
                     undo.callback(target.unlink)
             files[name] = target
         undo.pop_all()
-
-
-def _part(tracker: Progress, start: float, stop: float, prefix: str = "") -> dict[str, Any]:
-    """The callbacks of a step that is a part of the whole, as the engine's functions take them."""
-    span = tracker.span(start, stop)
-
-    def report(event: ProgressEvent) -> None:
-        span.report(event.fraction, f"{prefix}: {event.message}" if prefix else event.message)
-
-    return {"progress": report, "cancelled": tracker.cancelled}
 
 
 def _first_slice(prompt: BoxPrompt, volume: Volume) -> BoxPrompt:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import Any
 
 from medquant.errors import Cancelled
 
@@ -53,6 +54,14 @@ class Progress:
         elapsed = time.monotonic() - self.began
         left = elapsed * (1.0 - overall) / overall if overall > 0.02 and elapsed > 1.0 else None
         self.callback(ProgressEvent(message, overall, left))
+
+    def callbacks(self, prefix: str = "") -> dict[str, Any]:
+        """This span as `progress` and `cancelled`, as the engine's functions take them; `prefix` goes to messages."""
+
+        def report(event: ProgressEvent) -> None:
+            self.report(event.fraction, f"{prefix}: {event.message}" if prefix else event.message)
+
+        return {"progress": report, "cancelled": self.cancelled}
 
     def span(self, start: float, stop: float) -> Progress:
         """The same work seen from a part of it: 0 to 1 there is `start` to `stop` here."""

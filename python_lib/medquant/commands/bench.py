@@ -9,7 +9,7 @@ import typer
 
 from medquant.commands import options as o
 from medquant.commands.bench_tables import print_facts, print_pipeline, print_quality, print_runtimes
-from medquant.commands.session import session
+from medquant.commands.session import output_folder, session
 from medquant.errors import UserError
 
 app = typer.Typer(
@@ -130,7 +130,7 @@ def runtime(
                 runtimes=runtimes or ("pytorch", "openvino"),
                 threads=threads,
                 nncf_python=None if nncf_python is None else Path(nncf_python).expanduser(),
-                folder=None if keep is None else Path(keep).expanduser(),
+                folder=None if keep is None else output_folder(keep, "--keep"),
                 progress=progress,
                 cancelled=cancelled,
             )

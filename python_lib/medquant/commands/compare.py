@@ -9,7 +9,7 @@ import typer
 from rich.markup import escape
 
 from medquant.commands import options as o
-from medquant.commands.session import output_file, session, strong
+from medquant.commands.session import output_file, output_told, session
 from medquant.errors import UserError
 
 EXAMPLES = o.examples(
@@ -60,12 +60,14 @@ def compare(
     from medquant.commands.tables import models_table, structures_table
     from medquant.evaluation.compare import compare as run_compare
     from medquant.evaluation.comparison import ModelFacts
+    from medquant.evaluation.structures import matched_by_number
     from medquant.imaging.reading import read_labels
 
     with session(json_target) as run:
         if volume is None and (report or figure):
             raise UserError("A report shows the scan. Give it with --volume.")
         written = {name: output_file(path, name) for name, path in _given(report, figure, csv)}
+        told = [output_told(path) for path in written.values()]
         labels = parse_names(names)
         scan = open_volume(volume or masks[0], series=series, component=component, frame=frame)
         found = [read_labels(path, scan, names=labels) for path in masks]
@@ -82,6 +84,13 @@ def compare(
         run.console.print(models_table(comparison.summary, has_reference=comparison.has_reference))
         if comparison.not_in_reference:
             run.say(f"Not in the reference: {escape(', '.join(comparison.not_in_reference))}.")
+        by_number = {} if truth is None else matched_by_number(found, truth)
+        if by_number:
+            pairs = ", ".join(f"{name} with its label {label}" for name, label in by_number.items())
+            run.say(
+                f"The reference has no names, so labels of one number were compared: {escape(pairs)}. Where that is "
+                "another structure, name it, e.g. --names 5=liver."
+            )
         if "--csv" in written:
             comparison.write_csv(written["--csv"])
         if "--report" in written:
@@ -92,8 +101,8 @@ def compare(
             from medquant.evaluation.figures import contact_sheet
 
             contact_sheet(written["--figure"], found, comparison=comparison, slices=3)
-        for path in written.values():
-            run.say(f"Written: {strong(path)}")
+        for path in told:
+            run.say(f"Written: {path}")
         run.finish(comparison.to_dict())
 
 

@@ -11,8 +11,9 @@ import typer
 from rich.markup import escape
 
 from medquant.commands import options as o
-from medquant.commands.session import Session, session, strong
+from medquant.commands.session import Session, output_folder, session, strong
 from medquant.errors import UserError
+from medquant.progress import Progress
 
 if TYPE_CHECKING:
     from medquant.demo import DemoCase, DemoResult
@@ -25,6 +26,8 @@ EXAMPLES = o.examples(
     "medquant demo --volume ct.nii.gz --reference organs.nii.gz --names 1=spleen,5=liver",
     "medquant demo --model medsam --volume /data/series --box liver=60,110,2,300,340,17",
 )
+MAKING_PHANTOM = 0.05
+"""Part of the whole that is over when the phantom is made."""
 DEMONSTRATES = {
     "embedded": "A small model for demonstration, trained on procedural images only. It diagnoses nothing.",
     "embedded-nnunet": "A small nnU-Net for demonstration, trained on procedural phantoms only. It diagnoses nothing.",
@@ -85,6 +88,7 @@ def demo(
     with session(json_target) as run:
         chosen_bits = parse_bits(bits)
         recipe = Recipe() if method is None else Recipe(method=method)
+        folder = output_folder(output)
         if volume is None and (reference or box or box_world):
             raise UserError("--reference and --box belong to a scan of your own. Give it with --volume.")
         case = None
@@ -95,33 +99,32 @@ def demo(
                 parse_boxes(box, box_world, plane),
                 plane,
             )
-        with run.track("Loading the model") as (progress, cancelled):
-            loaded = open_model(model, weights, device, option, progress, cancelled)
+        with run.track("Loading the model") as callbacks:
+            whole = Progress(*callbacks)
+            loaded = open_model(model, weights, device, option, **whole.span(0.0, 0.01).callbacks())
             if hasattr(loaded, "recipe"):
                 raise UserError(f"{model} is quantized already. Give the FP32 model that it was made from.")
-            case = case or phantom_case(progress=progress, cancelled=cancelled)
-        explain(run, loaded, case, slices)
-        details = ReportDetails(
-            model=loaded.name,
-            scan=case.scan,
-            reference=case.reference_from,
-            calibration=f"{slices} slices of this scan, unlabelled",
-            demonstration=DEMONSTRATES.get(model, ""),
-            weights_hash=loaded.weights_hash,
-            licence=loaded.licence,
-        )
-        with run.track("FP32") as (progress, cancelled):
+            case = case or phantom_case(**whole.span(0.01, MAKING_PHANTOM).callbacks())
+            explain(run, loaded, case, slices)
+            details = ReportDetails(
+                model=loaded.name,
+                scan=case.scan,
+                reference=case.reference_from,
+                calibration=f"{slices} slices of this scan, unlabelled",
+                demonstration=DEMONSTRATES.get(model, ""),
+                weights_hash=loaded.weights_hash,
+                licence=loaded.licence,
+            )
             result = run_demo(
                 loaded,
                 case,
-                output,
+                folder,
                 bits=chosen_bits,
                 recipe=recipe,
                 selection=CalibrationSelection(count=slices),
                 details=details,
                 device=device,
-                progress=progress,
-                cancelled=cancelled,
+                **whole.span(MAKING_PHANTOM if case.made_here else 0.01, 1.0).callbacks(),
             )
         show(run, result, DEMONSTRATES.get(model, ""))
         run.finish(result.rows())
@@ -192,6 +195,8 @@ def show(run: Session, result: DemoResult, demonstrates: str) -> None:
         )
     run.say(
         f"\nMeans over the structures; Dice and NSD ({result.comparison.tolerance_mm:g} mm) are 1 for equal masks. "
+        f"The words at the end judge the worst structure by its Dice against FP32: masks as FP32 from "
+        f"{wording.score(wording.AS_FP32_FROM)}, small loss from {wording.score(wording.SMALL_LOSS_FROM)}. "
         "Simulated: weights are decoded to float32 to run, so the files are smaller and running is not faster. "
         f"In FP32 the parameters take {wording.size(models[0].bytes_fp32)}, whatever their file stores them in. "
         "Process memory counts all that is held, other models too."

@@ -7,9 +7,10 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
+from rich.markup import escape
 
 from medquant.commands import options as o
-from medquant.commands.session import output_file, session
+from medquant.commands.session import output_file, output_told, session
 from medquant.errors import UserError
 
 EXAMPLES = o.examples(
@@ -53,7 +54,8 @@ def export_mask(
         scan = open_volume(volume or mask, series=series, frame=frame)
         labels = read_labels(mask, scan, names=parse_names(names))
         unnamed = replace(labels, model_name="")  # here the mask's file name, which may name a patient
+        told = output_told(target)
         save_segmentation(unnamed, target, source=volume, series=series_choice(series), frame=frame)
         listing = ", ".join(structure.name for structure in labels.structures) or "no structure"
-        run.console.print(f"{target}: {listing}", markup=False, highlight=False, soft_wrap=True)
+        run.say(f"{told}: {escape(listing)}")
         run.finish({"output": str(target), "format": to, "structures": [s.name for s in labels.structures]})

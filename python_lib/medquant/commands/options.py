@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Annotated, Any
 
 import typer
@@ -9,6 +10,8 @@ import typer
 SCAN = "Scan"
 MODEL = "Model"
 BOXES = "Boxes (models that need one)"
+WIDTH = 68
+"""Of a line of an example: 80 columns without margins and the backslash."""
 
 Json = Annotated[
     str | None,
@@ -108,10 +111,20 @@ Names = Annotated[
 
 
 def output(about: str, metavar: str = "FILE") -> Any:
-    """The option --output, -o: what it names differs from command to command."""
-    return typer.Option("--output", "-o", metavar=metavar, help=about)
+    """The option --output, -o: what it names differs from command to command. Files are replaced, folders are not."""
+    replaced = " A file of that name is replaced." if metavar == "FILE" else ""
+    return typer.Option("--output", "-o", metavar=metavar, help=about + replaced)
 
 
-def examples(*lines: str) -> str:
-    """Commands to copy, for the end of a help page."""
-    return "Examples\n\n" + "\n\n".join(f"    {line}" for line in lines)
+def examples(*commands: str) -> str:
+    """Commands to copy, for the end of a help page; a long one in lines that a terminal of 80 columns holds."""
+    fence = "```"  # Typer takes indents away, by which Markdown would know commands too
+    return f"Examples\n\n{fence}text\n" + "\n\n".join(_in_lines(command) for command in commands) + f"\n{fence}"
+
+
+def _in_lines(command: str) -> str:
+    lines = [""]
+    for words in re.split(r" (?=-)", command):  # an option stays with its value
+        longer = f"{lines[-1]} {words}".strip()
+        lines = [*lines[:-1], longer] if len(longer) <= WIDTH or not lines[-1] else [*lines, words]
+    return " \\\n    ".join(lines)

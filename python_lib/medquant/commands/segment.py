@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from dataclasses import asdict, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -11,7 +11,7 @@ import typer
 from rich.markup import escape
 
 from medquant.commands import options as o
-from medquant.commands.session import Session, output_file, session, strong
+from medquant.commands.session import Session, output_file, output_told, session
 from medquant.errors import UserError
 
 if TYPE_CHECKING:
@@ -30,7 +30,8 @@ def segment(
     model: o.ModelName = "embedded",
     weights: o.Weights = None,
     output: Annotated[
-        str | None, o.output("Where the masks go: .seg.nrrd (3D Slicer), .nii.gz, .nrrd, .mha or .dcm.")
+        str | None,
+        o.output("The masks: .seg.nrrd (3D Slicer), .nii.gz, .nrrd, .mha or .dcm. (default: SCAN-MODEL.seg.nrrd)"),
     ] = None,
     box: o.Boxes = None,
     box_world: o.WorldBoxes = None,
@@ -68,6 +69,7 @@ def segment(
 
     --runtime auto measures which runtime is fastest here, once for each model, and remembers it (medquant cache).
     """
+    started = time.perf_counter()
     from medquant.commands.inputs import file_word, open_model, open_volume, parse_boxes, read_reference, series_choice
     from medquant.deploy.accelerate import accelerate
     from medquant.imaging.writing import SUFFIXES, save_segmentation
@@ -93,11 +95,23 @@ def segment(
                 raise UserError(f"{target} is the scan itself. Give --output another name.")
             getattr(loaded, "model", loaded).require_prompt(prompt, scan)
             loaded = accelerate(loaded, runtime, precision=precision, progress=progress, cancelled=cancelled)
+            begin = time.perf_counter() - started - read
             found = run_segment(loaded, scan, prompt=prompt, progress=progress, cancelled=cancelled)
-        began = time.perf_counter()
+        began, told = time.perf_counter(), output_told(target)
         save_segmentation(found, target, source=volume, series=series_choice(series), frame=frame)
-        stages = {"load": read, **found.stages, "write": time.perf_counter() - began}
-        _show(run, replace(found, stages=stages), target)
+        seconds = _Seconds(begin, read, time.perf_counter() - began, time.perf_counter() - started)
+        _show(run, found, seconds, target, told)
+
+
+@dataclass(frozen=True)
+class _Seconds:
+    """Where the time of the command went, beside segmenting."""
+
+    start: float
+    """Libraries, the model, and the choice of a runtime."""
+    read: float
+    write: float
+    whole: float
 
 
 def _boxes_around(drawn: Segmentation, per_slice: bool, margin: int, plane: str | None) -> BoxPrompt:
@@ -109,7 +123,7 @@ def _boxes_around(drawn: Segmentation, per_slice: bool, margin: int, plane: str 
     )
 
 
-def _show(run: Session, found: Segmentation, target: Path) -> None:
+def _show(run: Session, found: Segmentation, took: _Seconds, target: Path, told: str) -> None:
     import numpy as np
 
     from medquant.evaluation import wording
@@ -119,19 +133,29 @@ def _show(run: Session, found: Segmentation, target: Path) -> None:
     volumes = {s.name: float(counts[s.label] * found.volume.voxel_volume_ml) for s in found.structures}
     for name, millilitres in volumes.items():
         run.console.print(f"{name}: {wording.volume(millilitres)} mL", markup=False, highlight=False)
-    cost = f"{wording.seconds(found.seconds)}, {wording.memory(found.peak_memory_mb)} of memory"
     execution = found.execution or Execution()
     run.say(f"Computed by {escape(execution.describe())}.")
     if execution.reason:
         run.say(escape(execution.reason))
-    run.say(", ".join(f"{stage} {wording.seconds(took)}" for stage, took in found.stages.items()))
-    run.say(f"{escape(found.model_name)}: {cost}. Masks: {strong(target)}")
+    stages = ", ".join(f"{stage} {wording.seconds(seconds)}" for stage, seconds in found.stages.items())
+    at_once = " (partly at the same time)" if sum(found.stages.values()) > found.seconds else ""
+    run.say(
+        f"{escape(found.model_name)}: {wording.seconds(found.seconds)}, {wording.memory(found.peak_memory_mb)} of "
+        f"memory; {stages}{at_once}."
+    )
+    run.say(
+        f"With start {wording.seconds(took.start)}, reading {wording.seconds(took.read)} and writing "
+        f"{wording.seconds(took.write)} the command took {wording.seconds(took.whole)}."
+    )
+    run.say(f"Masks: {told}")
     run.finish(
         {
             "model": found.model_name,
             "output": str(target),
             "seconds": found.seconds,
-            "stages": found.stages,
+            "stages": {"load": took.read, **found.stages, "write": took.write},
+            "start_seconds": took.start,
+            "command_seconds": took.whole,
             **asdict(execution),
             "peak_memory_mb": found.peak_memory_mb,
             "structures": [{"label": s.label, "name": s.name, "volume_ml": volumes[s.name]} for s in found.structures],

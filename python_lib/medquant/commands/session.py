@@ -11,7 +11,9 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from itertools import accumulate
 from pathlib import Path
+from textwrap import wrap
 from typing import Any
 
 from rich.console import Console
@@ -19,6 +21,7 @@ from rich.markup import escape
 from rich.progress import BarColumn, Progress, ProgressColumn, Task, TextColumn
 from rich.text import Text
 
+from medquant.commands.countdown import Countdown
 from medquant.errors import UserError
 from medquant.files import atomic_path
 from medquant.progress import CancelCheck, ProgressCallback, ProgressEvent
@@ -34,8 +37,15 @@ class Session:
         self.data: Any = None
 
     def say(self, text: str) -> None:
-        """A line for people; rich markup is allowed, so what users named goes through `escape` or `strong`."""
-        self.console.print(text, highlight=False, soft_wrap=True)
+        """A line for people; rich markup is allowed, so what users named goes through `escape` or `strong`.
+
+        A terminal gets it in lines of whole words, so that paths can be copied; a file gets it as it is.
+        """
+        if not self.console.is_terminal:
+            self.console.print(text, highlight=False, soft_wrap=True)
+            return
+        for line in _whole_words(Text.from_markup(text, emoji=False), self.console.width):
+            self.console.print(line, highlight=False, soft_wrap=True)
 
     def finish(self, data: Any) -> None:
         """What `--json` writes once the command has come to its end."""
@@ -49,6 +59,18 @@ class Session:
         """
         with _interrupt(self.console) as cancelled, _bar(self.console, title) as callback:
             yield callback, cancelled
+
+
+def _whole_words(text: Text, width: int) -> Iterator[Text]:
+    """The text in lines of at most `width` columns, except for longer words, and without blanks at their ends."""
+    for paragraph in text.split("\n", allow_blank=True):
+        pieces = wrap(
+            paragraph.plain, width, break_long_words=False, break_on_hyphens=False, drop_whitespace=False,
+            replace_whitespace=False, expand_tabs=False,
+        )  # fmt: skip
+        for line in paragraph.divide(accumulate(len(piece) for piece in pieces[:-1])):
+            line.rstrip()
+            yield line
 
 
 @contextmanager
@@ -66,6 +88,7 @@ def session(json_target: str | None = None) -> Iterator[Session]:
     if target is not None:
         with atomic_path(target) as temporary:
             temporary.write_text(_as_json(run.data), encoding="utf-8")
+        run.say(f"Numbers: {strong(target)}")
 
 
 def strong(text: object) -> str:
@@ -73,14 +96,32 @@ def strong(text: object) -> str:
     return f"[bold]{escape(str(text))}[/bold]"
 
 
+def output_told(path: Path) -> str:
+    """A file that is about to be written, for `Session.say` afterwards: whether it replaces another is told."""
+    return strong(path) + (" (replaced)" if path.exists() else "")
+
+
 def output_file(path: str | Path, option: str = "--output") -> Path:
     """`path`, known to be writable before long work begins. Raises `UserError`."""
     path = Path(path).expanduser()
     if path.is_dir():
         raise UserError(f"{path} is a folder. Give {option} the name of a file.")
-    existing = next(parent for parent in path.absolute().parents if parent.exists())
-    if not existing.is_dir() or not os.access(existing, os.W_OK):
-        raise UserError(f"{path} cannot be written: {existing} is not a folder you may write in. Choose another.")
+    return _in_a_folder(path, option)
+
+
+def output_folder(path: str | Path, option: str = "--output") -> Path:
+    """`path`, a folder, known to be there or to have a place before long work begins. Raises `UserError`."""
+    path = Path(path).expanduser()
+    return path if path.exists() else _in_a_folder(path, option)
+
+
+def _in_a_folder(path: Path, option: str) -> Path:
+    """`path`, whose folder must be there: one that is not is more often a typing error than a wish."""
+    folder = path.absolute().parent
+    if not folder.exists():
+        raise UserError(f"There is no folder {folder}. Make it first, or correct {option}.")
+    if not folder.is_dir() or not os.access(folder, os.W_OK):
+        raise UserError(f"{path} cannot be written: {folder} is not a folder you may write in. Choose another.")
     return path
 
 
@@ -147,13 +188,14 @@ def _bar(console: Console, title: str) -> Iterator[ProgressCallback]:
     if not console.is_terminal:
         yield _Lines(console)
         return
-    columns = (TextColumn("{task.description}", markup=False), BarColumn(bar_width=24), _TimeLeft())
+    countdown = Countdown()
+    columns = (TextColumn("{task.description}", markup=False), BarColumn(bar_width=24), _TimeLeft(countdown))
     with Progress(*columns, console=console, transient=True) as bar:
         task = bar.add_task(title, total=1.0)
 
         def show(event: ProgressEvent) -> None:
-            end = None if event.seconds_left is None else time.monotonic() + event.seconds_left
-            bar.update(task, completed=event.fraction, description=event.message, end=end)
+            countdown.hear(event)
+            bar.update(task, completed=event.fraction, description=event.message)
 
         yield show
 
@@ -161,23 +203,27 @@ def _bar(console: Console, title: str) -> Iterator[ProgressCallback]:
 class _TimeLeft(ProgressColumn):
     """0:42 left, counting down between reports, or nothing before there is an estimate."""
 
+    def __init__(self, countdown: Countdown) -> None:
+        super().__init__()
+        self._countdown = countdown
+
     def render(self, task: Task) -> Text:
-        end = task.fields.get("end")
-        return Text(time_left(None if end is None else max(0.0, end - time.monotonic())), style="dim")
+        return Text(time_left(self._countdown.seconds_left()), style="dim")
 
 
 class _Lines:
     """Progress where there is no terminal: a line every few seconds."""
 
     def __init__(self, console: Console) -> None:
-        self.console, self.last = console, time.monotonic()
+        self.console, self.last, self.countdown = console, time.monotonic(), Countdown()
 
     def __call__(self, event: ProgressEvent) -> None:
         now = time.monotonic()
+        self.countdown.hear(event)
         if now - self.last < SECONDS_BETWEEN_LINES:
             return
         self.last = now
-        left = time_left(event.seconds_left)
+        left = time_left(self.countdown.seconds_left())
         line = f"{event.fraction:4.0%}  {event.message}" + (f", {left}" if left else "")
         self.console.print(line, highlight=False, markup=False, soft_wrap=True)
 

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Annotated
 
 import typer
 from rich.markup import escape
 
 from medquant.commands import options as o
-from medquant.commands.session import session, strong
+from medquant.commands.session import output_folder, session, strong
 
 EXAMPLES = o.examples(
     "medquant train-demo --output training --hours 2.5",
@@ -38,7 +37,7 @@ def train_demo(
 
     with session(json_target) as run, run.track("Preparing") as (progress, cancelled):
         weights = train(
-            Path(output).expanduser(),
+            output_folder(output),
             hours=hours,
             steps=steps,
             seed=seed,

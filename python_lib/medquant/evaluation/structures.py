@@ -34,6 +34,16 @@ def find_structure(wanted: Structure, segmentation: Segmentation) -> Structure |
     return None
 
 
+def matched_by_number(segmentations: Sequence[Segmentation], reference: Segmentation) -> dict[str, int]:
+    """Structures that have a name and are taken for a label of `reference` without one, with that label."""
+    found = {}
+    for structure in common_structures(segmentations):
+        match = find_structure(structure, reference)
+        if match is not None and _is_nameless(match) and not _is_nameless(structure):
+            found[structure.name] = match.label
+    return found
+
+
 def joint_box(boxes: Sequence[tuple[slice, ...] | None], shape: tuple[int, ...]) -> tuple[slice, ...] | None:
     """The box around several boxes, grown by one voxel where the array has room; None where all are None.
 
