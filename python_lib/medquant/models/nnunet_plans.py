@@ -4,10 +4,7 @@ from __future__ import annotations
 
 import copy
 import itertools
-import pydoc
 from collections.abc import Callable, Sequence
-from functools import partial
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -18,12 +15,9 @@ from torch import nn
 from medquant.errors import UserError
 from medquant.models.nnunet_folder import quietly
 from medquant.models.nnunet_labels import Painter, PlanePainter, WholePainter
+from medquant.models.nnunet_names import READERS, find_class, foreign, network_builder, refuse_foreign
 from medquant.models.nnunet_resampling import Resampling, resample_image
 from medquant.segmentation import Structure
-
-_NETWORKS = ("dynamic_network_architectures.", "nnunetv2.")
-_IMPORTS = ("torch.nn.", "dynamic_network_architectures.")
-_READERS = {"SimpleITKIO": None, "NibabelIO": None, "NibabelIOWithReorient": "RAS"}
 
 
 class FoldEnsemble(nn.Module):
@@ -55,7 +49,7 @@ class Plans:
 
     def __init__(self, plans: dict[str, Any], dataset: dict[str, Any], configuration: str) -> None:
         if plans.get("label_manager", "LabelManager") != "LabelManager":
-            raise _foreign([plans["label_manager"]])
+            raise foreign([plans["label_manager"]])
         with quietly():
             from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
@@ -71,7 +65,7 @@ class Plans:
                 raise UserError(
                     f"plans.json or dataset.json cannot be used ({error}). Copy both again from the training machine."
                 ) from error
-        self._refuse_foreign()
+        refuse_foreign(plans, self._configuration)
         if self._configuration.previous_stage_name is not None:
             raise UserError(
                 f"{configuration} is the second stage of a cascade and needs the first one's result. "
@@ -86,7 +80,7 @@ class Plans:
     @property
     def reader_orientation(self) -> str | None:
         """The orientation that nnU-Net's own reader turns images to; None: it leaves them as stored."""
-        return _READERS[self._plans.get("image_reader_writer", "SimpleITKIO")]
+        return READERS[self._plans.get("image_reader_writer", "SimpleITKIO")]
 
     @property
     def structures(self) -> tuple[Structure, ...]:
@@ -102,7 +96,7 @@ class Plans:
         """The untrained network, as the trainer of that name builds it; unknown trainers: as the plans describe it."""
         with quietly():
             try:
-                return _builder(trainer)(
+                return network_builder(trainer)(
                     self._configuration.network_arch_class_name,
                     self._configuration.network_arch_init_kwargs,
                     self._configuration.network_arch_init_kwargs_req_import,
@@ -151,9 +145,9 @@ class Plans:
         check()
         scheme = self._configuration.normalization_schemes[0]
         intensities = self._manager.foreground_intensity_properties_per_channel["0"]
-        normalization = _find("preprocessing/normalization", scheme, "nnunetv2.preprocessing.normalization")
+        normalization = find_class("preprocessing.normalization", scheme)
         if normalization is None:
-            raise _foreign([scheme])
+            raise foreign([scheme])
         data = normalization(use_mask_for_norm=masked, intensityproperties=intensities).run(data, outside)
         before, after = self._spacings(properties)
         shape = [round(s / t * n) for s, t, n in zip(before, after, data.shape, strict=True)]
@@ -241,39 +235,6 @@ class Plans:
 
         return WholePainter(into, convert), labels
 
-    def _refuse_foreign(self) -> None:
-        configuration = self._configuration
-        architecture = configuration.configuration["architecture"]
-        wanted = [architecture["arch_kwargs"].get(key) for key in architecture.get("_kw_requires_import", ())]
-        foreign = [name for name in wanted if name is not None and not _is_module(str(name), _IMPORTS)]
-        if not _is_module(str(architecture["network_class_name"]), _NETWORKS):
-            foreign.append(architecture["network_class_name"])
-        reader = self._plans.get("image_reader_writer", "SimpleITKIO")
-        if reader not in _READERS:
-            foreign.append(reader)
-        for key in ("resampling_fn_data", "resampling_fn_seg", "resampling_fn_probabilities"):
-            name = str(configuration.configuration.get(key))
-            if not name.startswith("resample"):
-                foreign.append(name)
-        foreign += [n for n in configuration.normalization_schemes if not str(n).endswith("Normalization")]
-        if not str(configuration.preprocessor_name).endswith("Preprocessor"):
-            foreign.append(configuration.preprocessor_name)
-        if foreign:
-            raise _foreign(foreign)
-
-
-def _builder(trainer: str) -> Callable[..., nn.Module]:
-    """What builds the network (without deep supervision) for the trainer of that name."""
-    if trainer == "nnUNetTrainer":  # all it takes, without importing what training needs
-        from nnunetv2.utilities.get_network_from_plans import get_network_from_plans
-
-        return partial(get_network_from_plans, allow_init=False, deep_supervision=False)
-    from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
-
-    known = _find("training/nnUNetTrainer", trainer, "nnunetv2.training.nnUNetTrainer")
-    builder = known if isinstance(known, type) and issubclass(known, nnUNetTrainer) else nnUNetTrainer
-    return partial(builder.build_network_architecture, enable_deep_supervision=False)
-
 
 def _extent(line: np.ndarray) -> list[int]:
     """First and last but one index where `line` is true."""
@@ -281,25 +242,5 @@ def _extent(line: np.ndarray) -> list[int]:
     return [int(places[0]), int(places[-1]) + 1]
 
 
-def _is_module(name: str, packages: tuple[str, ...]) -> bool:
-    """Whether a dotted name of these packages is a class of network modules, and nothing else that can be called."""
-    kind = pydoc.locate(name) if name.startswith(packages) else None
-    return isinstance(kind, type) and issubclass(kind, nn.Module)
-
-
-def _foreign(names: list[Any]) -> UserError:
-    return UserError(
-        f"The plans ask for {', '.join(map(str, names))}, which nnunetv2 does not have. "
-        "Models with parts of their own are given from Python: from_module(network, ...)."
-    )
-
-
 def _channel_names(dataset: dict[str, Any]) -> dict[str, Any]:
     return dataset["channel_names"] if "channel_names" in dataset else dataset["modality"]
-
-
-def _find(folder: str, name: str, module: str) -> Any:
-    import nnunetv2
-    from nnunetv2.utilities.find_class_by_name import recursive_find_python_class
-
-    return recursive_find_python_class(str(Path(nnunetv2.__path__[0]) / folder), name, module)
