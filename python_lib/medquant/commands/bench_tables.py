@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
+from rich.markup import escape
 from rich.table import Table
 
 from medquant.commands.session import Session
@@ -11,9 +13,9 @@ from medquant.evaluation import wording
 
 
 def _table(*titles: str) -> Table:
-    table = Table(box=None, padding=(0, 2, 0, 0), header_style="bold", pad_edge=False)
+    table = Table(box=None, padding=(0, 1, 0, 0), header_style="bold", pad_edge=False)
     for title in titles:
-        table.add_column(title)
+        table.add_column(title, no_wrap=True)
     return table
 
 
@@ -46,35 +48,45 @@ def print_quality(run: Session, rows: list[dict[str, Any]]) -> None:
 
 
 def print_runtimes(run: Session, rows: list[dict[str, Any]]) -> None:
-    """A table for each network."""
+    """A table for each network, without the columns that no row has a figure for; below it what is to be said."""
+    columns: dict[str, Callable[[dict[str, Any]], str]] = {
+        "runtime": lambda row: row["runtime"],
+        "precision": lambda row: row["precision"],
+        "time": lambda row: _told(row.get("seconds"), wording.seconds),
+        "against\nPyTorch": lambda row: _told(row["speedup_vs_pytorch_fp32"], _times),
+        "its own\nFP32": lambda row: (
+            "" if row["runtime"] == "pytorch" else _told(row["speedup_vs_runtime_fp32"], _times)
+        ),
+        "memory": lambda row: _told(row["peak_memory_mb"], wording.memory),
+        "Dice": lambda row: _told(row["dsc_vs_fp32"], wording.score),
+        "made\nin": lambda row: _told(row.get("quantize_seconds"), wording.seconds),
+        "start": lambda row: _told(row.get("start_seconds"), wording.seconds),
+    }
     for network in dict.fromkeys(row["network"] for row in rows):
-        table = _table(
-            "runtime",
-            "precision",
-            "time",
-            "faster than\nPyTorch",
-            "than its\nFP32",
-            "memory",
-            "Dice",
-            "made in",
-            "start",
-            "",
-        )
-        for row in (row for row in rows if row["network"] == network):
-            ratios = (row["speedup_vs_pytorch_fp32"], row["speedup_vs_runtime_fp32"])
-            table.add_row(
-                " ".join(filter(None, (row["runtime"], row.get("version")))),
-                row["precision"],
-                "" if row["seconds"] is None else wording.seconds(row["seconds"]),
-                *("" if ratio is None else f"{ratio:.2f}x" for ratio in ratios),
-                "" if row["peak_memory_mb"] is None else wording.memory(row["peak_memory_mb"]),
-                "" if row["dsc_vs_fp32"] is None else wording.score(row["dsc_vs_fp32"]),
-                "" if row.get("quantize_seconds") is None else wording.seconds(row["quantize_seconds"]),
-                "" if row.get("start_seconds") is None else wording.seconds(row["start_seconds"]),
-                row.get("note") or ("simulated" if row["simulated"] else ""),
-            )
+        found = [row for row in rows if row["network"] == network]
+        shown = {title: cells for title, show in columns.items() if any(cells := [show(row) for row in found])}
+        table = _table(*shown)
+        for cells in zip(*shown.values(), strict=True):
+            table.add_row(*cells)
+        versions = {row["runtime"]: row["version"] for row in found if row.get("version")}
         run.console.print(network, style="bold", markup=False, highlight=False)
         run.console.print(table)
+        run.say(", ".join(f"{runtime} {version}" for runtime, version in versions.items()))
+        for row in found:
+            if note := row.get("note") or ("simulated" if row["simulated"] else ""):
+                run.say(escape(f"{row['runtime']} {row['precision']}: {note}"))
+        measured = [row for row in found if row["seconds"] is not None]
+        if measured:
+            best = min(measured, key=lambda row: row["seconds"])
+            run.say(f"Fastest: {best['runtime']} {best['precision']}, {wording.seconds(best['seconds'])} for one pass.")
+
+
+def _told(value: float | None, how: Callable[[float], str]) -> str:
+    return "" if value is None else how(value)
+
+
+def _times(ratio: float) -> str:
+    return f"{ratio:.2f}x"
 
 
 def print_pipeline(run: Session, rows: list[dict[str, Any]]) -> None:
