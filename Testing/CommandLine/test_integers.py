@@ -23,6 +23,16 @@ def test_bits_of_activations_are_in_every_name(medquant, scan: Path, small_sam: 
     exported = medquant("export", small_w4a8, "--format", "artifact")
     assert exported.exit_code == 0, exported.output
     assert Path(f"{label}-artifact").is_dir()
+    assert "--storage packed" not in exported.stdout
+
+
+def test_an_export_tells_that_it_widens_weights(medquant, small_w4a8: Path) -> None:
+    widened = medquant("export", small_w4a8, "--format", "openvino")
+    assert widened.exit_code == 0, widened.output
+    assert "The 4-bit weights are stored in 8 bits" in widened.stdout and "--storage packed" in widened.stdout
+    packed = medquant("export", small_w4a8, "--format", "openvino", "--storage", "packed", "--overwrite")
+    assert packed.exit_code == 0, packed.output
+    assert "--storage packed" not in packed.stdout
 
 
 def test_a_few_layers_in_floating_point_are_counted_not_called_simulated(

@@ -9,11 +9,15 @@ import typer
 from rich.markup import escape
 
 from medquant.commands import options as o
-from medquant.commands.session import Session, session, strong
+from medquant.commands.session import Session, output_folder, session, strong
 
 if TYPE_CHECKING:
     from medquant.deploy.export.exporting import Exported
+    from medquant.models.base import Model
+    from medquant.quantized_model import QuantizedModel
 
+WIDENING = ("onnx", "openvino")
+"""Formats that store weights for integer kernels in 8 bits."""
 EXAMPLES = o.examples(
     "medquant export medsam-w8.mq.safetensors --format openvino",
     "medquant export organs-w4.mq.safetensors --format onnx --output organs-onnx",
@@ -69,11 +73,12 @@ def export(
 
     with session(json_target) as run:
         format_named(format_name).version()
+        target = None if output is None else output_folder(output)
         with run.track("Loading the model") as (progress, cancelled):
             loaded = open_model(model, weights, "cpu", option, progress, cancelled)
             made = run_export(
                 loaded,
-                Path(output or f"{file_word(loaded.name)}-{format_name}"),
+                target or Path(f"{file_word(loaded.name)}-{format_name}"),
                 format_name,
                 storage=storage,
                 opset=opset,
@@ -81,10 +86,20 @@ def export(
                 progress=progress,
                 cancelled=cancelled,
             )
-        _show(run, loaded.name, made)
+        _show(run, loaded.name, made, _widened(loaded, format_name) if storage == "auto" else None)
 
 
-def _show(run: Session, name: str, made: Exported) -> None:
+def _widened(model: Model | QuantizedModel, format_name: str) -> int | None:
+    """The bits of weights that are stored in 8 unless asked otherwise; None where none are."""
+    from medquant.deploy.program import integer_layers
+
+    recipe = getattr(model, "recipe", None)
+    if recipe is None or format_name not in WIDENING or not integer_layers(model.model.network):
+        return None
+    return recipe.weights.bits if recipe.weights.bits < 8 else None
+
+
+def _show(run: Session, name: str, made: Exported, widened: int | None) -> None:
     from medquant.evaluation import wording
 
     for one in made.differences:
@@ -95,6 +110,11 @@ def _show(run: Session, name: str, made: Exported) -> None:
         )
     for note in made.notes:
         run.say(escape(note))
+    if widened is not None:
+        run.say(
+            f"The {widened}-bit weights are stored in 8 bits, as integer kernels take them. --storage packed keeps "
+            f"{widened} bits: smaller, but mostly computed in floating point."
+        )
     run.say(f"{escape(name)} as {made.format}, {wording.size(made.bytes_on_disk)}: {strong(made.folder)}")
     run.say(f"Try it: python {strong(made.folder / made.script)}")
     run.finish({"model": name, **made.to_dict()})
