@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import time
 from collections import OrderedDict
 from collections.abc import Iterator
@@ -14,29 +13,25 @@ from weakref import WeakKeyDictionary
 import numpy as np
 import torch
 from torch import nn
-from torch.nn import functional
 from transformers import PreTrainedModel, SamModel
 
 from medquant.errors import UserError
 from medquant.files import sha256_of_file
-from medquant.gram import resize_focus
-from medquant.imaging.boxes import resolve_box, slice_axis_of
+from medquant.imaging.boxes import resolve_box
 from medquant.imaging.volume import Volume
 from medquant.imaging.windows import IntensityWindow
 from medquant.models.base import CalibrationBatch, CalibrationSelection, Model, Part, described, device_of
-from medquant.models.body import body_mask, choose_slices, require_usable
+from medquant.models.body import require_usable
 from medquant.models.pipeline import pipelined
 from medquant.models.prompt_images import (
     MEDSAM,
     SAM,
-    Box2D,
     SlicePreprocessing,
-    focus_map,
     grey_window,
-    input_boxes,
     pixel_values,
 )
 from medquant.models.sam_attention import attend_in_chunks
+from medquant.models.sam_calibration import focus_in_windows, is_windowed, slices_to_calibrate
 from medquant.models.sam_parts import sam_parts
 from medquant.models.sam_slices import Cut, Picture, PlacedBox, cuts_of, masks_of, slices_with_boxes
 from medquant.models.sam_source import is_plain_sam, plain_config, read_source, sam_config
@@ -157,22 +152,8 @@ class SamModelAdapter(Model):
     def calibration_batches(
         self, volume: Volume, selection: CalibrationSelection, progress: Progress | None = None
     ) -> Iterator[CalibrationBatch]:
-        """One batch a slice: pixel values (1, 3, size, size) and boxes (1, 4, 4) where structures can be.
-
-        Unlabelled: the boxes are drawn inside the body, of the sizes that organs have, seeded by the selection.
-        """
-        window, axis = self._window(volume), slice_axis_of(volume)
-        body, view = body_mask(volume, progress), SliceView.of(volume, axis)
-        generator = np.random.default_rng(selection.seed)
-        indices = choose_slices(volume, axis, selection, body)
-        for done, index in enumerate(indices):
-            if progress:
-                progress.report(done / len(indices), f"Preparing slice {index}")
-            picture, inside = view.picture(volume.array, index), view.picture(body, index)
-            boxes = _plausible_boxes(inside, generator)
-            pixels = pixel_values(window.apply(picture), self.preprocessing)
-            inputs = (pixels, input_boxes(boxes, picture.shape, self.preprocessing))
-            yield CalibrationBatch(inputs, focus_map(inside, self.preprocessing))
+        """One batch a slice: pixel values (1, 3, size, size) and boxes (1, 4, 4) where structures can be."""
+        return slices_to_calibrate(volume, self._window(volume), self.preprocessing, selection, progress)
 
     def forward_for_calibration(self, network: nn.Module, *inputs: Any) -> torch.Tensor:
         """Mask logits (1, boxes, h, w) of one picture. Every convolution and linear layer is called."""
@@ -189,15 +170,11 @@ class SamModelAdapter(Model):
     def row_focus(
         self, layer: str, module: nn.Module, grid: tuple[int, ...], focus: torch.Tensor | None
     ) -> torch.Tensor | None:
-        """Attention layers of windowed blocks see windows; the padding that fills the last ones does not count."""
+        """Attention layers of windowed blocks see windows."""
         vision = self.network.config.vision_config
-        windowed = re.match(r"vision_encoder\.layers\.(\d+)\.attn\.", layer)
-        if focus is None or not windowed or int(windowed[1]) in vision.global_attn_indexes:
+        if focus is None or not is_windowed(layer, vision):
             return super().row_focus(layer, module, grid, focus)
-        side, window = vision.image_size // vision.patch_size, vision.window_size
-        tokens = functional.pad(resize_focus(focus, (side, side)), (0, -side % window, 0, -side % window), value=-1.0)
-        windows = tokens.unfold(1, window, window).unfold(2, window, window)
-        return windows.reshape(-1) if windows.numel() == torch.Size(grid).numel() else None
+        return focus_in_windows(focus, vision, grid)
 
     # -- segmentation --------------------------------------------------------------------------------------------
 
@@ -285,18 +262,3 @@ class SamModelAdapter(Model):
 
     def _decode(self, embedding: torch.Tensor, boxes: torch.Tensor) -> torch.Tensor:
         return self.compute("mask_decoder", embedding, boxes.to(embedding.device)).float()
-
-
-def _plausible_boxes(inside: np.ndarray, generator: np.random.Generator, count: int = 4) -> list[Box2D]:
-    """Boxes (x0, y0, x1, y1) within a picture's body, a tenth to four tenths of it wide and high."""
-    rows, columns = np.nonzero(inside if inside.any() else np.ones_like(inside))
-    top, left = rows.min(), columns.min()
-    height, width = rows.max() - top + 1, columns.max() - left + 1
-    boxes = []
-    for _ in range(count):
-        where = generator.integers(len(rows))
-        half_height, half_width = generator.uniform(0.05, 0.2, size=2) * (height, width)
-        y0, y1 = np.clip((rows[where] - half_height, rows[where] + half_height), top, top + height - 1)
-        x0, x1 = np.clip((columns[where] - half_width, columns[where] + half_width), left, left + width - 1)
-        boxes.append((int(x0), int(y0), int(x1), int(y1)))
-    return boxes
