@@ -17,6 +17,7 @@ from medquant.accounting import account_for
 from medquant.attention_products import AttentionSamples
 from medquant.budget import plan_for
 from medquant.calibrate import GATHER_MB, collect_moments, quantize_layer
+from medquant.calibration_inputs import calibration_inputs
 from medquant.errors import UserError
 from medquant.folding import fold_batch_norms
 from medquant.gram import dilate
@@ -64,7 +65,7 @@ def quantize(
     tracker = Progress(progress, cancelled)
     began = time.perf_counter()
     with PeakMemory() as memory:
-        batches, hashes = _calibration_batches(model, calibration, selection or CalibrationSelection(), tracker)
+        batches, hashes = calibration_inputs(model, calibration, selection or CalibrationSelection(), tracker)
         prepared = time.perf_counter()
         work = _Work(model, batches, recipe, ignore, max_memory_mb, tracker.span(0.05, 1.0))
         with stoppable(work.network, tracker.check), quick_linears(work.network):
@@ -288,21 +289,3 @@ class _Work:
         result = work(*args)
         self.seconds[stage] = time.perf_counter() - began
         return result
-
-
-def _calibration_batches(
-    model: Model, calibration: Any, selection: CalibrationSelection, tracker: Progress
-) -> tuple[list[CalibrationBatch], tuple[str, ...]]:
-    if isinstance(calibration, Volume):
-        calibration = [calibration]
-    if not len(calibration):
-        raise UserError("There is nothing to calibrate with. Give a volume, or choose more slices.")
-    if isinstance(calibration[0], CalibrationBatch):
-        return list(calibration), ()
-    batches: list[CalibrationBatch] = []
-    for volume in calibration:
-        tracker.report(0.0, "Preparing the calibration inputs")
-        batches.extend(model.calibration_batches(volume, selection, tracker.span(0.0, 0.05)))
-    if not batches:
-        raise UserError("No part of the volume can be used to calibrate. Choose other slices.")
-    return batches, tuple(volume.content_hash() for volume in calibration)
