@@ -1,6 +1,14 @@
-"""The errors that a user can act on."""
+"""The errors that a user can act on, and how choices are spelled in them."""
 
 from __future__ import annotations
+
+from collections.abc import Iterable
+
+
+def one_of(names: Iterable[object]) -> str:
+    """Names to choose from, in words: "fp32, bf16 or int8"."""
+    *first, last = map(str, names)
+    return f"{', '.join(first)} or {last}" if first else last
 
 
 class MedQuantError(Exception):

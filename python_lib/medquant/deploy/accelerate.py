@@ -6,11 +6,13 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import TypeVar
 
+import torch
+
 from medquant.deploy.choose import AS_IT_IS, choose, forget_choice
 from medquant.deploy.compiling import compile_parts, spoken
 from medquant.deploy.program import rounds_inputs
 from medquant.deploy.runtime import PRECISIONS, RUNTIMES, Session
-from medquant.errors import UserError
+from medquant.errors import UserError, one_of
 from medquant.models.base import Model, Part, device_of
 from medquant.progress import CancelCheck, Progress, ProgressCallback
 from medquant.quantized_model import QuantizedModel
@@ -39,9 +41,9 @@ def accelerate(
     report = Progress(progress, cancelled)
     adapter = model.model if isinstance(model, QuantizedModel) else model
     if runtime not in ("auto", *RUNTIMES):
-        raise UserError(f"There is no runtime {runtime!r}. Choose auto, {' or '.join(RUNTIMES)}.")
+        raise UserError(f"There is no runtime {runtime!r}. Choose {one_of(('auto', *RUNTIMES))}.")
     if precision not in ("auto", *PRECISIONS):
-        raise UserError(f"There is no precision {precision!r}. Choose auto, {' or '.join(PRECISIONS)}.")
+        raise UserError(f"There is no precision {precision!r}. Choose {one_of(('auto', *PRECISIONS))}.")
     if runtime == "pytorch" and precision == AS_IT_IS:
         return _twin(model, {}, "")
     parts = adapter.parts()
@@ -81,17 +83,17 @@ def _chosen(model: M, parts: Mapping[str, Part], precision: str, threads: int | 
 
 def _require(runtime: str, precision: str, device: str) -> None:
     known = RUNTIMES[runtime]
+    if runtime == "tensorrt" and not torch.cuda.is_available():
+        raise UserError("tensorrt needs an NVIDIA GPU, and PyTorch finds none here. Use --runtime auto.")
     if known.version() is None:
         raise UserError(f"{runtime} is not installed. {install_hint(runtime)}, or use --runtime auto.")
     if precision != "auto" and precision not in known.precisions(device):
-        able = ", ".join(known.precisions(device))
-        raise UserError(f"{runtime} does not compute in {precision} on this machine. Choose one of {able}.")
+        able = one_of(known.precisions(device))
+        raise UserError(f"{runtime} does not compute in {precision} on this machine. Choose {able}.")
 
 
 def install_hint(runtime: str) -> str:
     """How a runtime is installed."""
-    if runtime == "tensorrt":
-        return "It needs an NVIDIA GPU: pip install tensorrt"
     return f"Install it with: pip install {'torch' if runtime == 'pytorch' else runtime}"
 
 
