@@ -52,6 +52,8 @@ def test_attention_has_integer_factors_that_a_file_keeps(small_adapter, blob_ct,
     encoder = quantized.model.network.vision_encoder
     assert all(layer.attn.watch is None and len(layer.attn.quantizers) == 4 for layer in encoder.layers)
     assert model.network.vision_encoder.layers[0].attn.quantizers is None
+    named = {name for name, reason in quantized.report.kept.items() if "products" in reason}
+    assert named == {name for name, m in model.network.named_modules() if type(m).__name__ == "SamAttention"} != set()
     (batch, *_) = model.calibration_batches(scan, CalibrationSelection(count=2))
     pixels = batch.inputs[0]
     with torch.inference_mode():

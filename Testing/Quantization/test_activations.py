@@ -230,6 +230,38 @@ def test_integers_give_what_the_layer_gives() -> None:
         torch.testing.assert_close(layer(values), expected, rtol=1e-4, atol=1e-4)
 
 
+class Attending(nn.Module):
+    """Attention of MONAI's, of torch's, and a gate that is only called so."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        from monai.networks.blocks.selfattention import SABlock
+        from monai.networks.nets.attentionunet import AttentionBlock
+        from monai.networks.nets.swin_unetr import WindowAttention
+
+        self.enter = nn.Conv2d(1, 8, 3, padding=1)
+        self.gate = AttentionBlock(2, 4, 8, 8)
+        self.unetr = SABlock(8, 2)
+        self.swin = WindowAttention(8, 2, (4, 4))
+        self.torch = nn.MultiheadAttention(8, 2, batch_first=True)
+        self.out = nn.Conv2d(8, 2, 1)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = self.enter(x)
+        x = self.gate(x, x)
+        tokens = self.swin(self.unetr(x.flatten(2).mT), None)
+        return self.out(self.torch(tokens, tokens, tokens, need_weights=False)[0].mT.reshape(x.shape))
+
+
+def test_attention_that_is_not_rounded_is_named() -> None:
+    model = model_of(Attending().eval())
+    batches = [CalibrationBatch((torch.randn(1, 1, 4, 4, generator=torch.Generator().manual_seed(0)),))]
+    kept = quantize(model, batches, recipe=recipe_of(8, IntActivations())).report.kept
+    assert {name for name, reason in kept.items() if "products" in reason} == {"unetr", "swin", "torch"}
+    kept = quantize(model, batches, recipe=recipe_of(8, None)).report.kept
+    assert not any("products" in reason for reason in kept.values())
+
+
 @pytest.mark.parametrize("granularity", [PerTensor(), PerChannel(), PerToken(), PerVoxel(), Adaptive()])
 def test_a_file_gives_the_same_outputs(granularity: object, tmp_path: Path) -> None:
     from medquant import artifact

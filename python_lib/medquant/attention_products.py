@@ -1,7 +1,9 @@
 """The two products of attention with integer factors: queries by keys, and probabilities by values.
 
 Attention modules that take part have `watch`, called with the name and the values of each factor, and `quantizers`, a
-ModuleDict by the same names, that rounds them.
+ModuleDict by the same names, that rounds them: those of SAM's image encoder. The products of all other attention (SAM's
+mask decoder, UNETR and SwinUNETR of MONAI, torch's own) stay in floating point, which `floating_attention` tells; their
+linear layers are quantized like any other.
 """
 
 from __future__ import annotations
@@ -13,9 +15,12 @@ from torch import nn
 
 from medquant.activation_settings import IntActivations
 from medquant.activations import ActivationQuantizer
+from medquant.layers import QuantizedLayer
 from medquant.observers import find_range, grid_of, stride
 
 FACTORS = ("query", "key", "probabilities", "value")
+_OTHER_NAMES = ("SABlock", "MHSA")
+"""Classes that compute attention and do not have it in their name (MONAI's, for one)."""
 SAMPLES, FROM_EACH = 2**16, 2**12
 """Numbers that are kept of each factor of each module, and of each time that it is computed."""
 
@@ -23,6 +28,30 @@ SAMPLES, FROM_EACH = 2**16, 2**12
 def attention_modules(network: nn.Module) -> dict[str, nn.Module]:
     """The modules that take part, by name."""
     return {name: m for name, m in network.named_modules() if hasattr(m, "watch") and hasattr(m, "quantizers")}
+
+
+def floating_attention(network: nn.Module) -> dict[str, str]:
+    """Attention modules whose products are computed in floating point, by name, each with the reason."""
+    taking_part = attention_modules(network)
+    found = {}
+    for name, module in network.named_modules():
+        if name in taking_part:
+            if module.quantizers is None:
+                found[name] = "the products of its attention are not rounded, as the recipe says"
+        elif _is_attention(module):
+            found[name] = "the products of its attention are not rounded; its linear layers are"
+    return found
+
+
+def _is_attention(module: nn.Module) -> bool:
+    """Whether a module computes attention, as far as its name tells: one with linear layers of its own."""
+    kind = type(module).__name__
+    own = any(isinstance(child, nn.Linear) or _was_linear(child) for child in module.children())
+    return own and ("Attention" in kind or kind in _OTHER_NAMES)
+
+
+def _was_linear(module: nn.Module) -> bool:
+    return isinstance(module, QuantizedLayer) and module.geometry.kind == "Linear"
 
 
 class AttentionSamples:

@@ -14,7 +14,7 @@ import torch
 
 import medquant
 from medquant.accounting import account_for
-from medquant.attention_products import AttentionSamples
+from medquant.attention_products import AttentionSamples, floating_attention
 from medquant.budget import plan_for
 from medquant.calibrate import GATHER_MB, collect_moments, quantize_layer
 from medquant.calibration_inputs import calibration_inputs
@@ -58,8 +58,8 @@ def quantize(
     `calibration` is the open volume (unlabelled), several, or inputs of the network. `ignore` are name patterns of
     layers to leave in floating point. `max_memory_mb` bounds the memory of the calibration above the model's own; fewer
     inputs are used where not all would fit, see `report.calibration_inputs`. Every linear, convolution and transposed
-    convolution layer is quantized or stands in `report.kept` with the reason. Raises `UserError` for inputs that cannot
-    calibrate, `Cancelled` when stopped.
+    convolution layer is quantized or stands in `report.kept` with the reason; so does attention whose products are not
+    rounded where activations are. Raises `UserError` for inputs that cannot calibrate, `Cancelled` when stopped.
     """
     recipe = recipe or Recipe()
     tracker = Progress(progress, cancelled)
@@ -141,6 +141,8 @@ class _Work:
             set_module(self.network, name, layer)
         if attention is not None:
             attention.fit(settings)
+        if settings is not None:
+            self.kept |= floating_attention(self.network)
 
     def _plan(self, jobs: dict[str, LayerJob], seen: Observation) -> None:
         """Use as many inputs as memory allows; each has an FP32 and a quantized pass."""
