@@ -10,10 +10,9 @@ from typing import Any
 
 import numpy as np
 
-from medquant.background import stoppable_call
 from medquant.deploy.export.card import card_data, card_text
 from medquant.deploy.export.example import engine_outputs, with_example
-from medquant.deploy.export.folder import require_free, whole_folder
+from medquant.deploy.export.folder import require_free, whole_folder, working_in
 from medquant.deploy.export.formats import Settings, Storage, format_named
 from medquant.deploy.export.script import script
 from medquant.deploy.export.verify import Difference, verify
@@ -86,8 +85,8 @@ def export(
         files = {}
         for number, (name, part) in enumerate(parts.items()):
             report.span(0.3, 0.7).report(number / len(parts), f"Writing the {name.replace('_', ' ')}")
-            files[name] = stoppable_call(
-                lambda name=name, part=part: form.write(model, name, part, made, settings), report
+            files[name] = working_in(
+                made, lambda name=name, part=part: form.write(model, name, part, made, settings), report, writes=True
             )
         sizes = _sizes(made)
         differences = verify(form, parts, files, expected, made, report.span(0.7, 1.0))

@@ -3,13 +3,25 @@
 from __future__ import annotations
 
 import shutil
+import sys
 import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+import time
+import traceback
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import TypeVar
 
+from medquant.background import stoppable_call
 from medquant.errors import UserError
 from medquant.files import replacing
+from medquant.progress import Progress
+
+PATIENCE = 30.0
+"""Seconds that a stopped export waits for its converter before it removes the files."""
+_PAUSES = (0.0, 0.05, 0.2, 0.5, 1.0, 2.0)
+
+T = TypeVar("T")
 
 
 def require_free(target: Path, *, overwrite: bool) -> Path:
@@ -51,7 +63,28 @@ def whole_folder(target: Path, *, overwrite: bool = False) -> Iterator[Path]:
                 if (beside / "old").exists():
                     (beside / "old").replace(target)
                 raise
+    except BaseException as error:
+        traceback.clear_frames(error.__traceback__)  # a session that they hold keeps its files open
+        raise
     finally:
         if beside is not None:
-            with suppress(OSError):
-                shutil.rmtree(beside)
+            _remove(beside)
+
+
+def working_in(folder: Path, work: Callable[[], T], progress: Progress, *, writes: bool) -> T:
+    """What `work()` gives, which reads or writes in the folder of `whole_folder`; `Cancelled` once the user asks.
+
+    A converter cannot be interrupted. Stopped, it is waited for (`PATIENCE`) so that nothing of it is left; one that
+    only reads is waited for on Windows, where files that are open cannot be removed.
+    """
+    patience = PATIENCE if writes or sys.platform == "win32" else 0.0
+    return stoppable_call(work, progress, patience=patience, afterwards=lambda: _remove(folder.parent))
+
+
+def _remove(folder: Path) -> None:
+    """Remove a folder and what is in it, again for some seconds where a file comes in between or is still open."""
+    for pause in _PAUSES:
+        time.sleep(pause)
+        shutil.rmtree(folder, ignore_errors=True)
+        if not folder.exists():
+            return

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import torch
 
-from medquant.background import stoppable_call
 from medquant.deploy.agreement import bound_of_export, relative_difference
 from medquant.deploy.export.example import engine_outputs
+from medquant.deploy.export.folder import working_in
 from medquant.deploy.export.formats import Format, PartFile, Run
 from medquant.errors import UserError
 from medquant.models.base import Part
@@ -48,8 +49,9 @@ def verify(
     results, rounded = [], 0.0
     for number, (name, part) in enumerate(parts.items()):
         progress.report(number / len(parts), f"Checking the {name.replace('_', ' ')}")
-        run: Run = stoppable_call(lambda part=part, name=name: form.runner(folder / files[name].file, part), progress)
-        outputs = stoppable_call(lambda run=run, given=dict(values): run(given), progress)
+        load: Callable[[], Run] = partial(form.runner, folder / files[name].file, part)
+        run = working_in(folder, load, progress, writes=False)
+        outputs = working_in(folder, partial(run, dict(values)), progress, writes=False)
         rounded = max(
             rounded, bound_of_export(part.module)
         )  # a part that takes what an integer part gave differs as that does
