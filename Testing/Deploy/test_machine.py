@@ -12,6 +12,7 @@ import psutil
 import pytest
 import torch
 
+from medquant.deploy.int8_codes import largest_code_here
 from medquant.deploy.machine import Machine
 
 
@@ -39,10 +40,33 @@ def test_instructions_are_those_that_linux_names() -> None:
     assert set(Machine.here().features) == {name for name, wanted in names.items() if wanted & flags}
 
 
-def test_an_older_pytorch_names_the_widest(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("vnni", [True, False])
+def test_an_older_pytorch_names_the_widest(vnni: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delattr(torch.cpu, "get_capabilities", raising=False)
     monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: "AVX2")
-    assert Machine.here().features == ("AVX2",)
+    monkeypatch.setattr(torch.cpu, "_is_vnni_supported", lambda: vnni, raising=False)
+    assert Machine.here().features == (("AVX2", "VNNI") if vnni else ("AVX2",))
+
+
+@pytest.mark.parametrize(
+    ("machine", "capabilities", "largest"),
+    [
+        ("x86_64", ("avx2", "avx_vnni"), 127),
+        ("AMD64", ("avx2", "avx512_f", "avx512_vnni"), 127),
+        ("x86_64", ("avx2", "avx512_f"), 63),
+        ("AMD64", ("avx2",), 63),
+        ("arm64", (), 127),
+    ],
+)
+def test_codes_of_weights_are_those_that_the_processor_adds_without_overflow(
+    machine: str, capabilities: tuple[str, ...], largest: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """VNNI comes with AVX-512 on servers, and without it on notebooks."""
+    monkeypatch.setattr(platform, "machine", lambda: machine)
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: dict.fromkeys(capabilities, True), raising=False)
+    monkeypatch.setattr(torch.cpu, "_is_vnni_supported", lambda: "avx512_vnni" in capabilities, raising=False)
+    assert largest_code_here() == largest
+    assert Machine.here().has_fast_integers == (largest == 127 and machine != "arm64")
 
 
 @pytest.mark.parametrize(

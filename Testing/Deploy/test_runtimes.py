@@ -110,7 +110,7 @@ def test_floating_point_leaves_inputs_unrounded(name: str, unet: QuantizedModel,
 def test_openvino_runs_every_layer_on_integers(unet: QuantizedModel, image: torch.Tensor) -> None:
     session = OpenVino().compile(part_of(unet.model.network, image), precision="int8", threads=1)
     wanted = len(integer_layers(unet.model.network))
-    if "INT8" not in _capabilities() or not torch.cpu._is_vnni_supported():
+    if "INT8" not in _capabilities() or "VNNI" not in features():
         pytest.skip("this processor has no integer kernels for these layers")
     assert session.quantized_layers == wanted == 5
     assert session.integer_layers == wanted and not session.simulated

@@ -6,17 +6,23 @@ import platform
 
 import torch
 
+from medquant.deploy.machine import features
 from medquant.layers import QuantizedLayer
 
 LARGEST_CODE = 127
 LARGEST_CODE_WITHOUT_VNNI = 63
-"""Before VNNI, x86 kernels add pairs of products in 16 bits: 2 * 255 * 63 fits, 2 * 255 * 127 does not."""
+"""Before VNNI, x86 kernels of OpenVINO (oneDNN) and onnxruntime add pairs of products in 16 bits, and what does not fit
+is clipped without a word: 2 * 255 * 64 fits, 2 * 255 * 127 does not. (oneDNN's guide, "Nuances of int8 computations";
+OpenVINO's "Saturation issue"; onnxruntime's `reduce_range`.)"""
 _PARTS = 64
 
 
 def largest_code_here() -> int:
-    """The largest int8 code of a weight that integer kernels on this processor add up without overflow."""
-    if platform.machine().lower() not in ("x86_64", "amd64") or torch.cpu._is_vnni_supported():
+    """The largest int8 code of a weight that integer kernels on this processor add up without overflow.
+
+    VNNI is there with AVX-512 or, on processors made for notebooks and desktops, with AVX alone: both add in 32 bits.
+    """
+    if platform.machine().lower() not in ("x86_64", "amd64") or "VNNI" in features():
         return LARGEST_CODE
     return LARGEST_CODE_WITHOUT_VNNI
 

@@ -55,7 +55,7 @@ class Machine:
             processor=_processor_name() or platform.processor() or platform.machine(),
             cores=min(psutil.cpu_count(logical=False) or threads, threads),
             threads=threads,
-            features=_features(),
+            features=features(),
             memory_mb=memory.total / 1e6,
             free_mb=memory.available / 1e6,
             gpus=_gpus(),
@@ -91,15 +91,17 @@ def _threads() -> int:
     return os.cpu_count() or 1
 
 
-def _features() -> tuple[str, ...]:
+def features() -> tuple[str, ...]:
+    """The instructions of this processor that matter here, by the names of `_MEANINGS`."""
     import torch
 
     if hasattr(torch.cpu, "get_capabilities"):
         able = torch.cpu.get_capabilities()
         return tuple(name for name, keys in _MEANINGS.items() if any(able.get(key) is True for key in keys))
-    # Older versions of PyTorch name the widest instructions only.
+    # Older versions of PyTorch name the widest instructions only, and tell of VNNI with AVX-512 by itself.
     level = torch.backends.cpu.get_cpu_capability()
-    return {"AVX512": ("AVX2", "AVX-512"), "AVX2": ("AVX2",)}.get(level, ())
+    found = {"AVX512": ("AVX2", "AVX-512"), "AVX2": ("AVX2",)}.get(level, ())
+    return (*found, "VNNI") if getattr(torch.cpu, "_is_vnni_supported", bool)() else found
 
 
 def _gpus() -> tuple[str, ...]:
