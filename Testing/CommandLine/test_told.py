@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import importlib
 import json
 import pkgutil
@@ -11,6 +12,8 @@ from pathlib import Path
 import pytest
 
 from medquant import commands
+from medquant.commands import session as terminal
+from medquant.embedded import phantom
 
 BOX = "liver=10,10,0,40,50,3"
 EXAMPLES = {
@@ -66,3 +69,14 @@ def test_labels_matched_by_their_number_are_told(medquant, scan: Path) -> None:
     for reference in (named, nameless):
         told = medquant("compare", named, "--reference", reference, "--names", "5=liver", "--structures", "liver")
         assert "with its label" not in told.stdout
+
+
+def test_the_demonstration_has_one_bar_from_the_phantom_to_the_report(medquant, monkeypatch, small_sam: Path) -> None:
+    small = functools.partial(phantom.make_phantom, shape=(4, 64, 64), spacing=(12.0, 6.0, 6.0))
+    monkeypatch.setattr(phantom, "make_phantom", small)
+    monkeypatch.setattr(terminal, "SECONDS_BETWEEN_LINES", 0.0)
+    result = medquant("demo", "--model", small_sam, "--bits", "4", "--method", "rtn", "--slices", "1", "--no-open")
+    assert result.exit_code == 0, result.output
+    told = [int(percent) for percent in re.findall(r"^ *(\d+)%  ", result.stdout, re.MULTILINE)]
+    assert told == sorted(told) and told[-1] == 100
+    assert told[0] < 5 and "Slice 4 of 4" in result.stdout

@@ -31,6 +31,8 @@ from medquant.segment import segment
 from medquant.segmentation import Segmentation, Structure
 
 BITS = (8, 4, 2)
+QUANTIZING = 0.35
+"""Time that quantizing takes, in segmentations of the scan; for the estimate of the time left."""
 ROW = (
     "name",
     "weight_bits",
@@ -131,27 +133,28 @@ def run_demo(
     tracker = Progress(progress, cancelled)
     recipe, selection = recipe or Recipe(), selection or CalibrationSelection()
     prompt = case.prompt if takes_boxes(model) else None
+    once = 0.92 / (1 + (1 + QUANTIZING) * len(bits))  # part of the whole that one segmentation is
     with _all_or_nothing(Path(folder)) as (staging, files):
         if prompt is not None:
             # PyTorch makes its kernels ready, so that the first model is not timed slower than the others.
             first = _first_slice(prompt, case.volume)
             segment(model, case.volume, prompt=first, **tracker.span(0.0, 0.01).callbacks("Warming up"))
             model.forget()
-        fp32 = segment(model, case.volume, prompt=prompt, **tracker.span(0.01, 0.2).callbacks("FP32"))
+        fp32 = segment(model, case.volume, prompt=prompt, **tracker.span(0.01, once).callbacks("FP32"))
         model.forget()
         facts: list[ModelFacts] = [facts_of(model, device=_device_of(model))]
         segmentations, reports = [replace(fp32, model_name=facts[0].name)], {}
-        share = 0.72 / len(bits)
         for number, width in enumerate(bits):
-            start = 0.2 + number * share
+            start = once * (1 + number * (1 + QUANTIZING))
+            quantized_at = start + once * QUANTIZING
             wanted = replace(recipe, weights=replace(recipe.weights, bits=width))
-            part = tracker.span(start, start + 0.2 * share).callbacks(f"{width} bits")
+            part = tracker.span(start, quantized_at).callbacks(f"{width} bits")
             made = quantize(model, case.volume, recipe=wanted, selection=selection, **part)
             model.forget()
             file = staging / f"{model.name}-{wanted.label.lower()}.mq.safetensors"
             made.save(file)
             quantized = load_model(file, device=device)
-            part = tracker.span(start + 0.2 * share, start + share).callbacks(f"{width} bits")
+            part = tracker.span(quantized_at, quantized_at + once).callbacks(f"{width} bits")
             found = segment(quantized, case.volume, prompt=prompt, **part)
             fact = facts_of(quantized, device=_device_of(quantized.model))
             facts.append(replace(fact, bytes_fp32=facts[0].bytes_fp32))  # one network, one yardstick
