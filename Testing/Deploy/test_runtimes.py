@@ -15,6 +15,7 @@ from torch import nn
 
 from medquant.activation_settings import IntActivations
 from medquant.deploy.cache import CompiledCache
+from medquant.deploy.machine import features
 from medquant.deploy.openvino_program import openvino_model
 from medquant.deploy.openvino_runtime import OpenVino
 from medquant.deploy.program import integer_layers
