@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import ctypes
+import gc
+import sys
 import threading
+from contextlib import suppress
 
 import psutil
 
@@ -52,3 +56,11 @@ def lacks_memory(error: BaseException) -> bool:
     """Whether an error says that an allocation failed, as Python, PyTorch and the runtimes say it."""
     text = str(error).lower()
     return isinstance(error, MemoryError) or any(words in text for words in _NO_MEMORY)
+
+
+def give_back_memory() -> None:
+    """Return to the system what has been freed; the C library of Linux keeps it otherwise."""
+    gc.collect()
+    if sys.platform == "linux":
+        with suppress(OSError, AttributeError):  # another C library
+            ctypes.CDLL("libc.so.6").malloc_trim(0)

@@ -15,7 +15,7 @@ import psutil
 import torch
 
 from medquant.bench.runtime_cases import CASES, Case
-from medquant.memory import PeakMemory
+from medquant.memory import PeakMemory, give_back_memory
 
 SECONDS = 12.0
 """A network is run until so much time has passed, three times at least."""
@@ -102,6 +102,7 @@ def _runner(case: Case, job: dict[str, Any]) -> tuple[Callable[..., torch.Tensor
             facts[name] = getattr(session, name)
     inputs = list(part.inputs.values())
     del model, part
+    give_back_memory()
     return session, inputs, facts
 
 

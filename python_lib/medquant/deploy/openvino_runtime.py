@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import ctypes
-import gc
 import re
-import sys
 import threading
 from contextlib import suppress
 from dataclasses import dataclass
@@ -19,7 +16,7 @@ import torch
 from medquant.deploy.cache import CompiledCache, fingerprint
 from medquant.deploy.program import integer_layers, rounds_inputs
 from medquant.errors import UserError
-from medquant.memory import lacks_memory
+from medquant.memory import give_back_memory, lacks_memory
 
 if TYPE_CHECKING:
     from medquant.models.base import Part
@@ -159,7 +156,7 @@ class OpenVinoSession:
             for index, tensor in own.items():
                 self._request.set_output_tensor(index, openvino.Tensor(tensor.numpy(), shared_memory=True))
             try:
-                found = self._request.infer(dict(enumerate(arrays)), share_inputs=True)
+                found = self._request.infer(dict(enumerate(arrays)), share_inputs=True, share_outputs=True)
             except RuntimeError as error:
                 if lacks_memory(error):
                     raise MemoryError("running the model") from error
@@ -192,14 +189,6 @@ def _build_and_device(device: str) -> tuple[str, str]:
     import openvino
 
     return openvino.__version__, f"{device} {_core().get_property(device, 'FULL_DEVICE_NAME')}"
-
-
-def give_back_memory() -> None:
-    """Return to the system what the converter has freed; the C library of Linux keeps it otherwise."""
-    gc.collect()
-    if sys.platform == "linux":
-        with suppress(OSError, AttributeError):  # another C library
-            ctypes.CDLL("libc.so.6").malloc_trim(0)
 
 
 def _config(hint: str, threads: int | None) -> dict[str, Any]:

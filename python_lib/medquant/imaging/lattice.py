@@ -5,11 +5,9 @@ from __future__ import annotations
 import itertools
 
 import numpy as np
-import SimpleITK as sitk
 from scipy import ndimage
 
 from medquant.errors import UserError
-from medquant.imaging.itk_file import image_of
 from medquant.imaging.volume import Volume
 
 _TOLERANCE = 0.05
@@ -88,6 +86,11 @@ def _copy_voxels(labels: np.ndarray, steps: np.ndarray, shape: tuple[int, int, i
 
 
 def _resample(labels: np.ndarray, affine: np.ndarray, volume: Volume) -> np.ndarray:
+    # Imported here: SimpleITK takes 90 MB, which a process that reads no file need not hold.
+    import SimpleITK as sitk
+
+    from medquant.imaging.itk_file import image_of
+
     source = image_of(labels, affine)
     moved = sitk.Resample(
         source,
