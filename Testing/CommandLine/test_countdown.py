@@ -67,7 +67,15 @@ def test_a_terminal_gets_whole_words_and_no_trailing_blank() -> None:
     Session(Console(file=stream, width=80, force_terminal=True, color_system=None, emoji=False)).say(text)
     lines = stream.getvalue().splitlines()
     assert path in lines and len(lines) == 3
-    assert all(line == line.rstrip() and (len(line) <= 80 or line == path) for line in lines)
+    assert all(line == line.strip() and (len(line) <= 80 or line == path) for line in lines)
+    for width in range(10, 60):  # wherever the blank falls
+        stream = io.StringIO()
+        console = Console(file=stream, width=width, force_terminal=True, color_system=None)
+        Session(console).say("\n  four words of [bold]one line[/bold]\n")
+        first, *lines, last = stream.getvalue().splitlines()
+        assert (first, last) == ("", "") and lines[0].startswith("  four")
+        assert " ".join(line.strip() for line in lines) == "four words of one line"
+        assert not any(line.startswith(" ") for line in lines[1:])
     stream = io.StringIO()
     Session(Console(file=stream, width=80, emoji=False)).say(text)
     assert stream.getvalue() == text + "\n", "a file gets one line"

@@ -56,7 +56,7 @@ def test_doctor_measures_and_shows_what_was_chosen(medquant, own_cache: Path) ->
     assert min(choice["seconds"].values()) > 0
 
 
-def test_doctor_measures_anew_and_shows_every_runtime(medquant) -> None:
+def test_doctor_measures_anew_and_shows_every_runtime(medquant, monkeypatch: pytest.MonkeyPatch) -> None:
     parts = load_model("embedded", device="cpu").parts()
     old = choosing.Choice("pytorch", "auto", "Chosen long ago.", {"pytorch auto": 1e9}, model="embedded")
     choosing._remember(choosing._key(parts, "auto", None), old)
@@ -68,6 +68,9 @@ def test_doctor_measures_anew_and_shows_every_runtime(medquant) -> None:
     for label, seconds in measured["seconds"].items():
         line = next(line for line in table.splitlines() if line.split()[:1] == [label.partition(" ")[0]])
         assert wording.seconds(seconds) in line and seconds < 1e9
+    assert "not remembered" not in told.stdout
+    monkeypatch.setattr(choosing, "BUSY", 0.0)
+    assert "not remembered" in medquant("doctor", "--measure").stdout
     assert [line.split()[0] for line in table.splitlines() if line.endswith(" chosen")] == [measured["runtime"]]
 
 

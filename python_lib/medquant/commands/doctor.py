@@ -81,6 +81,7 @@ def _show_measured(run: Session, measured: Choice) -> None:
     """A line for every runtime that ran, the fastest first, and for every one that did not."""
     from rich.table import Table
 
+    from medquant.deploy.choose import remembered_choices
     from medquant.evaluation import wording
 
     run.say(f"\nMeasured now, one slice through {strong(measured.model)}:")
@@ -94,6 +95,8 @@ def _show_measured(run: Session, measured: Choice) -> None:
         if label not in measured.seconds:
             table.add_row(escape(label), wording.NOTHING, escape(why))
     run.console.print(table)
+    if measured not in remembered_choices():
+        run.say("Other programs kept the machine busy, or memory was short: this is not remembered.")
 
 
 def _runtimes() -> list[dict[str, Any]]:

@@ -144,8 +144,9 @@ def _show(run: Session, found: Segmentation, took: _Seconds, target: Path, told:
         f"memory; {stages}{at_once}."
     )
     run.say(
-        f"With start {wording.seconds(took.start)}, reading {wording.seconds(took.read)} and writing "
-        f"{wording.seconds(took.write)} the command took {wording.seconds(took.whole)}."
+        f"With start (libraries, model, runtime) {wording.seconds(took.start)}, reading "
+        f"{wording.seconds(took.read)} and writing {wording.seconds(took.write)} the command took "
+        f"{wording.seconds(took.whole)}."
     )
     run.say(f"Masks: {told}")
     run.finish(

@@ -68,9 +68,10 @@ def _whole_words(text: Text, width: int) -> Iterator[Text]:
             paragraph.plain, width, break_long_words=False, break_on_hyphens=False, drop_whitespace=False,
             replace_whitespace=False, expand_tabs=False,
         )  # fmt: skip
-        for line in paragraph.divide(accumulate(len(piece) for piece in pieces[:-1])):
+        for number, line in enumerate(paragraph.divide(accumulate(len(piece) for piece in pieces[:-1]))):
             line.rstrip()
-            yield line
+            blanks = len(line.plain) - len(line.plain.lstrip())
+            yield line[blanks:] if number else line
 
 
 @contextmanager
