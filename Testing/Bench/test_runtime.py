@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
@@ -46,6 +47,42 @@ def test_inputs_are_the_same_in_every_process() -> None:
 def test_the_wish_to_stop_ends_the_process_under_way(tmp_path: Path) -> None:
     with pytest.raises(Cancelled):
         runtime.run(networks=["embedded-decoder"], runtimes=["pytorch"], folder=tmp_path, cancelled=lambda: True)
+
+
+def test_integers_are_quantized_compiled_and_compared(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(runtime, "CONTENDERS", (("pytorch", "fp32"), ("openvino", "int8")))
+    absent = tmp_path / "no-python-here"
+    fp32, int8, peer = runtime.run(networks=["embedded"], threads=1, folder=tmp_path, nncf_python=absent)
+    assert fp32["dsc_vs_fp32"] == 1.0 and not fp32["simulated"]
+    assert int8["dsc_vs_fp32"] >= 0.995 and not int8["simulated"]
+    assert int8["integer_layers"] == int8["quantized_layers"] > 20
+    assert int8["recipe"].startswith("W8") and "rtn" in int8["recipe"]
+    assert int8["quantize_seconds"] > 0 and int8["first_start_seconds"] > int8["start_seconds"]
+    assert peer["runtime"] == "nncf" and peer["seconds"] is None and "no-python-here" in peer["note"]
+
+
+@pytest.mark.heavy
+@pytest.mark.parametrize(("network", "least"), [("sam-vit-b", (7.5, 3.0)), ("nnunet", (6.5, 3.5))])
+def test_integers_keep_their_promises_at_full_size(network: str, least: tuple[float, float]) -> None:
+    """Run by name on an idle machine; with NNCF where `MEDQUANT_NNCF_PYTHON` names an interpreter that has it."""
+    python = os.environ.get("MEDQUANT_NNCF_PYTHON")
+    rows = runtime.run(networks=[network], nncf_python=None if python is None else Path(python))
+    found = {(row["runtime"], row["precision"]): row for row in rows}
+    int8 = found["openvino", "int8"]
+    assert int8["speedup_vs_pytorch_fp32"] >= least[0] and int8["speedup_vs_runtime_fp32"] >= least[1]
+    assert int8["peak_memory_mb"] <= 0.5 * found["pytorch", "fp32"]["peak_memory_mb"]
+    assert int8["start_seconds"] <= 2.0
+    if python is not None:
+        peer = found["nncf", "int8"]
+        assert int8["seconds"] <= 1.05 * peer["seconds"] and int8["dsc_vs_fp32"] >= peer["dsc_vs_fp32"]
+        assert int8["quantize_seconds"] <= peer["quantize_seconds"]
+
+
+@pytest.mark.heavy
+@pytest.mark.parametrize(("network", "most"), [("sam-vit-b-decoder", 0.08), ("embedded-decoder", 0.03)])
+def test_a_box_becomes_a_mask_at_once(network: str, most: float) -> None:
+    rows = runtime.run(networks=[network], runtimes=["openvino"])
+    assert min(row["seconds"] for row in rows if row["seconds"]) <= most
 
 
 @pytest.mark.heavy

@@ -156,7 +156,10 @@ class _Bench:
         environment = os.environ | {"OMP_NUM_THREADS": str(self.threads)}
         printed, errors = self.folder / "printed.txt", self.folder / "errors.txt"
         with printed.open("w") as out, errors.open("w") as err:
-            child = subprocess.Popen(command, stdout=out, stderr=err, env=environment)
+            try:
+                child = subprocess.Popen(command, stdout=out, stderr=err, env=environment)
+            except OSError as error:
+                raise UserError(f"{command[0]} cannot be started ({error.strerror}). Give another one.") from error
             try:
                 while child.poll() is None:
                     self.tracker.check()

@@ -80,11 +80,14 @@ def _runner(case: Case, job: dict[str, Any]) -> tuple[Callable[..., torch.Tensor
     """What is timed, its inputs, and what it says of itself."""
     if job["runtime"] == "nncf":
         return _file(case, job)
+    facts: dict[str, Any] = {}
     if job["precision"] == "int8":
         from medquant.artifact import load
 
         # The file describes models of SAM whole; of other networks it holds the tensors only.
-        model = load(job["quantized"], model=case.build() if case.part == "network" else None).model
+        quantized = load(job["quantized"], model=case.build() if case.part == "network" else None)
+        model, facts["recipe"] = quantized.model, quantized.recipe.describe()
+        del quantized
     else:
         model = case.build()
     if job["runtime"] == "pytorch" and job["precision"] != "int8":
@@ -96,7 +99,7 @@ def _runner(case: Case, job: dict[str, Any]) -> tuple[Callable[..., torch.Tensor
     session = RUNTIMES[job["runtime"]].compile(
         part, precision=job["precision"], threads=job["threads"], cache=Path(job["cache"])
     )
-    facts = {"simulated": session.simulated, "start_seconds": time.perf_counter() - began}
+    facts |= {"simulated": session.simulated, "start_seconds": time.perf_counter() - began}
     for name in ("integer_layers", "quantized_layers"):
         if hasattr(session, name):
             facts[name] = getattr(session, name)

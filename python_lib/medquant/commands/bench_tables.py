@@ -72,6 +72,8 @@ def print_runtimes(run: Session, rows: list[dict[str, Any]]) -> None:
         run.console.print(network, style="bold", markup=False, highlight=False)
         run.console.print(table)
         run.say(", ".join(f"{runtime} {version}" for runtime, version in versions.items()))
+        for recipe in dict.fromkeys(row["recipe"] for row in found if row.get("recipe")):
+            run.say(escape(f"The int8 model of medquant: {recipe}."))
         for row in found:
             if note := row.get("note") or ("simulated" if row["simulated"] else ""):
                 run.say(escape(f"{row['runtime']} {row['precision']}: {note}"))
