@@ -133,6 +133,10 @@ class StaticQuantizer(nn.Module):
             values = values.clamp(*self.ends)
         if self.lifted:
             values = values + self.lifted
+        return self.rounded(values)
+
+    def rounded(self, values: torch.Tensor) -> torch.Tensor:
+        """The levels nearest to values that lie where the grid does."""
         return torch.fake_quantize_per_tensor_affine(values, self.scale, self.zero, self.low, self.high)
 
 

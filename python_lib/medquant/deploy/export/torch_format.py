@@ -10,7 +10,7 @@ import torch
 
 from medquant.deploy.export.formats import PartFile, Run, Settings
 from medquant.deploy.export.opened import PackedLayer, packed_module
-from medquant.deploy.program import integer_program, rounds_inputs
+from medquant.deploy.program import StaticQuantizer, integer_program, rounds_inputs
 from medquant.errors import UserError
 from medquant.models.base import Model, Part
 from medquant.packing import STORED_BITS
@@ -37,7 +37,7 @@ class TorchFormat:
         if settings.storage == "int8":
             raise UserError("PyTorch's programs keep the codes packed. Leave --storage out, or use onnx or openvino.")
         integers = rounds_inputs(part.module)
-        module = integer_program(packed_module(part, integers=integers), integers=integers).eval()
+        module = _in_plain_arithmetic(integer_program(packed_module(part, integers=integers), integers=integers).eval())
         examples = tuple(tensor.cpu() for tensor in part.inputs.values())
         free = {key: dict.fromkeys(axes, torch.export.Dim.DYNAMIC) for key, axes in part.dynamic.items()}
         shapes = (tuple(free.get(key, {}) for key in part.inputs),)
@@ -68,6 +68,22 @@ class TorchFormat:
             return tuple(tensor.numpy() for tensor in (found if isinstance(found, (tuple, list)) else (found,)))
 
         return run
+
+
+class _PlainQuantizer(StaticQuantizer):
+    """The same numbers in plain arithmetic: torch's own fake quantization has no form for axes that vary."""
+
+    def rounded(self, values: torch.Tensor) -> torch.Tensor:
+        codes = ((values * self.steps).round() + self.zero).clamp(self.low, self.high)
+        return (codes - self.zero) * self.scale
+
+
+def _in_plain_arithmetic(module: torch.nn.Module) -> torch.nn.Module:
+    for part in module.modules():
+        if isinstance(part, StaticQuantizer):
+            part.__class__ = _PlainQuantizer
+            part.steps = float(1 / torch.tensor(part.scale))  # in float32, as torch does it
+    return module
 
 
 class _Positional(torch.nn.Module):
