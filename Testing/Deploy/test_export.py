@@ -16,15 +16,21 @@ from typing import Any
 
 import numpy as np
 import onnx
+import openvino
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from torch import nn
 
 from medquant.activation_settings import IntActivations
-from medquant.deploy.export.exporting import export
+from medquant.activations import ActivationQuantizer
+from medquant.deploy.export.exporting import Exported, export
 from medquant.deploy.export.folder import whole_folder
 from medquant.deploy.export.formats import PartFile
 from medquant.deploy.export.stored_weight import StoredWeight, stored_weight
+from medquant.deploy.export.torch_format import _in_plain_arithmetic
+from medquant.deploy.program import static_quantizer
 from medquant.errors import Cancelled, UserError
 from medquant.granularity import PerGroup
 from medquant.imaging.volume import Volume
@@ -125,6 +131,66 @@ def test_few_bits_are_few_bytes(format_name: str, bits: int, small_scan: Volume,
     assert more <= sizes[1] - sizes[0] <= more + 56 * 16 + 4096
 
 
+@given(st.integers(2, 8), st.booleans(), st.floats(0.001, 2), st.floats(0, 1), st.integers(0, 99))
+def test_plain_arithmetic_rounds_as_torch_does(
+    bits: int, symmetric: bool, scale: float, zero: float, seed: int
+) -> None:
+    levels = 2**bits - symmetric
+    zero = (levels - 1) // 2 if symmetric else round(zero * (levels - 1))
+    values = torch.randn(2000, generator=torch.Generator().manual_seed(seed)) * scale * levels / 2
+    values[:100] = (torch.arange(100) - 50.5) * scale  # midway between two levels
+    quantizer = ActivationQuantizer(bits, "tensor", symmetric=symmetric, channel_axis=1)
+    quantizer.scale, quantizer.zero = torch.tensor(scale), torch.tensor(zero, dtype=torch.int32)
+    exported = static_quantizer(quantizer)
+    expected = exported(values)
+    assert torch.equal(_in_plain_arithmetic(exported)(values), expected)
+
+
+@pytest.mark.parametrize("format_name", ["onnx", "openvino"])
+def test_fewer_bits_with_integer_activations(format_name: str, small_scan: Volume, tmp_path: Path) -> None:
+    """As int8, which card and result say, or packed: small, and the same."""
+    torch.manual_seed(0)
+    layers = [nn.Conv3d(1, 64, 1), nn.ReLU(), nn.Conv3d(64, 64, 3, padding=1), nn.ReLU(), nn.Conv3d(64, 2, 1)]
+    model = from_module(nn.Sequential(*layers), name="wide", roi_size=(4, 8, 8))
+    weights = IntWeights(2, zero_point="half")  # which int8 has exactly
+    recipe = Recipe(weights=weights, activations=IntActivations(), method="rtn", ends_bits=None, extra_bits=0)
+    quantized = quantize(model, small_scan, recipe=recipe)
+    wide = export(quantized, tmp_path / "wide", format_name)
+    packed = export(quantized, tmp_path / "packed", format_name, storage="packed")
+    count = 64 * 64 * 27
+    assert wide.bytes_on_disk > count > packed.bytes_on_disk * 2 > count / 2
+    assert any("2 bits are stored as int8" in note and "--storage packed" in note for note in wide.notes)
+    assert "2 bits are stored as int8" in (wide.folder / "README.md").read_text(encoding="utf-8")
+    assert not any("int8" in note for note in packed.notes)
+    assert all(one.relative <= one.bound for one in (*wide.differences, *packed.differences))
+    assert run_without_medquant(packed.folder / packed.script).returncode == 0
+
+
+@pytest.mark.parametrize("format_name", ["onnx", "openvino"])
+def test_seven_bits_cannot_overflow_anywhere(
+    format_name: str, integer_patchwise: QuantizedModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plain = export(integer_patchwise, tmp_path / "plain", format_name, any_processor=False)
+    assert any("without VNNI" in note for note in plain.notes) and largest_code(plain) > 64
+    monkeypatch.setattr("medquant.deploy.export.exporting.largest_code_here", lambda: 63)
+    made = export(integer_patchwise, tmp_path / "made", format_name)
+    assert any("7 bits" in note for note in made.notes) and 60 <= largest_code(made) <= 63
+    assert all(one.relative <= one.bound for one in made.differences)
+    assert "without VNNI" in (made.folder / "README.md").read_text(encoding="utf-8")
+
+
+def largest_code(made: Exported) -> int:
+    """The largest int8 constant of an export, in size."""
+    if made.format == "onnx":
+        tensors = onnx.load(made.folder / "network.onnx").graph.initializer
+        codes = [onnx.numpy_helper.to_array(one) for one in tensors if one.data_type == onnx.TensorProto.INT8]
+    else:
+        nodes = openvino.Core().read_model(made.folder / "network.xml").get_ops()
+        constants = (node for node in nodes if node.get_type_name() == "Constant")
+        codes = [one.data for one in constants if one.get_element_type().get_type_name() == "i8"]
+    return max(int(np.abs(one.astype(int)).max()) for one in codes if one.ndim > 1)
+
+
 def test_older_onnx_takes_more_bits_and_says_so(two_bits: QuantizedModel, tmp_path: Path) -> None:
     newest, older = (export(two_bits, tmp_path / str(opset), "onnx", opset=opset) for opset in (25, 21))
     assert newest.bytes_on_disk < older.bytes_on_disk
@@ -183,6 +249,7 @@ def test_tensorrt_gives_onnx_and_the_command(
         ({"opset": 12}, "opset of 17 to 25"),
         ({"format_name": "openvino", "opset": 21}, "belongs to the format onnx"),
         ({"storage": "int8"}, "Use --storage packed"),
+        ({"any_processor": True}, "Leave --any-processor out"),
     ],
 )
 def test_what_cannot_be_is_told(

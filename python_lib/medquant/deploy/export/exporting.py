@@ -13,16 +13,20 @@ import numpy as np
 from medquant.deploy.export.card import card_data, card_text
 from medquant.deploy.export.example import engine_outputs, with_example
 from medquant.deploy.export.folder import require_free, whole_folder, working_in
-from medquant.deploy.export.formats import Settings, Storage, format_named
+from medquant.deploy.export.formats import Format, Settings, Storage, format_named
+from medquant.deploy.export.int8_weights import within_seven_bits
 from medquant.deploy.export.script import script
 from medquant.deploy.export.verify import Difference, verify
-from medquant.errors import UserError
+from medquant.deploy.int8_codes import LARGEST_CODE, largest_code_here
+from medquant.deploy.program import integer_layers
+from medquant.errors import UserError, one_of
 from medquant.models.base import Model, Part, device_of
 from medquant.network_edit import structural_twin
 from medquant.progress import CancelCheck, Progress, ProgressCallback
 from medquant.quantized_model import QuantizedModel
 
 _LARGE = 1 << 20
+_INT8_FORMATS = ("onnx", "openvino", "tensorrt")
 
 
 @dataclass(frozen=True)
@@ -51,6 +55,7 @@ def export(
     *,
     storage: Storage = "auto",
     opset: int | None = None,
+    any_processor: bool | None = None,
     overwrite: bool = False,
     progress: ProgressCallback | None = None,
     cancelled: CancelCheck | None = None,
@@ -58,9 +63,11 @@ def export(
     """Write `model` to a new folder as "onnx", "openvino", "tensorrt", "torch" or "artifact", with a card and a script.
 
     `storage`: how weights lie in the file, "int8" (integer kernels), "packed" (as few bits as the format holds) or
-    "auto". `opset`: that of ONNX. Every part is run by the format's runtime and compared with the engine's own network
-    on an example; one that differs is refused. Raises `UserError` for that, an unknown format, a runtime that is not
-    installed, a folder that is not empty (unless `overwrite` and it holds an export), and a full disk.
+    "auto". `opset`: that of ONNX. `any_processor` rounds weights that are stored as int8 to 7 bits, whose sums cannot
+    overflow on x86 processors without VNNI; None does so where this processor is one. Every part is run by the format's
+    runtime and compared with the engine's own network on an example; one that differs is refused. Raises `UserError`
+    for that, an unknown format, a runtime that is not installed, a folder that is not empty (unless `overwrite` and it
+    holds an export), and a full disk.
     """
     report = Progress(progress, cancelled)
     form = format_named(format_name)
@@ -70,6 +77,7 @@ def export(
     if opset is not None and (form.name != "onnx" or not 17 <= opset <= 25):
         raise UserError("An opset of 17 to 25 belongs to the format onnx. Leave --opset out, or choose 21 for 4 bits.")
     target = require_free(Path(folder), overwrite=overwrite)
+    model, any_processor = _for_processors(model, form, storage, any_processor)
     adapter = model.model if isinstance(model, QuantizedModel) else model
     if device_of(adapter.network).type != "cpu":  # converters work on the processor
         adapter = adapter.with_network(structural_twin(adapter.network))
@@ -80,7 +88,7 @@ def export(
     parts = {name: form.reference(part) for name, part in parts.items()}
     parts = with_example(adapter, parts, report.span(0.0, 0.3))
     expected = _expected(parts, report)
-    settings = Settings(storage, opset)
+    settings = Settings(storage, opset, any_processor)
     with whole_folder(target, overwrite=overwrite) as made:
         files = {}
         for number, (name, part) in enumerate(parts.items()):
@@ -101,6 +109,26 @@ def export(
         report.check()
         written = _sizes(made)
     return Exported(target, form.name, written, sum(sizes.values()), differences, tuple(data["notes"]), runner)
+
+
+def _for_processors(
+    model: Model | QuantizedModel, form: Format, storage: Storage, any_processor: bool | None
+) -> tuple[Model | QuantizedModel, bool]:
+    """The model as its int8 weights are to be written, and whether they were rounded to 7 bits."""
+    able = (
+        isinstance(model, QuantizedModel)
+        and form.name in _INT8_FORMATS
+        and storage != "packed"
+        and bool(integer_layers(model.model.network))
+    )
+    if any_processor and not able:
+        raise UserError(
+            "Weights for any processor belong to models with 8-bit activations, stored as int8 in the formats "
+            f"{one_of(_INT8_FORMATS)}. Leave --any-processor out: nothing overflows in this export."
+        )
+    if any_processor is None:
+        any_processor = able and form.name != "tensorrt" and largest_code_here() < LARGEST_CODE
+    return (within_seven_bits(model), True) if any_processor else (model, False)
 
 
 def _expected(parts: Mapping[str, Part], report: Progress) -> dict[str, np.ndarray]:

@@ -33,10 +33,12 @@ FORMATS = tuple(_MODULES)
 @dataclass(frozen=True)
 class Settings:
     """How weights are stored: "int8" for integer kernels, "packed" in as few bits as the format holds; "auto": int8
-    where activations are integers too, else packed. `opset`: that of ONNX; None: the oldest that holds the weights."""
+    where activations are integers too, else packed. `opset`: that of ONNX; None: the oldest that holds the weights.
+    `any_processor`: int8 weights were rounded to 7 bits."""
 
     storage: Storage = "auto"
     opset: int | None = None
+    any_processor: bool = False
 
     def packs(self, part: Part) -> bool:
         """Whether a part's weights are stored packed. Raises `UserError` where int8 cannot be."""

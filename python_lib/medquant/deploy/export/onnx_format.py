@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from medquant.deploy.export.formats import PartFile, Run, Settings, stored_bits
+from medquant.deploy.export.int8_weights import notes_on_int8
 from medquant.deploy.export.opened import opened
 from medquant.deploy.export.stored_weight import StoredWeight, exact_half, packed_codes
 from medquant.deploy.onnx_program import LEAST_OPSET, onnx_model
@@ -55,7 +56,8 @@ class OnnxFormat:
             made = onnx_model(part, integers=rounds_inputs(part.module), opset=min(opset, _EXPORTED_OPSET))
             _declare(made, opset)
             quantized = any(isinstance(module, QuantizedLayer) for module in part.module.modules())
-            stored, notes = ("int8 with Q/DQ" if quantized else "floating point"), ()
+            stored = "int8 with Q/DQ" if quantized else "floating point"
+            notes = notes_on_int8(part, any_processor=settings.any_processor)
         halve(made)
         file = f"{name}.onnx"
         (folder / file).write_bytes(made.SerializeToString())

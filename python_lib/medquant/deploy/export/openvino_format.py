@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from medquant.deploy.export.formats import PartFile, Run, Settings, stored_bits
+from medquant.deploy.export.int8_weights import notes_on_int8
 from medquant.deploy.export.opened import opened
 from medquant.deploy.export.stored_weight import StoredWeight, exact_half, packed_codes
 from medquant.deploy.openvino_program import openvino_model
@@ -66,6 +67,7 @@ class OpenVinoFormat:
             made = openvino_model(part, integers=integers)
             quantized = any(isinstance(module, QuantizedLayer) for module in part.module.modules())
             stored = "int8 with FakeQuantize" if quantized else "floating point"
+            notes = notes_on_int8(part, any_processor=settings.any_processor)
         _halve(made)
         file = f"{name}.xml"
         try:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from medquant.activations import ActivationQuantizer
 from medquant.deploy.export.formats import PartFile, Run, Settings
+from medquant.deploy.export.int8_weights import notes_on_int8
 from medquant.deploy.export.onnx_format import OnnxFormat, halve
 from medquant.deploy.onnx_program import onnx_model
 from medquant.deploy.program import decoded_program, integer_layers, rounds_inputs
@@ -55,6 +56,8 @@ class TensorRtFormat:
         network = model.model if isinstance(model, QuantizedModel) else model
         if not integers and rounds_inputs(network.network):
             notes.append(f"The engine computes in half precision. {_NOT_AROUND_ZERO}")
+        if integers:
+            notes += notes_on_int8(part, any_processor=settings.any_processor, packs=False)
         made = onnx_model(part, integers=integers)
         halve(made)
         (folder / f"{name}.onnx").write_bytes(made.SerializeToString())
