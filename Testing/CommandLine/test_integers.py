@@ -29,10 +29,18 @@ def test_bits_of_activations_are_in_every_name(medquant, scan: Path, small_sam: 
 def test_an_export_tells_that_it_widens_weights(medquant, small_w4a8: Path) -> None:
     widened = medquant("export", small_w4a8, "--format", "openvino")
     assert widened.exit_code == 0, widened.output
-    assert "The 4-bit weights are stored in 8 bits" in widened.stdout and "--storage packed" in widened.stdout
+    assert "Weights of 4 bits are stored as int8" in widened.stdout and "--storage packed" in widened.stdout
     packed = medquant("export", small_w4a8, "--format", "openvino", "--storage", "packed", "--overwrite")
     assert packed.exit_code == 0, packed.output
     assert "--storage packed" not in packed.stdout
+
+
+def test_an_export_for_any_processor_has_weights_of_seven_bits(medquant, small_w4a8: Path) -> None:
+    rounded = medquant("export", small_w4a8, "--format", "openvino", "--any-processor")
+    assert rounded.exit_code == 0, rounded.output
+    assert "rounded once more, to 7 bits" in rounded.stdout
+    whole = medquant("export", small_w4a8, "--format", "openvino", "--no-any-processor", "--overwrite")
+    assert "--any-processor (7 bits)" in whole.stdout and "rounded once more" not in whole.stdout
 
 
 def test_a_few_layers_in_floating_point_are_counted_not_called_simulated(

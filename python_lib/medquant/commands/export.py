@@ -13,11 +13,7 @@ from medquant.commands.session import Session, output_folder, session, strong
 
 if TYPE_CHECKING:
     from medquant.deploy.export.exporting import Exported
-    from medquant.models.base import Model
-    from medquant.quantized_model import QuantizedModel
 
-WIDENING = ("onnx", "openvino")
-"""Formats that store weights for integer kernels in 8 bits."""
 EXAMPLES = o.examples(
     "medquant export medsam-w8.mq.safetensors --format openvino",
     "medquant export organs-w4.mq.safetensors --format onnx --output organs-onnx",
@@ -56,6 +52,14 @@ def export(
             "bits 25; an older one stores them in more bits.",
         ),
     ] = None,
+    any_processor: Annotated[
+        bool | None,
+        typer.Option(
+            "--any-processor/--no-any-processor",
+            help="Weights of 7 bits, whose sums cannot overflow on x86 processors without VNNI. (default: where this "
+            "processor is one)",
+        ),
+    ] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an earlier export there.")] = False,
     weights: o.Weights = None,
     option: o.ModelOptions = None,
@@ -82,24 +86,15 @@ def export(
                 format_name,
                 storage=storage,
                 opset=opset,
+                any_processor=any_processor,
                 overwrite=overwrite,
                 progress=progress,
                 cancelled=cancelled,
             )
-        _show(run, loaded.name, made, _widened(loaded, format_name) if storage == "auto" else None)
+        _show(run, loaded.name, made)
 
 
-def _widened(model: Model | QuantizedModel, format_name: str) -> int | None:
-    """The bits of weights that are stored in 8 unless asked otherwise; None where none are."""
-    from medquant.deploy.program import integer_layers
-
-    recipe = getattr(model, "recipe", None)
-    if recipe is None or format_name not in WIDENING or not integer_layers(model.model.network):
-        return None
-    return recipe.weights.bits if recipe.weights.bits < 8 else None
-
-
-def _show(run: Session, name: str, made: Exported, widened: int | None) -> None:
+def _show(run: Session, name: str, made: Exported) -> None:
     from medquant.evaluation import wording
 
     for one in made.differences:
@@ -110,11 +105,6 @@ def _show(run: Session, name: str, made: Exported, widened: int | None) -> None:
         )
     for note in made.notes:
         run.say(escape(note))
-    if widened is not None:
-        run.say(
-            f"The {widened}-bit weights are stored in 8 bits, as integer kernels take them. --storage packed keeps "
-            f"{widened} bits: smaller, but mostly computed in floating point."
-        )
     run.say(f"{escape(name)} as {made.format}, {wording.size(made.bytes_on_disk)}: {strong(made.folder)}")
     run.say(f"Try it: python {strong(made.folder / made.script)}")
     run.finish({"model": name, **made.to_dict()})
