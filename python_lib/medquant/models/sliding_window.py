@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import itertools
+from collections.abc import Callable
 
 import torch
 
+from medquant.memory import lacks_memory
 from medquant.models.base import Model, device_of
 from medquant.network_edit import stoppable
 from medquant.progress import Progress
+
+MULTIPLE = 32
+"""Windows that are made smaller keep sizes that a network can halve five times, as the usual ones do."""
 
 
 def sliding_window_logits(
@@ -16,8 +21,48 @@ def sliding_window_logits(
 ) -> torch.Tensor:
     """Logits (classes, *spatial), float32 on the CPU, of `data` (channels, *spatial), by the model's part "network".
 
-    MONAI's sliding window with Gaussian weights; the windows overlap by the part `overlap` of their size.
+    MONAI's sliding window with Gaussian weights; the windows overlap by the part `overlap` of their size. Where the
+    memory does not suffice for a window, smaller ones are tried by PyTorch, which see less around each voxel; networks
+    of one size only do not take them. Raises `MemoryError` where none is left.
     """
+
+    def by_session(patch: torch.Tensor) -> torch.Tensor:
+        return model.compute("network", patch)
+
+    def by_pytorch(patch: torch.Tensor) -> torch.Tensor:
+        return model.parts()["network"].module(patch)
+
+    try:
+        return _logits(by_session, model, data, roi_size, overlap, progress)
+    except (MemoryError, RuntimeError) as error:
+        if not lacks_memory(error):
+            raise
+    while (roi_size := smaller_window(roi_size)) is not None:
+        size = " x ".join(map(str, roi_size))
+        progress.report(0.0, f"The memory does not suffice; trying windows of {size} voxels")
+        try:
+            return _logits(by_pytorch, model, data, roi_size, overlap, progress)
+        except (MemoryError, RuntimeError) as error:
+            if not lacks_memory(error):  # a network of one size only
+                break
+    raise MemoryError("running the model")
+
+
+def smaller_window(roi_size: tuple[int, ...]) -> tuple[int, ...] | None:
+    """Half the length along the longest axis, in whole `MULTIPLE`s; None where no axis can be shorter."""
+    longest = max(range(len(roi_size)), key=roi_size.__getitem__)
+    length = roi_size[longest] // (2 * MULTIPLE) * MULTIPLE
+    return (*roi_size[:longest], length, *roi_size[longest + 1 :]) if length else None
+
+
+def _logits(
+    compute: Callable[[torch.Tensor], torch.Tensor],
+    model: Model,
+    data: torch.Tensor,
+    roi_size: tuple[int, ...],
+    overlap: float,
+    progress: Progress,
+) -> torch.Tensor:
     # Imported here: MONAI takes 270 MB, which a process without a sliding window need not hold.
     from monai.data.utils import dense_patch_slices
     from monai.inferers import sliding_window_inference
@@ -30,7 +75,7 @@ def sliding_window_logits(
     def run(patch: torch.Tensor) -> torch.Tensor:
         done = next(seen)
         progress.report(done / max(total, done + 1), f"Patch {done + 1} of {total}")
-        return model.compute("network", patch.to(device)).float().to(device)
+        return compute(patch.to(device)).float().to(device)
 
     settings = {"overlap": overlap, "mode": "gaussian", "sw_device": device, "device": torch.device("cpu")}
     with stoppable(model.network, progress.check):
