@@ -30,7 +30,7 @@ from medquant.quantize import quantize
 from medquant.quantized_model import QuantizedModel
 from medquant.recipe import CalibrationSettings, IntWeights, Recipe
 
-INSTALLED = [name for name, runtime in RUNTIMES.items() if runtime.version() is not None]
+INSTALLED = [name for name in RUNTIMES if RUNTIMES[name].version() is not None and name != "pytorch-compiled"]
 ON_INTEGERS = [name for name in INSTALLED if name != "pytorch"]
 
 
@@ -106,6 +106,27 @@ def test_floating_point_leaves_inputs_unrounded(name: str, unet: QuantizedModel,
     plain = PyTorch().compile(part_of(network, image), precision="fp32")(image)
     assert relative(session(image), plain) < 1e-4
     assert not session.simulated
+
+
+def test_compiled_pytorch_computes_the_same(unet: QuantizedModel, image: torch.Tensor) -> None:
+    runtime = RUNTIMES["pytorch-compiled"]
+    if runtime.version() is None:
+        pytest.skip("this machine has no C++ compiler")
+    part = part_of(unet.model.network, image)
+    session = runtime.compile(part, precision="fp32", threads=1)
+    assert (session.runtime, session.simulated) == ("pytorch-compiled", False)
+    assert relative(session(image), PyTorch().compile(part, precision="fp32")(image)) < 1e-4
+
+
+def test_without_a_compiler_pytorch_is_not_compiled(
+    monkeypatch: pytest.MonkeyPatch, unet: QuantizedModel, image: torch.Tensor
+) -> None:
+    monkeypatch.setenv("PATH", "")
+    monkeypatch.delenv("CXX", raising=False)
+    runtime = RUNTIMES["pytorch-compiled"]
+    assert runtime.version() is None
+    with pytest.raises(UserError, match="C\\+\\+ compiler"):
+        runtime.compile(part_of(unet.model.network, image), precision="fp32")
 
 
 def test_openvino_runs_every_layer_on_integers(unet: QuantizedModel, image: torch.Tensor) -> None:
@@ -317,7 +338,7 @@ def test_runtimes_that_are_not_installed_say_how_to_get_them(
     monkeypatch.setattr(metadata, "version", missing)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     for name, runtime in RUNTIMES.items():
-        if name == "pytorch":
+        if name.startswith("pytorch"):
             continue
         assert (runtime.version(), runtime.devices(), runtime.precisions()) == (None, [], ())
         with pytest.raises(UserError, match="pip install"):

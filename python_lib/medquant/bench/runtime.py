@@ -33,6 +33,8 @@ from medquant.progress import CancelCheck, Progress, ProgressCallback
 CONTENDERS = (
     ("pytorch", "fp32"),
     ("pytorch", "bf16"),
+    ("pytorch-compiled", "fp32"),
+    ("pytorch-compiled", "bf16"),
     ("openvino", "fp32"),
     ("openvino", "bf16"),
     ("openvino", "int8"),
@@ -121,7 +123,7 @@ class _Bench:
             job["quantized"] = str(target)
             if not target.is_file():
                 facts["quantize_seconds"] = self._step({**job, "step": "quantize"})["seconds"]
-        if runtime != "pytorch":  # compiles; the second start finds it in the cache
+        if not runtime.startswith("pytorch"):  # compiles; the second start finds it in the cache
             facts["first_start_seconds"] = self._step({**job, "prepare": True})["start_seconds"]
         return facts | self._step(job)
 

@@ -90,7 +90,7 @@ def _runner(case: Case, job: dict[str, Any]) -> tuple[Callable[..., torch.Tensor
         del quantized
     else:
         model = case.build()
-    if job["runtime"] == "pytorch" and job["precision"] != "int8":
+    if job["runtime"].startswith("pytorch") and job["precision"] != "int8":
         _own_attention(model.network)
     part = case.piece(model)
     from medquant.deploy.runtime import RUNTIMES

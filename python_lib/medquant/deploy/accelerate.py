@@ -32,7 +32,8 @@ def accelerate(
 ) -> M:
     """A twin of `model` whose parts `runtime` executes; the model itself stays as it is.
 
-    `runtime`: "auto" (measured on this machine and remembered), "pytorch", "openvino", "onnxruntime" or "tensorrt".
+    `runtime`: "auto" (measured on this machine and remembered), "pytorch", "openvino", "onnxruntime", "tensorrt", or
+    "pytorch-compiled", which "auto" never takes: it compiles for up to minutes in every process.
     `precision`: "auto" (integers where the activations are quantized, else FP32), "fp32", "bf16", "fp16" or "int8".
     A part that the runtime cannot do stays with PyTorch, and the twin's `why` says so. Raises `UserError` for a runtime
     that is not installed or lacks the precision, a model without quantized activations asked for "int8", and inputs of
@@ -86,7 +87,7 @@ def _require(runtime: str, precision: str, device: str) -> None:
     if runtime == "tensorrt" and not torch.cuda.is_available():
         raise UserError("tensorrt needs an NVIDIA GPU, and PyTorch finds none here. Use --runtime auto.")
     if known.version() is None:
-        raise UserError(f"{runtime} is not installed. {install_hint(runtime)}, or use --runtime auto.")
+        raise UserError(f"{runtime} is not available here. {install_hint(runtime)}, or use --runtime auto.")
     if precision != "auto" and precision not in known.precisions(device):
         able = one_of(known.precisions(device))
         raise UserError(f"{runtime} does not compute in {precision} on this machine. Choose {able}.")
@@ -94,6 +95,8 @@ def _require(runtime: str, precision: str, device: str) -> None:
 
 def install_hint(runtime: str) -> str:
     """How a runtime is installed."""
+    if runtime == "pytorch-compiled":
+        return "It needs a C++ compiler: g++, clang, or Visual Studio's cl"
     return f"Install it with: pip install {'torch' if runtime == 'pytorch' else runtime}"
 
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import itertools
+import os
+import shutil
 import threading
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +22,7 @@ if TYPE_CHECKING:
 
 _BF16 = ("avx512_bf16", "amx_bf16", "bf16")
 """Names of `torch.cpu.get_capabilities` that mean instructions for bf16."""
+_LOWER = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 @dataclass(frozen=True)
@@ -27,15 +30,19 @@ class PyTorch:
     """Runs parts by PyTorch, where their tensors lie: on the processor, or on the GPU that the model was loaded to.
 
     `fused`: let `torch.compile` fuse operations. It takes a C++ compiler and up to minutes for every process, so it is
-    for those who serve many scans; a compiler that does not work is not noticed by the caller.
+    for those who serve many scans, and never chosen by itself.
     """
 
     fused: bool = False
-    name: str = "pytorch"
+
+    @property
+    def name(self) -> str:
+        """ "pytorch" or "pytorch-compiled"."""
+        return "pytorch-compiled" if self.fused else "pytorch"
 
     def version(self) -> str | None:
-        """PyTorch's version."""
-        return torch.__version__
+        """PyTorch's version; None where a compiler is needed and there is none."""
+        return torch.__version__ if not self.fused or _compiler() else None
 
     def devices(self) -> list[str]:
         """ "cuda" or "mps" where they are, then "cpu"."""
@@ -43,8 +50,11 @@ class PyTorch:
         return [name for name, here in found if here]
 
     def precisions(self, device: str | None = None) -> tuple[str, ...]:
-        """ "int8" is simulated."""
-        device = device or self.devices()[0]
+        """ "int8" is simulated, and not worth compiling."""
+        known = self._precisions_on(device or self.devices()[0])
+        return tuple(name for name in known if name != "int8") if self.fused else known
+
+    def _precisions_on(self, device: str) -> tuple[str, ...]:
         if device == "cuda":
             bf16 = ("bf16",) if torch.cuda.is_bf16_supported() else ()
             return ("fp32", *bf16, "fp16", "int8")
@@ -58,6 +68,8 @@ class PyTorch:
         """Decode the weights and keep them. `threads` holds for the whole process; nothing is cached."""
         tensors = itertools.chain(part.module.parameters(), part.module.buffers())
         device = next((tensor.device.type for tensor in tensors), "cpu")
+        if self.version() is None:
+            raise UserError("torch.compile needs a C++ compiler, and none was found. Use --runtime pytorch.")
         known = self.precisions(device)
         if precision not in known:
             raise UserError(f"PyTorch does not compute in {precision} on {device}. Choose one of {', '.join(known)}.")
@@ -67,19 +79,19 @@ class PyTorch:
         module = decoded_program(part.module, integers=integers).to(device).eval()
         if self.fused:
             examples = tuple(tensor.to(device) for tensor in part.inputs.values())
-            module = _fused(module, examples) or module
-        return PyTorchSession(module, precision, device, simulated=integers)
+            module = _fused(module, examples, precision)
+        return PyTorchSession(module, precision, device, simulated=integers, runtime=self.name)
 
 
 class PyTorchSession:
     """A module run by PyTorch."""
 
-    runtime = "pytorch"
-
-    def __init__(self, module: nn.Module, precision: str, device: str, *, simulated: bool) -> None:
-        self.precision, self.device, self.simulated = precision, device, simulated
+    def __init__(
+        self, module: nn.Module, precision: str, device: str, *, simulated: bool, runtime: str = "pytorch"
+    ) -> None:
+        self.runtime, self.precision, self.device, self.simulated = runtime, precision, device, simulated
         self._module = module
-        self._lower = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(precision)
+        self._lower = _LOWER.get(precision)
         self._lock = threading.Lock()
 
     def __call__(self, *inputs: torch.Tensor) -> torch.Tensor | tuple[torch.Tensor, ...]:
@@ -103,12 +115,22 @@ def _processor_has_bf16() -> bool:
     return any(able.get(name) is True for name in _BF16)
 
 
-def _fused(module: nn.Module, examples: tuple[torch.Tensor, ...]) -> nn.Module | None:
-    """The module compiled; None where no compiler works."""
+def _compiler() -> str | None:
+    """The C++ compiler that `torch.compile` would find."""
+    names = [os.environ.get("CXX", ""), "c++", "g++", "clang++", "cl"]
+    return next((found for name in names if name and (found := shutil.which(name))), None)
+
+
+def _fused(module: nn.Module, examples: tuple[torch.Tensor, ...], precision: str) -> nn.Module:
+    """The module compiled for inputs like the examples."""
+    device, lower = examples[0].device.type, _LOWER.get(precision)
     try:
         compiled = torch.compile(module)
-        with torch.inference_mode():
+        with torch.inference_mode(), torch.autocast(device, lower, enabled=lower is not None):
             compiled(*examples)
-    except Exception:  # the compiler's own errors, of every kind
-        return None
+    except Exception as error:  # the compiler's own errors, of every kind
+        if lacks_memory(error):
+            raise MemoryError("compiling") from error
+        reason = next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
+        raise UserError(f"torch.compile cannot compile this model ({reason}). Use --runtime pytorch.") from error
     return compiled

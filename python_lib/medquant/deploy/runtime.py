@@ -59,7 +59,9 @@ def _runtimes() -> dict[str, Runtime]:
     from medquant.deploy.pytorch_runtime import PyTorch
     from medquant.deploy.tensorrt_runtime import TensorRT
 
-    return {runtime.name: runtime for runtime in (PyTorch(), OpenVino(), OnnxRuntime(), TensorRT())}
+    return {
+        runtime.name: runtime for runtime in (PyTorch(), OpenVino(), OnnxRuntime(), TensorRT(), PyTorch(fused=True))
+    }
 
 
 RUNTIMES: dict[str, Runtime] = _runtimes()
