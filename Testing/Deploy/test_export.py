@@ -191,6 +191,29 @@ def largest_code(made: Exported) -> int:
     return max(int(np.abs(one.astype(int)).max()) for one in codes if one.ndim > 1)
 
 
+class Placed(nn.Module):
+    """A convolution, a large table of positions, and a convolution."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.first, self.last = nn.Conv3d(1, 64, 1), nn.Conv3d(64, 2, 1)
+        self.places = nn.Parameter(torch.randn(1, 64, 4, 16, 16))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.last(self.first(x).relu() + self.places)
+
+
+@pytest.mark.parametrize("format_name", ["onnx", "openvino", "torch"])
+def test_large_tables_are_stored_in_half_precision(format_name: str, small_scan: Volume, tmp_path: Path) -> None:
+    model = from_module(Placed(), name="placed", roi_size=(4, 16, 16))
+    quantized = quantize(model, small_scan, recipe=Recipe(weights=IntWeights(4), method="rtn"))
+    places = quantized.model.network.places
+    made = export(quantized, tmp_path / "made", format_name)
+    assert 2 * places.numel() < made.bytes_on_disk < 3.5 * places.numel()
+    assert quantized.model.network.places is places and places.dtype == torch.float32
+
+
 def test_older_onnx_takes_more_bits_and_says_so(two_bits: QuantizedModel, tmp_path: Path) -> None:
     newest, older = (export(two_bits, tmp_path / str(opset), "onnx", opset=opset) for opset in (25, 21))
     assert newest.bytes_on_disk < older.bytes_on_disk

@@ -7,9 +7,11 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from torch.nn.utils.parametrize import register_parametrization
 
 from medquant.deploy.export.formats import PartFile, Run, Settings
 from medquant.deploy.export.opened import PackedLayer, packed_module
+from medquant.deploy.export.stored_weight import exact_half
 from medquant.deploy.program import StaticQuantizer, integer_program, rounds_inputs
 from medquant.errors import UserError
 from medquant.models.base import Model, Part
@@ -38,6 +40,7 @@ class TorchFormat:
             raise UserError("PyTorch's programs keep the codes packed. Leave --storage out, or use onnx or openvino.")
         integers = rounds_inputs(part.module)
         module = _in_plain_arithmetic(integer_program(packed_module(part, integers=integers), integers=integers).eval())
+        _halve(module)
         examples = tuple(tensor.cpu() for tensor in part.inputs.values())
         free = {key: dict.fromkeys(axes, torch.export.Dim.DYNAMIC) for key, axes in part.dynamic.items()}
         shapes = (tuple(free.get(key, {}) for key in part.inputs),)
@@ -84,6 +87,23 @@ def _in_plain_arithmetic(module: torch.nn.Module) -> torch.nn.Module:
             part.__class__ = _PlainQuantizer
             part.steps = float(1 / torch.tensor(part.scale))  # in float32, as torch does it
     return module
+
+
+class _Whole(torch.nn.Module):
+    """A tensor that is stored in half precision."""
+
+    def forward(self, half: torch.Tensor) -> torch.Tensor:
+        return half.float()
+
+
+def _halve(module: torch.nn.Module) -> None:
+    """Store large tensors in half precision where that loses nothing, as the quantized model's file does."""
+    for owner in list(module.modules()):
+        for key, tensor in [*owner.named_parameters(recurse=False), *owner.named_buffers(recurse=False)]:
+            if tensor.dtype == torch.float32 and exact_half(tensor.detach().numpy()) is not None:
+                delattr(owner, key)
+                owner.register_buffer(key, tensor.detach().half())
+                register_parametrization(owner, key, _Whole(), unsafe=True)
 
 
 class _Positional(torch.nn.Module):
