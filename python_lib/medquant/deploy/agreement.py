@@ -12,8 +12,10 @@ from medquant.deploy.program import rounds_inputs
 if TYPE_CHECKING:
     from medquant.deploy.runtime import Session
 
-EXACT = 2e-3
-"""Bound of the relative difference where both compute in FP32: the order of sums differs, nothing else."""
+EXACT = 0.01
+"""Bound of the relative difference where both compute in FP32: the order of sums differs, nothing else. Means and
+variances of instance norms differ most: an nnU-Net's output by 0.002 (onnxruntime) and 0.003 (OpenVINO) with patches of
+96^3 voxels, by a quarter and less of that with 64^3."""
 ROUNDED = 0.05
 """Bound where inputs are rounded to integers: a sum that differs in its last bit may round to the next integer."""
 SHORT = {"bf16": 0.1, "fp16": 0.05}
