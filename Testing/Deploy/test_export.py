@@ -262,6 +262,7 @@ def test_tensorrt_gives_onnx_and_the_command(
     made = export(quantize(patchwise, small_scan, recipe=recipe), tmp_path / "int8", "tensorrt")
     command = (made.folder / "build_engines.sh").read_text()
     assert command.startswith("trtexec --onnx=network.onnx --saveEngine=network.engine --fp16 --int8")
+    assert not any("VNNI" in note for note in made.notes)  # a GPU is not concerned
 
 
 @pytest.mark.parametrize(

@@ -127,7 +127,7 @@ def _for_processors(
             f"{one_of(_INT8_FORMATS)}. Leave --any-processor out: nothing overflows in this export."
         )
     if any_processor is None:
-        any_processor = able and form.name != "tensorrt" and largest_code_here() < LARGEST_CODE
+        any_processor = able and largest_code_here() < LARGEST_CODE
     return (within_seven_bits(model), True) if any_processor else (model, False)
 
 

@@ -26,16 +26,16 @@ _WITHIN = (
 )
 
 
-def notes_on_int8(part: Part, *, any_processor: bool, packs: bool = True) -> tuple[str, ...]:
-    """What the user of a file with int8 weights is to know. `packs`: whether the format could keep fewer bits."""
+def notes_on_int8(part: Part, *, any_processor: bool, for_gpu: bool = False) -> tuple[str, ...]:
+    """What users of a file with int8 weights are to know. `for_gpu`: nothing overflows there, and nothing is packed."""
     layers = [layer for layer in part.module.modules() if isinstance(layer, QuantizedLayer) and runs_on_integers(layer)]
     if not layers:
         return ()
-    notes = [_WITHIN if any_processor else _OVERFLOW]
+    notes = [_WITHIN] if any_processor else [] if for_gpu else [_OVERFLOW]
     fewer = sorted({layer.bits for layer in layers if layer.bits <= 4})
     if fewer:
         listing = " and ".join(str(bits) for bits in fewer)
-        smaller = " --storage packed keeps them small; most programs then compute in floating point." if packs else ""
+        smaller = "" if for_gpu else " --storage packed keeps them small; most programs then compute in floating point."
         notes.append(
             f"Weights of {listing} bits are stored as int8, a byte each, as integer kernels take them: the file is as "
             f"large as that of an 8-bit model.{smaller}"

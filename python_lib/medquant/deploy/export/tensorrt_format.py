@@ -57,7 +57,7 @@ class TensorRtFormat:
         if not integers and rounds_inputs(network.network):
             notes.append(f"The engine computes in half precision. {_NOT_AROUND_ZERO}")
         if integers:
-            notes += notes_on_int8(part, any_processor=settings.any_processor, packs=False)
+            notes += notes_on_int8(part, any_processor=settings.any_processor, for_gpu=True)
         made = onnx_model(part, integers=integers)
         halve(made)
         (folder / f"{name}.onnx").write_bytes(made.SerializeToString())
