@@ -14,12 +14,13 @@ from torch import nn
 from medquant.activation_settings import IntActivations
 from medquant.deploy import choose as choosing
 from medquant.deploy.choose import choices_folder, choose, forget_choice
+from medquant.deploy.program import decoded_program
 from medquant.deploy.runtime import RUNTIMES
 from medquant.errors import Cancelled, UserError
 from medquant.granularity import PerVoxel
 from medquant.imaging.volume import Volume
 from medquant.models.base import Part
-from medquant.models.torch_program import TorchModel
+from medquant.models.torch_program import TorchModel, from_module
 from medquant.progress import Progress
 from medquant.quantize import quantize
 from medquant.quantized_model import QuantizedModel
@@ -49,7 +50,8 @@ class Session:
     def __init__(self, runtime: str, precision: str, seconds: float, part: Part, wrong: float) -> None:
         self.runtime, self.precision, self.seconds = runtime, precision, seconds
         with torch.inference_mode():
-            self.output = part.module(*part.inputs.values()) * wrong
+            module = part.module if precision == "int8" else decoded_program(part.module, integers=False)
+            self.output = module(*part.inputs.values()) * wrong
 
     def __call__(self, *inputs: torch.Tensor) -> torch.Tensor:
         time.sleep(self.seconds)
@@ -159,12 +161,37 @@ def test_what_was_measured_once_is_remembered(runtimes, own_cache: Path) -> None
     assert made["openvino"].compiled == 2
 
 
-def test_what_was_measured_beside_other_programs_is_measured_again(runtimes, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_was_measured_beside_other_programs_holds_for_an_hour(runtimes, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(choosing, "BUSY", 0.0)
     made = runtimes(openvino={"fp32": FAST})
-    assert "measured again next time" in choose(parts())[0].reason
+    assert "beside other programs, so it is measured again in an hour" in choose(parts())[0].reason
     choose(parts())
-    assert made["openvino"].compiled == 2 and not choices_folder().exists()
+    assert made["openvino"].compiled == 1
+    hour = time.time() + choosing.DOUBTED_SECONDS
+    monkeypatch.setattr(time, "time", lambda: hour + 1)
+    choose(parts())
+    assert made["openvino"].compiled == 2
+
+
+def test_what_was_measured_with_little_memory_holds_for_an_hour(runtimes, monkeypatch: pytest.MonkeyPatch) -> None:
+    made = runtimes(openvino={"fp32": FAST})
+    monkeypatch.setattr(made["openvino"], "compile", lambda *_, **__: (_ for _ in ()).throw(MemoryError("compiling")))
+    choice, _ = choose(parts())
+    assert choice.runtime == "pytorch" and "with little memory left" in choice.reason and choice.until is not None
+
+
+def test_where_nothing_is_rounded_the_network_without_rounding_is_the_measure(small_scan: Volume) -> None:
+    """With 4 bits the rounded network is far from the other; either is right in its precision."""
+    network = nn.Sequential(nn.Conv3d(1, 8, 3, padding=1), nn.ReLU(), nn.Conv3d(8, 3, 3, padding=1))
+    model = from_module(network, name="n", roi_size=(16, 16, 16))
+    recipe = Recipe(activations=IntActivations(2, dither=False), method="rtn")
+    found = quantize(model, small_scan, recipe=recipe).model.parts()
+    for precision in ("fp32", "bf16"):
+        if precision in RUNTIMES["openvino"].precisions():
+            choice, _ = choose(found, precision)
+            assert choice.precision == precision and "openvino" in " ".join(choice.seconds)
+    choice, _ = choose(found, "int8")
+    assert {"pytorch int8", "openvino int8"} <= set(choice.seconds), choice.refused
 
 
 def test_the_choice_names_the_model(runtimes) -> None:

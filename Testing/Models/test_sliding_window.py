@@ -49,6 +49,7 @@ def test_smaller_windows_find_the_same(scan: Volume) -> None:
     assert np.array_equal(found.labels, scan.array > 0)
     assert network.seen[0] == (32, 64, 64) and network.seen[-1] == (32, 32, 32)
     assert any("trying windows of 32 x 32 x 32" in text for text in said)
+    assert "windows of 32 x 32 x 32" in found.execution.reason and found.execution.runtime == "pytorch"
 
 
 @pytest.mark.parametrize("fixed", [False, True])

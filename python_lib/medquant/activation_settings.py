@@ -47,7 +47,7 @@ class IntActivations:
 
     def __post_init__(self) -> None:
         if not isinstance(self.bits, int) or not 2 <= self.bits <= 8:
-            raise UserError(f"Activations can have 2 to 8 bits, not {self.bits}. Choose 8, which integer kernels take.")
+            raise UserError(f"Activations can have 2 to 8 bits, not {self.bits}. Choose 8, or 4.")
         if self.mode not in ("static", "dynamic"):
             raise UserError(f"Unknown mode {self.mode!r} of activations. Choose static or dynamic.")
         if self.observer not in OBSERVERS:

@@ -41,12 +41,18 @@ def segment(
         began = time.perf_counter()
         result = adapter.segment(volume, prompt, Progress(progress, cancelled))
         seconds = time.perf_counter() - began
+    execution = execution_of(model)
+    if result.fallback:
+        simulated = None if execution.simulated is None else True
+        execution = replace(
+            execution, runtime="pytorch", simulated=simulated, reason=result.fallback, layers=None, floating_layers=None
+        )
     return replace(
         result,
         seconds=seconds,
         peak_memory_mb=memory.peak_mb,
         model_name=model.name,
-        execution=execution_of(model),
+        execution=execution,
     )
 
 

@@ -61,6 +61,8 @@ class Segmentation:
     stages: dict[str, float] = field(default_factory=dict)
     execution: Execution | None = None
     """None where the labels were not computed but read."""
+    fallback: str = ""
+    """What was computed otherwise than asked for, by PyTorch and with smaller patches, and why; empty: nothing."""
 
     def __post_init__(self) -> None:
         if self.labels.shape != self.volume.shape:

@@ -105,7 +105,10 @@ def runtime(
     ] = None,
     runtimes: Annotated[
         list[str] | None,
-        typer.Option("--runtime", help="pytorch, openvino, onnxruntime or tensorrt. Repeatable; the first two if not."),
+        typer.Option(
+            "--runtime",
+            help="pytorch, openvino, onnxruntime, tensorrt or pytorch-compiled. Repeatable; the first two if not.",
+        ),
     ] = None,
     threads: Annotated[int, typer.Option(min=1, help="Threads of every runtime.")] = 2,
     nncf_python: Annotated[

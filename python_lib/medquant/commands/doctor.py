@@ -95,8 +95,10 @@ def _show_measured(run: Session, measured: Choice) -> None:
         if label not in measured.seconds:
             table.add_row(escape(label), wording.NOTHING, escape(why))
     run.console.print(table)
-    if measured not in remembered_choices():
-        run.say("Other programs kept the machine busy, or memory was short: this is not remembered.")
+    if measured.until is not None:
+        run.say("Other programs kept the machine busy, or memory was short: it is measured again in an hour.")
+    elif measured not in remembered_choices():
+        run.say("The cache cannot be written, so this is not remembered.")
 
 
 def _runtimes() -> list[dict[str, Any]]:

@@ -59,7 +59,7 @@ Runtime = Annotated[
     str,
     typer.Option(
         metavar="NAME",
-        help="What computes: auto (measured here), pytorch, openvino, onnxruntime or tensorrt.",
+        help="What computes: auto (measured here), pytorch, openvino, onnxruntime, tensorrt or pytorch-compiled.",
         rich_help_panel=MODEL,
     ),
 ]

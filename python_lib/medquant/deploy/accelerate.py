@@ -87,7 +87,7 @@ def _require(runtime: str, precision: str, device: str) -> None:
     if runtime == "tensorrt" and not torch.cuda.is_available():
         raise UserError("tensorrt needs an NVIDIA GPU, and PyTorch finds none here. Use --runtime auto.")
     if known.version() is None:
-        raise UserError(f"{runtime} is not available here. {install_hint(runtime)}, or use --runtime auto.")
+        raise UserError(f"{runtime} is not installed. {install_hint(runtime)}, or use --runtime auto.")
     if precision != "auto" and precision not in known.precisions(device):
         able = one_of(known.precisions(device))
         raise UserError(f"{runtime} does not compute in {precision} on this machine. Choose {able}.")
@@ -96,7 +96,7 @@ def _require(runtime: str, precision: str, device: str) -> None:
 def install_hint(runtime: str) -> str:
     """How a runtime is installed."""
     if runtime == "pytorch-compiled":
-        return "It needs a C++ compiler: g++, clang, or Visual Studio's cl"
+        return "It takes a C++ compiler (g++, clang, or Visual Studio's cl)"
     return f"Install it with: pip install {'torch' if runtime == 'pytorch' else runtime}"
 
 

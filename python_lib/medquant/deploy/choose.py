@@ -23,7 +23,7 @@ from medquant.deploy.cache import cache_folder
 from medquant.deploy.compiling import Pass, compile_parts, measured_pass, spoken
 from medquant.deploy.load import LoadOfOthers
 from medquant.deploy.machine import Machine
-from medquant.deploy.program import integer_layers, rounds_inputs
+from medquant.deploy.program import decoded_program, integer_layers, rounds_inputs
 from medquant.deploy.runtime import RUNTIMES, Session
 from medquant.errors import Cancelled, MedQuantError, UserError
 from medquant.files import atomic_path
@@ -35,7 +35,8 @@ from medquant.progress import Progress
 BUDGET_SECONDS = 30.0
 """Once measuring has taken so long, the runtimes left are not tried."""
 BUSY = 0.25
-"""Where other programs took so large a part of the processor meanwhile, the choice is not remembered."""
+"""Where other programs took so large a part of the processor meanwhile, the choice holds for a short time only."""
+DOUBTED_SECONDS = 3600.0
 _ORDER = ("tensorrt", "openvino", "onnxruntime")
 AS_IT_IS = "auto"
 """The precision of a model that PyTorch runs as it stands, its quantized activations simulated."""
@@ -56,6 +57,8 @@ class Choice:
     """What was not chosen, with the reason."""
     model: str = ""
     """The name of the model it was measured with; others of the same shapes share the choice."""
+    until: float | None = None
+    """Seconds since 1970 from when on it is measured again; None: it holds."""
 
 
 def choose(
@@ -69,8 +72,8 @@ def choose(
     """The fastest runtime for `parts` here, and its sessions where they were compiled just now.
 
     `precision` "auto": integers where the model's activations are quantized, else FP32. Another one is kept to, and
-    only the runtime chosen. What was measured once is not measured again, unless other programs were busy or memory was
-    short. `model`: its name, for people. Raises `UserError` where no runtime here
+    only the runtime chosen. What was measured once is not measured again, or after an hour where there is
+    doubt in it. `model`: its name, for people. Raises `UserError` where no runtime here
     has the precision that was asked for, `Cancelled` as soon as the user asks.
     """
     progress = progress or Progress()
@@ -81,12 +84,11 @@ def choose(
     measurement = _Measurement(parts, precision, threads)
     with LoadOfOthers() as load:
         choice = replace(measurement.run(progress), model=model)
-    if load.share < BUSY and not measurement.short_of_memory:
-        _remember(key, choice)
-    else:
-        choice = replace(
-            choice, reason=f"{choice.reason} Measured on a busy machine, so it is measured again next time."
-        )
+    doubt = measurement.doubt or ("beside other programs" if load.share >= BUSY else "")
+    if doubt:
+        text = f"{choice.reason} Measured {doubt}, so it is measured again in an hour."
+        choice = replace(choice, reason=text, until=time.time() + DOUBTED_SECONDS)
+    _remember(key, choice)
     progress.report(1.0, choice.reason)
     return choice, measurement.compiled.get(f"{choice.runtime} {choice.precision}")
 
@@ -124,7 +126,10 @@ class _Measurement:
         self.refused: dict[str, str] = {}
         self.compiled: dict[str, dict[str, Session]] = {}
         self.engine = Pass(math.inf, {})
-        self.short_of_memory = False
+        self.unrounded: dict[str, tuple[torch.Tensor, ...]] = {}
+        """By part: the outputs of the network without rounding of its inputs."""
+        self.doubt = ""
+        """Why another measurement may end otherwise; empty: no reason."""
         self.device = next(tensor.device.type for part in parts.values() for tensor in part.inputs.values())
         modules = [part.module for part in parts.values()]
         self.rounds = any(rounds_inputs(module) for module in modules)
@@ -140,6 +145,7 @@ class _Measurement:
             label = f"{name} {wanted}"
             if time.monotonic() - began > BUDGET_SECONDS and self.compiled:
                 self.refused[label] = "not tried, measuring took long enough"
+                self.doubt = self.doubt or "in part only"
                 continue
             done = 1.0 - 0.8 ** (len(self.seconds) + len(self.refused))
             self._try(name, wanted, progress.span(done, done + 0.2 * (1.0 - done)))
@@ -191,7 +197,8 @@ class _Measurement:
             raise
         except Exception as error:  # a runtime that fails, however it does, is not chosen
             self.refused[label] = _first_line(error)
-            self.short_of_memory |= lacks_memory(error) or isinstance(error.__cause__, MemoryError)
+            if lacks_memory(error) or isinstance(error.__cause__, MemoryError):
+                self.doubt = "with little memory left"
             return
         self.seconds[label], self.compiled[label] = found.seconds, sessions
         self.refused.update({f"{label} for the {spoken(part)}": why for part, why in lacking.items()})
@@ -199,13 +206,23 @@ class _Measurement:
     def _require_agreement(self, sessions: Mapping[str, Session], found: Pass) -> None:
         """Raise `UserError` where a part gives something else than the engine's own network."""
         for name, part in self.parts.items():
-            pairs = zip(found.outputs[name], self.engine.outputs[name], strict=True)
+            pairs = zip(found.outputs[name], self._expected(name, part, sessions[name]), strict=True)
             apart = max(relative_difference(one.float().numpy(), other.float().numpy()) for one, other in pairs)
-            if not apart <= bound_of_session(part.module, sessions[name]):
+            if not apart <= bound_of_session(sessions[name]):
                 raise UserError(
                     f"what it makes of the {spoken(name)} differs from PyTorch's by {apart:.0%}, more than rounding "
                     "explains"
                 )
+
+    @torch.inference_mode()
+    def _expected(self, name: str, part: Part, session: Session) -> tuple[torch.Tensor, ...]:
+        """What a session has to give: outside integers nothing is rounded, so there it is the network without that."""
+        if session.precision == "int8" or not rounds_inputs(part.module):
+            return self.engine.outputs[name]
+        if name not in self.unrounded:
+            found = decoded_program(part.module, integers=False)(*(tensor.cpu() for tensor in part.inputs.values()))
+            self.unrounded[name] = tuple(found) if isinstance(found, (tuple, list)) else (found,)
+        return self.unrounded[name]
 
     def _choice(self) -> Choice:
         among = self.seconds if self.precision == "auto" else {label: self.seconds[label] for label in self.compiled}
@@ -272,7 +289,8 @@ def _remembered(key: str) -> Choice | None:
         fits = choice.runtime in RUNTIMES and isinstance(choice.precision, str) and isinstance(choice.reason, str)
     except (OSError, ValueError, TypeError):
         return None
-    return choice if fits else None
+    past = choice.until is not None and choice.until < time.time()
+    return choice if fits and not past else None
 
 
 def _remember(key: str, choice: Choice) -> None:

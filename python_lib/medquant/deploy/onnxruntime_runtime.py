@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from medquant.deploy.cache import CompiledCache, fingerprint
+from medquant.deploy.int8_codes import largest_code_here
 from medquant.deploy.program import integer_layers, rounds_inputs
 from medquant.errors import UserError
 from medquant.memory import lacks_memory
@@ -64,7 +65,7 @@ class OnnxRuntime:
         integers = precision == "int8" and rounds_inputs(part.module)
         store = None if cache is None else CompiledCache(cache)
         shapes = {name: (tuple(t.shape), part.dynamic.get(name, ())) for name, t in part.inputs.items()}
-        key = fingerprint(part.module, "onnx", self.version(), integers, shapes)
+        key = fingerprint(part.module, "onnx", self.version(), integers, largest_code_here(), shapes)
         session = None if store is None else self._from(store, key, threads, integers)
         if session is None:
             data = _exported(part, integers)

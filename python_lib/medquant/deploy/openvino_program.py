@@ -10,6 +10,7 @@ import torch
 from medquant.deploy.openvino_joins import round_before_joins
 from medquant.deploy.program import integer_program
 from medquant.errors import UserError
+from medquant.memory import lacks_memory
 
 if TYPE_CHECKING:
     from medquant.models.base import Part
@@ -25,13 +26,15 @@ def openvino_model(part: Part, *, integers: bool = True) -> Any:
     try:
         try:
             model = _named(_traced(module, part), part)
-        except Exception:
-            if part.dynamic:
+        except Exception as error:
+            if part.dynamic or lacks_memory(error):
                 raise
             model = _named(_exported(module, part), part)
         if integers:
             round_before_joins(model)
     except Exception as error:
+        if lacks_memory(error):
+            raise MemoryError("converting") from error
         reason = str(error).strip().splitlines()[-1] if str(error).strip() else type(error).__name__
         raise UserError(f"OpenVINO cannot convert this model ({reason}). Use --runtime pytorch.") from error
     return model

@@ -14,6 +14,7 @@ from torch import nn
 
 from medquant.activations import ActivationQuantizer
 from medquant.attention_products import attention_modules
+from medquant.deploy.exact_norms import stage_norms
 from medquant.deploy.int8_codes import largest_code_here, nearest_int8
 from medquant.dither import ordered_dither
 from medquant.layers import QuantizedLayer, divided
@@ -46,6 +47,8 @@ def integer_program(
         from medquant.deploy.attention import export_attention
 
         export_attention(holder, static_quantizer if integers else None)
+    if dialect == "openvino" and not integers:
+        stage_norms(holder)
     return holder[0]
 
 

@@ -186,6 +186,7 @@ def _summarise(facts: ModelFacts, segmentation: Segmentation, rows: Sequence[Str
     total, fp32_total = sum(row.volume_ml for row in rows), sum(row.fp32_volume_ml for row in rows)
     if (run := segmentation.execution) is not None:
         facts = replace(facts, simulated=run.simulated, device=run.device, runtime=run.runtime, precision=run.precision)
+        facts = replace(facts, layers=run.layers, floating_layers=run.floating_layers)
     return ModelSummary(
         **asdict(facts),
         dsc_vs_fp32=_mean([row.dsc_vs_fp32 for row in shown], 1.0),

@@ -41,6 +41,9 @@ class ModelFacts:
     """What computed it: "pytorch", "openvino" ..."""
     precision: str = ""
     """What the arithmetic was done in: "fp32", "int8" ..."""
+    layers: int | None = None
+    """How many layers the compiled network has, and below how many of them run in floating point; None: not known."""
+    floating_layers: int | None = None
 
 
 @dataclass(frozen=True)
@@ -85,6 +88,8 @@ class ModelSummary:
     recipe: str
     runtime: str
     precision: str
+    layers: int | None
+    floating_layers: int | None
     dsc_vs_fp32: float
     nsd_vs_fp32: float
     hd95_mm_vs_fp32: float | None
@@ -173,6 +178,8 @@ _FACT_COLUMNS = (
     "recipe",
     "runtime",
     "precision",
+    "layers",
+    "floating_layers",
     "seconds",
     "peak_memory_mb",
 )

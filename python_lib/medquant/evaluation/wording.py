@@ -92,9 +92,10 @@ def seconds(value: float | None) -> str:
 
 
 def kernels(model: ModelSummary) -> str:
-    """What did the arithmetic: `int8 kernels`, `simulated`, `float32`; a dash where nobody said."""
+    """What did the arithmetic: `int8 kernels`, `int8 kernels, 3/74 float32`, `simulated`, `float32`, or a dash."""
     if model.simulated is not None:
-        return "simulated" if model.simulated else "int8 kernels"
+        rest = f", {model.floating_layers}/{model.layers} float32" if model.floating_layers else ""
+        return "simulated" if model.simulated else f"int8 kernels{rest}"
     if model.precision not in ("", "fp32"):
         return model.precision
     return "float32" if model.precision or (model.weight_bits or 0) >= 32 else NOTHING

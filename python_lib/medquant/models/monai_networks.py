@@ -178,7 +178,7 @@ class MonaiModel(Model):
         began = time.perf_counter()
         data, turned = self._prepared(volume)
         ready = time.perf_counter()
-        logits = sliding_window_logits(
+        logits, fallback = sliding_window_logits(
             self, data, roi_size=self.roi_size, overlap=self.overlap, progress=progress.span(0.05, 0.9)
         )
         seen = time.perf_counter()
@@ -192,7 +192,7 @@ class MonaiModel(Model):
         stages = {"preprocess": ready - began, "network": seen - ready, "resample": time.perf_counter() - seen}
         progress.report(1.0, "Segmented")
         labels = np.ascontiguousarray(labels, dtype=label_type(structures))
-        return Segmentation(labels, volume, structures, self.name, stages=stages)
+        return Segmentation(labels, volume, structures, self.name, stages=stages, fallback=fallback)
 
     def _prepared(self, volume: Volume) -> tuple[torch.Tensor, Reorientation]:
         """The network's input (1, *spatial), float32, and how the scan was turned for it."""

@@ -163,7 +163,7 @@ class NnUNetModel(Model):
         turned = self._orienting(volume)
         data, properties = self._preprocessed(turned.volume(volume), progress.check)
         stages = {"preprocess": time.perf_counter() - began}
-        plans, part = self.plans, progress.span(0.05, 0.99)
+        plans, part, fallback = self.plans, progress.span(0.05, 0.99), ""
         while True:
             try:
                 labels = self._labels(plans, data, properties, stages, part)
@@ -175,9 +175,10 @@ class NnUNetModel(Model):
                 plans = smaller
             size = " x ".join(map(str, plans.patch_size))
             part.report(0.0, f"The memory does not suffice; trying patches of {size} voxels")
+            fallback = f"PyTorch, in patches of {size} voxels, as the memory did not suffice for larger ones."
         progress.report(1.0, "Segmented")
         labels = np.ascontiguousarray(turned.undo(labels))
-        return Segmentation(labels, volume, self.structures, self.name, stages=stages)
+        return Segmentation(labels, volume, self.structures, self.name, stages=stages, fallback=fallback)
 
     def _labels(
         self,

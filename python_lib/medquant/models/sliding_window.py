@@ -7,6 +7,8 @@ from collections.abc import Callable
 
 import torch
 
+from medquant.errors import Cancelled
+from medquant.layers import decoded_once
 from medquant.memory import lacks_memory
 from medquant.models.base import Model, device_of
 from medquant.network_edit import stoppable
@@ -18,33 +20,37 @@ MULTIPLE = 32
 
 def sliding_window_logits(
     model: Model, data: torch.Tensor, *, roi_size: tuple[int, ...], overlap: float, progress: Progress
-) -> torch.Tensor:
+) -> tuple[torch.Tensor, str]:
     """Logits (classes, *spatial), float32 on the CPU, of `data` (channels, *spatial), by the model's part "network".
 
     MONAI's sliding window with Gaussian weights; the windows overlap by the part `overlap` of their size. Where the
     memory does not suffice for a window, smaller ones are tried by PyTorch, which see less around each voxel; networks
-    of one size only do not take them. Raises `MemoryError` where none is left.
+    of one size only do not take them. The second value says so; it is empty otherwise. Raises `MemoryError` where no
+    window is left.
     """
 
     def by_session(patch: torch.Tensor) -> torch.Tensor:
         return model.compute("network", patch)
 
-    def by_pytorch(patch: torch.Tensor) -> torch.Tensor:
-        return model.parts()["network"].module(patch)
-
     try:
-        return _logits(by_session, model, data, roi_size, overlap, progress)
+        return _logits(by_session, model, data, roi_size, overlap, progress), ""
     except (MemoryError, RuntimeError) as error:
         if not lacks_memory(error):
             raise
-    while (roi_size := smaller_window(roi_size)) is not None:
-        size = " x ".join(map(str, roi_size))
-        progress.report(0.0, f"The memory does not suffice; trying windows of {size} voxels")
-        try:
-            return _logits(by_pytorch, model, data, roi_size, overlap, progress)
-        except (MemoryError, RuntimeError) as error:
-            if not lacks_memory(error):  # a network of one size only
-                break
+    module = model.parts()["network"].module
+    with decoded_once(model.network):
+        while (roi_size := smaller_window(roi_size)) is not None:
+            size = " x ".join(map(str, roi_size))
+            progress.report(0.0, f"The memory does not suffice; trying windows of {size} voxels")
+            try:
+                logits = _logits(module, model, data, roi_size, overlap, progress)
+            except Cancelled:
+                raise
+            except Exception as error:
+                if not lacks_memory(error):  # a network of one size only, which says so in its own way
+                    break
+            else:
+                return logits, f"PyTorch, in windows of {size} voxels, as the memory did not suffice for larger ones."
     raise MemoryError("running the model")
 
 

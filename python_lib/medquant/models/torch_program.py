@@ -103,14 +103,14 @@ class TorchModel(Model):
         self, volume: Volume, prompt: BoxPrompt | None = None, progress: Progress | None = None
     ) -> Segmentation:
         """Labels on the volume's own grid, as `postprocess` gives them."""
-        progress = begin_without_boxes(self.name, volume, prompt, progress)
+        progress, fallback = begin_without_boxes(self.name, volume, prompt, progress), ""
         data = self._prepared(volume)
         if self.roi_size is None:
             with stoppable(self.network, progress.check):
                 output = self.compute("network", data[None].to(device_of(self.network)))
             logits = output[0].float().cpu()
         else:
-            logits = sliding_window_logits(
+            logits, fallback = sliding_window_logits(
                 self, data, roi_size=self.roi_size, overlap=self.overlap, progress=progress.span(0.05, 0.95)
             )
         labels = np.asarray(self.postprocess(logits, volume))
@@ -121,7 +121,7 @@ class TorchModel(Model):
                 "Return labels on the scan's own grid."
             )
         structures = self.structures or named_by_number(logits.shape[0])
-        return Segmentation(labels.astype(label_type(structures)), volume, structures, self.name)
+        return Segmentation(labels.astype(label_type(structures)), volume, structures, self.name, fallback=fallback)
 
     def _prepared(self, volume: Volume) -> torch.Tensor:
         data = self.preprocess(volume)

@@ -52,7 +52,8 @@ def verify(
         load: Callable[[], Run] = partial(form.runner, folder / files[name].file, part)
         run = working_in(folder, load, progress, writes=False)
         outputs = working_in(folder, partial(run, dict(values)), progress, writes=False)
-        rounded = max(rounded, bound_of_export(part.module))  # what an integer part gave makes the next one differ too
+        # What an integer part gave makes the next one differ too.
+        rounded = max(rounded, bound_of_export(part.module, form.name))
         relative = max(relative_difference(one, expected[key]) for one, key in zip(outputs, part.outputs, strict=True))
         if part.dynamic:
             relative = max(relative, _at_other_sizes(part, run, progress))
