@@ -2,6 +2,7 @@
 """Sets medquant up beside this file and runs it. Needs nothing but Python 3.10 to 3.13.
 
     python3 run.py                          the demonstration: quantize a model, see what it costs
+    python3 run.py app [scan or folder]     the window: open a scan, quantize, segment, compare
     python3 run.py test [pytest options]    the tests
     python3 run.py COMMAND [options]        any medquant command; `python3 run.py --help` lists them
 
@@ -38,6 +39,11 @@ SETUP_FAILED, CANCELLED = 3, 130
 # With PyTorch's CPU build, and what its build with GPU libraries takes more.
 DOWNLOAD_GB, DISK_GB = 0.6, 2.5
 GPU_DOWNLOAD_GB, GPU_DISK_GB = 2.7, 4.4
+# What some commands need besides, installed when they are first asked for.
+MORE_REQUIREMENTS = {
+    "app": ("requirements-app.txt",),
+    "test": ("requirements-test.txt", "requirements-app.txt"),
+}
 PLATFORMS = "Python 3.10 to 3.13 on Linux, Windows, or macOS 14 or later (Apple silicon)"
 SIGNS_OF_NO_NETWORK = (
     "Failed to establish a new connection",
@@ -268,9 +274,7 @@ def install(python: Path, requirements: list[Path], request: Request, torch_gb: 
 def prepare(request: Request) -> Path:
     """The interpreter of an environment that holds the pinned versions, made or brought up to date if needed."""
     python = environment_python(ENVIRONMENT)
-    requirements = [LIBRARY / "requirements.txt"]
-    if request.command[0] == "test":
-        requirements.append(LIBRARY / "requirements-test.txt")
+    requirements = [LIBRARY / name for name in ("requirements.txt", *MORE_REQUIREMENTS.get(request.command[0], ()))]
     common = (LIBRARY / "constraints.txt", LIBRARY / "pyproject.toml")
     stamps = {ENVIRONMENT / f"{file.stem}.stamp": fingerprint(file, *common) for file in requirements}
     if not request.reinstall and python.exists() and all(holds(stamp, word) for stamp, word in stamps.items()):

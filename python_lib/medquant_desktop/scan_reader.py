@@ -1,0 +1,148 @@
+"""The process that reads scans for the window, so that neither a slow disk nor a decoder ever stops its drawing.
+
+`python -m medquant_desktop.scan_reader` answers each JSON line on its input with one on its output. A request is
+`{"path", "folder", "series"?, "component"?, "frame"?, "labels_on"?}`: what to read, and a folder of the window's own
+for the array. With `labels_on` (`{"shape", "ijk_to_lps"}`, the grid of the scan that is open) a file that holds labels
+is read as a segmentation on that grid. The answer has a `kind`:
+
+- `scan`: `array` (file, voxels (k, j, i)), `ijk_to_lps`, `name`, `modality`, `window` [level, width]
+- `labels`: `array` (file, on the grid asked for), `names` {label: name}, `name`
+- `series`: `series`, those of a folder to choose from; `choice`: `what` ("component" or "frame") and `count`
+- `error`: `message`, for the user
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import sys
+import uuid
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+LABEL_NAME = re.compile(r"(^|[^a-z])(labels?|labelmap|segmentation|seg|masks?)([^a-z]|$)")
+"""A file name that says that the file holds labels."""
+
+
+def serve() -> None:
+    """Answer requests until the input ends."""
+    answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
+    os.dup2(2, 1)  # what a library prints must not become an answer
+    _warm_up()
+    for line in sys.stdin:
+        answers.write(json.dumps(answer(json.loads(line))) + "\n")
+        answers.flush()
+
+
+def answer(request: dict[str, Any]) -> dict[str, Any]:
+    """The answer to one request; every failure becomes a sentence for the user."""
+    from medquant.errors import UserError
+
+    try:
+        return _read(request)
+    except UserError as error:
+        choice = re.search(r"with (component|frame)=0 to \1=(\d+)", str(error))
+        if choice:
+            return {"kind": "choice", "what": choice[1], "count": int(choice[2]) + 1}
+        return {"kind": "error", "message": str(error)}
+    except MemoryError:
+        return {"kind": "error", "message": "There is not enough memory for this scan. Close other programs."}
+    except Exception as error:  # a damaged file can fail anywhere in a decoder
+        name = Path(request["path"]).name
+        return {
+            "kind": "error",
+            "message": f"{name} cannot be read ({type(error).__name__}). Check that it is a scan, or export it again.",
+        }
+
+
+def holds_labels(path: Path) -> bool:
+    """Whether a file is a segmentation rather than a scan, by its name or, for DICOM, by its kind."""
+    from medquant.imaging.dicom import is_dicom_file
+    from medquant.imaging.itk_file import known_suffix
+
+    if path.is_dir() or not path.exists():
+        return False
+    if known_suffix(path):
+        return bool(LABEL_NAME.search(path.name.lower()))
+    if not is_dicom_file(path):
+        return False
+    import pydicom
+
+    try:
+        header = pydicom.dcmread(path, stop_before_pixels=True, specific_tags=["SOPClassUID", "Modality"])
+    except pydicom.errors.InvalidDicomError:
+        return False
+    return header.get("Modality") == "SEG"
+
+
+def _read(request: dict[str, Any]) -> dict[str, Any]:
+    from medquant.imaging.reading import read_volume
+    from medquant.imaging.windows import window_of
+
+    path, folder = Path(request["path"]).expanduser(), Path(request["folder"])
+    if holds_labels(path):
+        return _read_labels(path, folder, request.get("labels_on"))
+    choice = {name: request.get(name) for name in ("series", "component", "frame")}
+    if path.is_dir() and choice["series"] is None:
+        several = _several_series(path)
+        if several:
+            return {"kind": "series", "series": several}
+    volume = read_volume(path, **choice)
+    window = window_of(volume)
+    return {
+        "kind": "scan",
+        "array": _save(_for_mrml(volume.array), folder),
+        "ijk_to_lps": volume.affine.tolist(),
+        "name": volume.name,
+        "modality": volume.modality,
+        "window": [(window.lower + window.upper) / 2.0, max(window.upper - window.lower, 1e-6)],
+    }
+
+
+def _read_labels(path: Path, folder: Path, grid: dict[str, Any] | None) -> dict[str, Any]:
+    from medquant.errors import UserError
+    from medquant.imaging.labels import read_labels
+    from medquant.imaging.volume import Volume
+
+    if grid is None:
+        raise UserError(f"{path.name} holds a segmentation. Open its scan first, then open this file again.")
+    # Only the grid matters: an array of one zero, seen as if it had the scan's shape, costs nothing.
+    scan = Volume(np.broadcast_to(np.uint8(0), grid["shape"]), np.array(grid["ijk_to_lps"]))
+    found = read_labels(path, scan)
+    names = {structure.label: structure.name for structure in found.structures}
+    return {"kind": "labels", "array": _save(found.labels, folder), "names": names, "name": found.model_name}
+
+
+def _several_series(folder: Path) -> list[dict[str, Any]]:
+    """The usable series of a folder where there is more than one, else none."""
+    from medquant.imaging.reading import list_series
+
+    usable = [series for series in list_series(folder) if series.usable]
+    fields = ("number", "description", "modality", "count", "size")
+    return [{name: getattr(one, name) for name in fields} for one in usable] if len(usable) > 1 else []
+
+
+def _for_mrml(array: np.ndarray) -> np.ndarray:
+    """The same values in a type that MRML's files can hold."""
+    if array.dtype.kind in "iu" and array.dtype.itemsize > 4:
+        return array.astype(np.int32 if abs(array).max() < 2**31 else np.float64)
+    return array.astype(np.float32) if array.dtype == np.float16 else array
+
+
+def _save(array: np.ndarray, folder: Path) -> str:
+    target = folder / f"{uuid.uuid4().hex}.npy"
+    np.save(target, array)
+    return str(target)
+
+
+def _warm_up() -> None:
+    """Import what takes a second before the first file is asked for."""
+    import medquant.imaging.reading
+    import medquant.imaging.windows  # noqa: F401
+
+
+if __name__ == "__main__":
+    serve()
