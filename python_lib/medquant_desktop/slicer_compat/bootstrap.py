@@ -77,8 +77,16 @@ def _offer_modules(slicer: ModuleType, qt: ModuleType) -> None:
         converter(qt.QSettings().value(key)) if qt.QSettings().contains(key) else default
     )
     slicer.util.VTKObservationMixin = module_base.VTKObservationMixin
-    if not hasattr(slicer, "modules"):
-        slicer.modules = SimpleNamespace()
+    logics = {
+        "markups": slicer.vtkSlicerMarkupsLogic(),
+        "segmentations": slicer.vtkSlicerSegmentationsModuleLogic(),
+        "volumes": slicer.vtkSlicerVolumesLogic(),
+    }
+    for logic in logics.values():
+        logic.SetMRMLScene(slicer.mrmlScene)
+    slicer.modules = SimpleNamespace(
+        **{name: SimpleNamespace(logic=lambda logic=logic: logic) for name, logic in logics.items()}
+    )
 
 
 class _Application:

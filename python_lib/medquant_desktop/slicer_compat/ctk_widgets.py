@@ -145,7 +145,7 @@ class ctkSliderWidget(QWidget):
         self.valueIsChanging.emit(value)
         self.valueChanged.emit(value)
 
-    def _relay(name: str, kind: type):  # noqa: N805
+    def _relay(name: str, kind: type):
         def write(self, value):
             setattr(self._box, name, value)
             self._spread()

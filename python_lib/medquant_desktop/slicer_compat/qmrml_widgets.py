@@ -65,7 +65,7 @@ class qMRMLNodeComboBox(QWidget):
 
     nodeTypes = Property("QStringList", _get_types, _set_types)
 
-    def _kept(name: str, kind: type, store: str):  # noqa: N805
+    def _kept(name: str, kind: type, store: str):
         def write(self, value):
             getattr(self, store)[name] = value
             self._fill()
