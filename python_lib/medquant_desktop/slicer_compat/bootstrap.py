@@ -19,7 +19,7 @@ def start() -> None:
     """Put the stand-ins into `sys.modules` and into the package `slicer`; a second call does nothing.
 
     PySide6's classes behave like PythonQt's from then on, in the whole process. `slicer.mrmlScene` is made if there is
-    none. A `QApplication` is not: whoever shows widgets makes one.
+    none. Neither a `QApplication` nor the logics of Slicer's modules are made: that is for whoever shows a window.
     """
     global _started
     if _started:
@@ -77,16 +77,8 @@ def _offer_modules(slicer: ModuleType, qt: ModuleType) -> None:
         converter(qt.QSettings().value(key)) if qt.QSettings().contains(key) else default
     )
     slicer.util.VTKObservationMixin = module_base.VTKObservationMixin
-    logics = {
-        "markups": slicer.vtkSlicerMarkupsLogic(),
-        "segmentations": slicer.vtkSlicerSegmentationsModuleLogic(),
-        "volumes": slicer.vtkSlicerVolumesLogic(),
-    }
-    for logic in logics.values():
-        logic.SetMRMLScene(slicer.mrmlScene)
-    slicer.modules = SimpleNamespace(
-        **{name: SimpleNamespace(logic=lambda logic=logic: logic) for name, logic in logics.items()}
-    )
+    if not hasattr(slicer, "modules"):
+        slicer.modules = SimpleNamespace()
 
 
 class _Application:
