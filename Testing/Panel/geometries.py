@@ -21,7 +21,7 @@ def _turn(degrees: float, axis: int) -> np.ndarray:
 DIRECTIONS = {
     "axial": np.array([[-1, 0, 0], [0, -1, 0], [0, 0, 1]]),
     "coronal": np.array([[-1, 0, 0], [0, 0, -1], [0, -1, 0]]),
-    "sagittal": np.array([[0, 0, -1], [-1, 0, 0], [0, -1, 0]]),
+    "sagittal": np.array([[0, 0, 1], [-1, 0, 0], [0, -1, 0]]),
     "oblique": _turn(20, 0) @ _turn(-35, 2) @ np.diag([-1.0, -1.0, 1.0]),
     "left-handed": np.array([[1, 0, 0], [0, -1, 0], [0, 0, 1]]),
     "left-handed oblique": _turn(15, 1) @ _turn(40, 0) @ np.diag([-1.0, 1.0, 1.0]),
