@@ -94,6 +94,8 @@ class ModelLine:
     is_demo: bool = False
     is_quantized: bool = False
     """A file of an already quantized model."""
+    bits: int = 32
+    """Of its weights."""
 
     def text(self) -> str:
         """All of it in one line, to be searched."""
@@ -256,7 +258,7 @@ class Shown:
 
     state: State = State.NO_VOLUME
     scan: str = ""
-    """"CT, 512 × 512 × 20, 0.98 × 0.98 × 2.00 mm"."""
+    """Modality, voxels and their size, in one line."""
     scan_name: str = ""
     hint: str = ""
     """What to do next, one sentence, for the head of the panel."""

@@ -37,6 +37,7 @@ from medquant.commands import (
     segment,
     series,
     train_demo,
+    worker,
 )
 from medquant.errors import Cancelled, UserError
 
@@ -98,6 +99,7 @@ app.command("doctor", epilog=doctor.EXAMPLES)(doctor.doctor)
 app.command("cache", epilog=cache.EXAMPLES)(cache.cache)
 app.add_typer(bench.app, name="bench")
 app.command("train-demo", epilog=train_demo.EXAMPLES)(train_demo.train_demo)
+app.command("worker", epilog=worker.EXAMPLES)(worker.worker)
 
 
 def _version(asked: bool) -> None:

@@ -13,6 +13,7 @@ from rich.markup import escape
 from medquant.commands import options as o
 from medquant.commands.session import Session, session, strong
 from medquant.errors import UserError
+from medquant.models.catalogue import DEMONSTRATES
 
 if TYPE_CHECKING:
     from medquant.demo import DemoCase, DemoResult
@@ -25,10 +26,6 @@ EXAMPLES = o.examples(
     "medquant demo --volume ct.nii.gz --reference organs.nii.gz --names 1=spleen,5=liver",
     "medquant demo --model medsam --volume /data/series --box liver=60,110,2,300,340,17",
 )
-DEMONSTRATES = {
-    "embedded": "A small model for demonstration, trained on procedural images only. It diagnoses nothing.",
-    "embedded-nnunet": "A small nnU-Net for demonstration, trained on procedural phantoms only. It diagnoses nothing.",
-}
 
 
 def demo(
