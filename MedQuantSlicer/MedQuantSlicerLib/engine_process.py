@@ -55,7 +55,7 @@ class Request:
     """A question that was asked; one of `on_result` and `on_error` is called, once."""
 
     def __init__(
-        self, engine: EngineProcess, id: int, method: str, params: Mapping[str, Any], **callbacks: Any
+        self, engine: EngineProcess, id: int, method: str, params: Mapping[str, Any], callbacks: Mapping[str, Any]
     ) -> None:
         self.id, self.method, self.params = id, method, params
         self.cancelled_at: float | None = None
@@ -120,7 +120,7 @@ class EngineProcess:
         or hung) and "internal"."""
         self._last_id += 1
         callbacks = {"progress": on_progress, "partial": on_partial, "result": on_result, "error": on_error}
-        request = Request(self, self._last_id, method, dict(params or {}), **callbacks)
+        request = Request(self, self._last_id, method, dict(params or {}), callbacks)
         self._open[request.id] = request
         if self._transport is None:
             self._start()

@@ -20,9 +20,7 @@ ENGINE_OUT_OF_MEMORY = _(
     "The system ended the engine, most likely because memory ran out. Close other programs, cut the scan to the part "
     "of interest, or take a smaller model."
 )
-NOT_INSTALLED = _(
-    "The engine's packages are not installed, so nothing can be computed. Press the button again to install."
-)
+NOT_INSTALLED = _("The engine's packages are not installed. Press the button again to install them.")
 
 # -- buttons
 
@@ -145,7 +143,7 @@ def kept_at(number: int) -> str:
 def ask_download(title: str, size: str) -> str:
     """Before anything is fetched."""
     return _(
-        "Download {title} ({size}) from huggingface.co? It is kept on this machine, and nothing is sent but the request. "
+        "Download {title} ({size}) from huggingface.co? It is kept on this machine; nothing is sent but the request. "
         "Without a network, get the file elsewhere and use Add weights."
     ).format(title=title, size=size)
 

@@ -19,10 +19,6 @@ DOWNLOADABLE = ("medsam",)
 NOT_MEASURED = "not measured"
 _TRAINED = "what it was trained for"
 _FAMILIES = {"medsam": "any structure in a box", "nnunet": _TRAINED, "monai": _TRAINED}
-    "medsam": "any structure in a box",
-    "nnunet": "what it was trained for",
-    "monai": "what it was trained for",
-}
 
 
 def models(params: dict[str, Any], work: Work) -> dict[str, Any]:
