@@ -113,7 +113,19 @@ _LABELS = {
     Runtime.OPENVINO: _("OpenVINO"),
     Runtime.ONNXRUNTIME: _("ONNX Runtime"),
 }
-OPTIONS = ("method", "granularity", "activations", "slices", "where", "first", "last", "run", "extent", "plane", "runtime")
+OPTIONS = (
+    "method",
+    "granularity",
+    "activations",
+    "slices",
+    "where",
+    "first",
+    "last",
+    "run",
+    "extent",
+    "plane",
+    "runtime",
+)
 """Fields that are options of the presenter, by the same name."""
 
 

@@ -27,7 +27,7 @@ class ctkCollapsibleButton(QWidget):
         super().__init__(None if isinstance(parent, str) else parent)
         self._text, self._collapsed, self._inside = title, False, []
         self.setSizePolicy(QSizePolicy.Preferred, QSizePolicy.Preferred)
-        self.setFocusPolicy(Qt.TabFocus)
+        self.setFocusPolicy(Qt.TabFocus)  # the keyboard opens sections too
         self.setAttribute(Qt.WA_Hover)
         self._make_room()
 
@@ -95,10 +95,12 @@ class ctkCollapsibleButton(QWidget):
         header = QRect(0, 0, self.rect.width(), self._header())
         palette = self.palette
         hovered = self.underMouse() and header.contains(self.mapFromGlobal(self.cursor.pos()))
-        painter.fillRect(header, palette.midlight() if hovered else palette.button())
-        if self.hasFocus():
-            painter.setPen(palette.highlight().color())
-            painter.drawRect(header.adjusted(0, 0, -1, -1))
+        ink = palette.windowText().color()
+        ink.setAlpha(34 if hovered else 18)
+        painter.setRenderHint(QPainter.Antialiasing)
+        painter.setPen(palette.highlight().color() if self.hasFocus() else Qt.NoPen)
+        painter.setBrush(ink)
+        painter.drawRoundedRect(header.adjusted(0, 0, -1, -1), 3, 3)
         arrow = QStyleOption()
         arrow.initFrom(self)
         arrow.rect = QRect(7, header.height() // 2 - 5, 10, 10)
@@ -107,7 +109,7 @@ class ctkCollapsibleButton(QWidget):
         font = self.font
         font.setBold(True)
         painter.setFont(font)
-        painter.setPen(palette.buttonText().color())
+        painter.setPen(palette.windowText().color())
         painter.drawText(header.adjusted(24, 0, -8, 0), Qt.AlignVCenter | Qt.AlignLeft, self._text)
 
 

@@ -47,7 +47,10 @@ class ScriptedLoadableModuleWidget:
 
     def resourcePath(self, filename: str) -> str:
         """Where a file of the module's `Resources` folder is."""
-        return str(Path(sys.modules[type(self).__module__].__file__).parent / "Resources" / filename)
+        # A window may derive from the module's widget: the resources lie beside the module.
+        files = (getattr(sys.modules[cls.__module__], "__file__", None) for cls in type(self).__mro__)
+        folders = [Path(file).parent / "Resources" for file in files if file]
+        return str(next((folder for folder in folders if folder.is_dir()), folders[0]) / filename)
 
     def setup(self) -> None:
         """Overridden: builds the panel."""
