@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from MedQuantSlicerLib.messages import _
+
 # Equal steps of CIE lightness from 100 to 20, through yellow and red to a dark violet.
 _ANCHORS = (
     (255, 255, 255),
@@ -48,4 +50,4 @@ def legend(largest: float) -> str:
         )
         for n in range(12)
     )
-    return f"0 % {steps} {percent(top)} %"
+    return _("Output changes by") + f" 0 % {steps} {percent(top)} %"

@@ -102,8 +102,9 @@ class HeatmapTree:
             self._cell(self._blocks[block], place, effect, largest)
         for layer in self._map.layers:
             item = self._items[layer.name]
-            marks = ("\N{BLACK DIAMOND} " if layer.kept is not None else "") + short_name(layer)
-            item.setText(0, marks)
+            kept = "\N{BLACK DIAMOND} " if layer.kept is not None else ""
+            rank = f"   #{self._map.worst.index(layer.name) + 1}" if layer.name in self._map.worst else ""
+            item.setText(0, f"{kept}{short_name(layer)}{rank}")
             font = item.font(0)
             font.setBold(layer.name in self._map.worst)
             item.setFont(0, font)

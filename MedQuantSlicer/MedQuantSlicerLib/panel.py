@@ -126,7 +126,7 @@ class Panel:
                 shown.problem if shown.problem is not None and shown.problem.section == name else None,
                 shown.notice if shown.notice_section == name else "",
             )
-        show_text(self._ui.hintLabel, shown.hint)
+        show_text(self._ui.hintLabel, shown.hint or (shown.waiting.text if shown.waiting is not None else ""))
         show_text(self._ui.machineLabel, shown.machine)
         if self._parameters is not None and shown.model and shown.model != self._parameters.model:
             self._chosen["model"] = shown.model

@@ -20,6 +20,7 @@ class CompareSection:
         self._table: Table | None = None
         style.mark(ui.headlineLabel, "headline")
         style.mark(ui.notesLabel, "quiet")
+        style.mark(ui.teachLabel, "quiet")
         style.mark(ui.worstLabel, "quiet")
         ui.worstButton.clicked.connect(lambda *_: presenter.jump_to_worst())
         ui.differenceButton.clicked.connect(lambda *_: presenter.difference())
@@ -38,9 +39,13 @@ class CompareSection:
         if table is not self._table:
             self._table = table
             if table is not None:
-                compare_table.fill(ui.compareTable, table, [row for row in table.rows if not row.of_all], badges=False)
-                compare_table.fill(ui.costTable, table, [row for row in table.rows if row.of_all], badges=True)
+                compare_table.fill_structures(ui.compareTable, table)
+                compare_table.fill_models(ui.costTable, table)
         show_text(ui.headlineLabel, table.headline if table else "")
+        show_text(ui.teachLabel, "" if table else _("Segment with both models to see what quantization costs."))
+        for widget in (ui.worstButton, ui.differenceButton, ui.reportButton):
+            widget.setVisible(table is not None)
+        ui.compareButton.setVisible(table is not None or bool(shown.left_title and shown.right_title))
         show_text(ui.notesLabel, "\n".join(table.notes) if table else "")
         if table is None:
             ui.compareTable.setVisible(False)

@@ -12,6 +12,7 @@ from MedQuantSlicerLib.state import ModelLine, Shown
 from MedQuantSlicerLib.widgets import Fold, label, show_action, show_text
 
 SPEC_ROLE = 0x0100  # Qt.UserRole, as a plain number for both bindings
+LINE_HEIGHT, LINES = 20, 6
 
 
 class ModelSection:
@@ -63,7 +64,8 @@ class ModelSection:
             self._fill()
         line = next((one for one in shown.models if one.spec == shown.model), None)
         self._title.text = line.title if line else _("Choose a model")
-        show_text(self._facts, facts_of(line) if line else "")
+        show_text(self._facts, facts_of(line, licence=False) if line else "")
+        self._ui.modelButton.toolTip = facts_of(line) if line else _("Choose a model")
         needs = line.needs if line is not None and not line.present else ""
         show_text(ui.modelNeedsLabel, needs)
         show_action(ui.addWeightsButton, shown.actions.get("add_weights"))
@@ -77,22 +79,30 @@ class ModelSection:
         self._ui.modelChooser.setVisible(bool(opened))
         self._arrow.setArrowType(qt.Qt.DownArrow if opened else qt.Qt.RightArrow)
         if opened:
+            self._fill()
             self._ui.modelSearch.setFocus()
 
     def _fill(self) -> None:
         words = self._ui.modelSearch.text.lower().split()
         tree = self._ui.modelList
         tree.clear()
-        for line in self._lines:
-            if all(word in line.text().lower() for word in words):
-                item = qt.QTreeWidgetItem([f"{line.title}\n{facts_of(line)}"])
+        found = [line for line in self._lines if all(word in line.text().lower() for word in words)]
+        for line in found:
+            title, facts = qt.QTreeWidgetItem([line.title]), qt.QTreeWidgetItem([facts_of(line)])
+            for item in (title, facts):
                 item.setData(0, SPEC_ROLE, line.spec)
                 item.setToolTip(0, line.needs or facts_of(line))
-                if not line.present:
-                    item.setForeground(0, qt.QBrush(tree.palette.color(qt.QPalette.Disabled, qt.QPalette.Text)))
+                item.setSizeHint(0, qt.QSize(0, LINE_HEIGHT))
                 tree.addTopLevelItem(item)
-                if line.spec == self._chosen:
-                    tree.setCurrentItem(item)
+            font = title.font(0)
+            font.setBold(True)
+            title.setFont(0, font)
+            text, base = tree.palette.color(qt.QPalette.Text), tree.palette.color(qt.QPalette.Base)
+            facts.setForeground(0, qt.QBrush(style.mixed(text, base, 0.6)))
+            facts.setFlags(qt.Qt.ItemIsEnabled)
+            if line.spec == self._chosen:
+                tree.setCurrentItem(title)
+        tree.setFixedHeight(2 * LINE_HEIGHT * min(max(len(found), 1), LINES) + 6)
 
     def _clicked(self, item: Any, column: int = 0) -> None:
         spec = item.data(0, SPEC_ROLE)
@@ -116,9 +126,9 @@ class ModelSection:
             self._presenter.add_weights(path)
 
 
-def facts_of(line: ModelLine) -> str:
+def facts_of(line: ModelLine, *, licence: bool = True) -> str:
     """Task, modality, size, seconds and licence in one line."""
-    parts = [line.task, line.modality, line.size, line.seconds, line.licence]
+    parts = [line.task, line.modality, line.size, line.seconds, line.licence if licence else ""]
     if not line.present:
         parts.append(_("not on this machine"))
     return " \N{MIDDLE DOT} ".join(part for part in parts if part)

@@ -30,6 +30,7 @@ class BitsButton:
         rows = qt.QVBoxLayout(button)
         rows.setContentsMargins(4, 6, 4, 6)
         rows.setSpacing(1)
+        rows.addStretch(1)
         rows.addLayout(head)
         for part in (self._size, self._seconds, self._accuracy):
             part.setAlignment(qt.Qt.AlignHCenter | qt.Qt.AlignVCenter)

@@ -21,7 +21,7 @@ QPushButton[bits="true"]:hover { border: 1px solid palette(text); }
 QPushButton[bits="true"]:checked { border: 2px solid #F2A33A; background: %(chosen)s; }
 QPushButton[bits="true"]:disabled { background: palette(window); }
 QPushButton[card="true"] {
-    border: 1px solid palette(mid); border-radius: 6px; background: palette(base); padding: 0; min-height: 52px;
+    border: 1px solid palette(mid); border-radius: 6px; background: palette(base); padding: 0; min-height: 64px;
 }
 QPushButton[card="true"]:hover { border: 1px solid palette(text); }
 QLabel[quiet="true"] { color: %(quiet)s; }
@@ -35,6 +35,8 @@ QLabel[badge="true"] {
 }
 QFrame[problem="true"] { border: 1px solid #C8553D; border-radius: 4px; background: %(problem)s; }
 QFrame[notice="true"] { border: 1px solid palette(mid); border-radius: 4px; background: palette(base); }
+QToolButton[fold="true"] { border: none; background: transparent; padding: 3px 2px; }
+QToolButton[fold="true"]:hover { text-decoration: underline; }
 QProgressBar { border: none; border-radius: 3px; background: palette(mid); max-height: 6px; min-height: 6px; }
 QProgressBar::chunk { border-radius: 3px; background: palette(highlight); }
 """

@@ -44,6 +44,7 @@ class Fold:
 
     def __init__(self, button: Any, body: Any) -> None:
         self._button, self._body = button, body
+        style.mark(button, "fold")
         button.toggled.connect(self.open)
         self.open(False)
 
