@@ -45,14 +45,15 @@ class MedQuantSlicer(ScriptedLoadableModule):
         parent.dependencies = []
         parent.contributors = ["MedQuantSlicer contributors"]
         parent.helpText = _(
-            "Makes segmentation models (MedSAM, nnU-Net, MONAI) smaller by post-training quantization to 8, 4 or 2 bits "
-            "with slices of the open scan, segments with the original and with the quantized model, and compares the "
-            "masks side by side. Not for clinical use."
+            "Makes segmentation models (MedSAM, nnU-Net, MONAI) smaller by post-training quantization to 8, 4 or 2 "
+            "bits with slices of the open scan, segments with the original and the quantized model, and compares the masks "
+            "side by side. Not for clinical use."
         )
         parent.acknowledgementText = _(
-            "Methods: Permutation-COMQ (Chen et al., arXiv 2604.07674), GPTQ (Frantar et al., ICLR 2023). Models: MedSAM "
-            "(Ma et al., Nature Communications 2024), nnU-Net (Isensee et al., Nature Methods 2021), SAM (Kirillov et "
-            "al., ICCV 2023). The sample CT is case liver_100 of the Medical Segmentation Decathlon (CC BY-SA 4.0)."
+            "Methods: Permutation-COMQ (Chen et al., arXiv 2604.07674), GPTQ (Frantar et al., ICLR 2023). "
+            "Models: MedSAM (Ma et al., Nature Communications 2024), nnU-Net (Isensee et al., Nature Methods 2021), SAM "
+            "(Kirillov et al., ICCV 2023). "
+            "The sample CT is case liver_100 of the Medical Segmentation Decathlon (CC BY-SA 4.0)."
         )
         if hasattr(slicer.app, "connect"):
             slicer.app.connect("startupCompleted()", register_sample_data)
@@ -93,7 +94,7 @@ class MedQuantSlicerWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         self.layout.addWidget(self.root)
         self.root.setMRMLScene(slicer.mrmlScene)
         self.ui = slicer.util.childWidgetVariables(self.root)
-        self.logic = MedQuantSlicerLogic()
+        self.logic = self.make_logic()
         self.parameters = self.logic.getParameterNode()
         self.host = self.make_host(self.parameters)
         self.panel = Panel(self.root, self.ui, self.logic.make_engine(), self.host, self.open_sample)
@@ -102,6 +103,10 @@ class MedQuantSlicerWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         self.addObserver(slicer.mrmlScene, slicer.mrmlScene.StartCloseEvent, self.onSceneStartClose)
         self.addObserver(slicer.mrmlScene, slicer.mrmlScene.EndCloseEvent, self.onSceneEndClose)
         self.addObserver(slicer.mrmlScene, slicer.mrmlScene.EndImportEvent, self.onSceneEndClose)
+
+    def make_logic(self) -> MedQuantSlicerLogic:
+        """Keeps the choices and starts the engine."""
+        return MedQuantSlicerLogic()
 
     def make_host(self, parameters: MedQuantSlicerParameterNode) -> Any:
         """The application around the panel."""

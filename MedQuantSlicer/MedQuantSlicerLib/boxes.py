@@ -19,11 +19,20 @@ VOLUME_ROLE = "MedQuant.Volume"
 def boxes_of(volume: Any) -> list[Any]:
     """The finished boxes of a scan, in the order in which they were drawn."""
     nodes = slicer.util.getNodesByClass("vtkMRMLMarkupsROINode")
-    return [node for node in nodes if _belongs(node, volume) and node.GetNumberOfDefinedControlPoints() > 0]
+    drawn = (node for node in nodes if node.GetNumberOfDefinedControlPoints() > 0 and not _is_being_placed(node))
+    return [node for node in drawn if _belongs(node, volume)]
 
 
 def _belongs(node: Any, volume: Any) -> bool:
     return node.GetAttribute(BOX_ATTRIBUTE) is not None and node.GetNodeReference(VOLUME_ROLE) is volume
+
+
+def _is_being_placed(node: Any) -> bool:
+    selection = slicer.mrmlScene.GetNodeByID("vtkMRMLSelectionNodeSingleton")
+    interaction = slicer.mrmlScene.GetNodeByID("vtkMRMLInteractionNodeSingleton")
+    if selection is None or interaction is None or interaction.GetCurrentInteractionMode() != interaction.Place:
+        return False
+    return selection.GetActivePlaceNodeID() == node.GetID()
 
 
 def describe_boxes(volume: Any) -> tuple[BoxInfo, ...]:

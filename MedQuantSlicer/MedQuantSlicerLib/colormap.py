@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from math import isfinite
+
 from MedQuantSlicerLib.messages import _
 
 # Equal steps of CIE lightness from 100 to 20, through yellow and red to a dark violet.
@@ -20,7 +22,8 @@ FLOOR = 0.05
 
 def color_of(effect: float, largest: float) -> tuple[int, int, int]:
     """Red, green, blue of an effect. The root spreads the many small ones."""
-    part = min(1.0, max(0.0, effect) / max(largest, FLOOR)) ** 0.5
+    # An output that is no number at all is as bad as can be.
+    part = min(1.0, max(0.0, effect) / max(largest, FLOOR)) ** 0.5 if isfinite(effect) else 1.0
     position = part * (len(_ANCHORS) - 1)
     index = min(int(position), len(_ANCHORS) - 2)
     rest = position - index
@@ -35,6 +38,8 @@ def is_light(color: tuple[int, int, int]) -> bool:
 
 def percent(effect: float) -> str:
     """An effect in few characters: "0.03", "1.2", "34"; per cent."""
+    if not isfinite(effect):
+        return "\N{INFINITY}"
     value = 100 * effect
     if value >= 9.95:
         return f"{value:.0f}"

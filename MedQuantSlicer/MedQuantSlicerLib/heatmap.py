@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from math import isfinite
 from typing import Any
 
 import qt
@@ -32,7 +33,7 @@ class HeatmapTree:
     @property
     def largest(self) -> float:
         """The largest effect that was measured."""
-        return max((cell.effect for cell in self._map.cells), default=0.0)
+        return max((cell.effect for cell in self._map.cells if isfinite(cell.effect)), default=0.0)
 
     def show(self, heatmap: Heatmap | None) -> None:
         """Paint; cells that came since the last time are added, folds stay as the user left them."""

@@ -34,6 +34,7 @@ class Panel:
         self._chosen: dict[str, Any] = {}
         self.presenter = Presenter(engine, host, self.show)
         host.boxes_changed = self.presenter.boxes_changed
+        host.volume_changed = self.presenter.volume_chosen
         presenter = self.presenter
         self.sections = [
             ScanSection(ui, presenter, host, open_sample),
@@ -47,6 +48,10 @@ class Panel:
         self.messages = {
             name: Messages(getattr(ui, f"{name}Messages"), presenter.open_log, presenter.dismiss) for name in SECTIONS
         }
+        for name in SECTIONS:
+            # What changed while a section was folded shows when it opens.
+            section = getattr(ui, f"{name}Section")
+            section.contentsCollapsed.connect(lambda *_: self.show(self.presenter.shown))
         style.mark(ui.hintLabel, "hint")
         for quiet in (ui.machineLabel, ui.disclaimerLabel):
             style.mark(quiet, "quiet")
@@ -107,6 +112,7 @@ class Panel:
         if "bits" in changed:
             self.presenter.bits_chosen(chosen["bits"])
         if "inputVolume" in changed:
+            self._host.watch_volume(chosen["inputVolume"])
             self.presenter.volume_chosen(chosen["inputVolume"])
         if "referenceSegmentation" in changed:
             reference = chosen["referenceSegmentation"]
@@ -140,8 +146,16 @@ class Panel:
             "B": lambda: self._press("place_box"),
             "S": lambda: self._press("segment"),
             "D": lambda: self._press("difference"),
-            "Space": self._host.flip,
+            "Space": self._flip,
         }
+
+    def _flip(self) -> None:
+        """Swap the masks, unless the space bar is meant for a button that has the focus."""
+        focused = qt.QApplication.focusWidget()
+        if focused is not None and hasattr(focused, "click"):
+            focused.click()
+        else:
+            self._host.flip()
 
     def _press(self, name: str) -> None:
         action = self.presenter.shown.actions.get(name)

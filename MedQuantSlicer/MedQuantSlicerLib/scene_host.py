@@ -25,35 +25,49 @@ WINDOWS = {
 
 
 class SceneHost:
-    """Scans, boxes and masks of the scene. `parameters` is the parameter node, `boxes_changed` is told of boxes."""
+    """Scans, boxes and masks of the scene. `parameters` is the parameter node; `boxes_changed` and `volume_changed`
+    are called when the boxes, or the voxels and transforms of the scan, have changed in the scene."""
 
     def __init__(self, parameters: Any) -> None:
         self.parameters = parameters
         self.boxes_changed: Callable[[], None] = lambda: None
+        self.volume_changed: Callable[[], None] = lambda: None
         self.chosen_segment: tuple[Any, str] | None = None
         """Segmentation node and segment id for a box from a segment."""
-        self._modalities: dict[tuple[str, int], VolumeInfo] = {}
         self._observed: dict[Any, list[int]] = {}
-        self._flipped = False
+        self._watched: tuple[Any, list[int]] = (None, [])
+        self._flipped = self._volume_moved = False
         self._settle = qt.QTimer()
         self._settle.setSingleShot(True)
         self._settle.setInterval(SETTLE_MS)
         self._settle.timeout.connect(self._boxes_rest)
         self._scene_tags = [
-            slicer.mrmlScene.AddObserver(event, self._scene_changed)
-            for event in (slicer.vtkMRMLScene.NodeAddedEvent, slicer.vtkMRMLScene.NodeRemovedEvent)
+            (observed, observed.AddObserver(event, self._scene_changed)) for observed, event in self._scene_events()
         ]
         self._observe_boxes()
 
     def close(self) -> None:
         """Observe nothing any longer."""
         self._settle.stop()
-        for tag in self._scene_tags:
-            slicer.mrmlScene.RemoveObserver(tag)
+        for observed, tag in self._scene_tags:
+            observed.RemoveObserver(tag)
         self._scene_tags = []
         for node in list(self._observed):
             self._forget(node)
+        self.watch_volume(None)
         boxes.end_placing()
+
+    def watch_volume(self, node: Any) -> None:
+        """Tell of changes of this volume, and of no other."""
+        watched, tags = self._watched
+        for tag in tags:
+            watched.RemoveObserver(tag)
+        events = (
+            slicer.vtkMRMLVolumeNode.ImageDataModifiedEvent,
+            slicer.vtkMRMLTransformableNode.TransformModifiedEvent,
+        )
+        tags = [node.AddObserver(event, self._volume_event) for event in events] if node is not None else []
+        self._watched = (node, tags)
 
     # -- what the scene holds
 
@@ -178,11 +192,28 @@ class SceneHost:
 
     # -- inside
 
+    @staticmethod
+    def _scene_events() -> list[tuple[Any, int]]:
+        """Nodes that come and go, and the end of drawing a box."""
+        events = [(slicer.mrmlScene, slicer.vtkMRMLScene.NodeAddedEvent)]
+        events.append((slicer.mrmlScene, slicer.vtkMRMLScene.NodeRemovedEvent))
+        interaction = slicer.mrmlScene.GetNodeByID("vtkMRMLInteractionNodeSingleton")
+        if interaction is not None:
+            events.append((interaction, interaction.InteractionModeChangedEvent))
+        return events
+
     def _scene_changed(self, caller: Any = None, event: Any = None) -> None:
+        self._settle.start()
+
+    def _volume_event(self, caller: Any = None, event: Any = None) -> None:
+        self._volume_moved = True
         self._settle.start()
 
     def _boxes_rest(self) -> None:
         self._observe_boxes()
+        if self._volume_moved:
+            self._volume_moved = False
+            self.volume_changed()
         for node in self.box_nodes():
             boxes.deepen_flat_box(node, self.node)
         self.boxes_changed()

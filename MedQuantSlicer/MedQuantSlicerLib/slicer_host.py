@@ -12,7 +12,6 @@ import vtk
 
 from MedQuantSlicerLib import masks, scene
 from MedQuantSlicerLib.host import Missing
-from MedQuantSlicerLib.messages import _
 from MedQuantSlicerLib.scene_host import SceneHost
 from MedQuantSlicerLib.slicer_packages import EnginePackages
 

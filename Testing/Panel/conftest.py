@@ -1,4 +1,4 @@
-"""The panel's own folder on the path, and Slicer's stand-ins where slicer-core and PySide6 are installed."""
+"""The panel and the helpers of these tests on the path; Slicer's stand-ins where slicer-core and PySide6 are."""
 
 from __future__ import annotations
 
@@ -9,8 +9,9 @@ from pathlib import Path
 import pytest
 
 MODULE = Path(__file__).resolve().parents[2] / "MedQuantSlicer"
-if str(MODULE) not in sys.path:
-    sys.path.insert(0, str(MODULE))
+for folder in (MODULE, Path(__file__).resolve().parent):
+    if str(folder) not in sys.path:
+        sys.path.insert(0, str(folder))
 
 
 @pytest.fixture(scope="session")

@@ -2,15 +2,9 @@
 
 from __future__ import annotations
 
-import importlib.util
-from pathlib import Path
-
 import numpy as np
+import panel_geometries as geometries
 import pytest
-
-_spec = importlib.util.spec_from_file_location("panel_geometries", Path(__file__).with_name("geometries.py"))
-geometries = importlib.util.module_from_spec(_spec)
-_spec.loader.exec_module(geometries)
 
 LPS = np.diag([-1.0, -1.0, 1.0, 1.0])
 every_geometry = pytest.mark.parametrize("geometry", geometries.DIRECTIONS)

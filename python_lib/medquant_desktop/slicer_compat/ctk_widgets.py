@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from PySide6.QtCore import Property, QRect, Qt, Signal
+from PySide6.QtCore import Property, QEvent, QRect, Qt, Signal
 from PySide6.QtGui import QPainter
 from PySide6.QtWidgets import (
     QDoubleSpinBox,
@@ -26,6 +26,7 @@ class ctkCollapsibleButton(QWidget):
         title = parent if isinstance(parent, str) else text
         super().__init__(None if isinstance(parent, str) else parent)
         self._text, self._collapsed, self._inside = title, False, []
+        self._by_keyboard = False
         self.setSizePolicy(QSizePolicy.Preferred, QSizePolicy.Preferred)
         self.setFocusPolicy(Qt.TabFocus)  # the keyboard opens sections too
         self.setAttribute(Qt.WA_Hover)
@@ -55,11 +56,8 @@ class ctkCollapsibleButton(QWidget):
             return
         self._collapsed = collapsed
         if collapsed:
-            children = self.findChildren(QWidget, options=Qt.FindDirectChildrenOnly)
-            # Those that hide for a reason of their own stay hidden when the section opens.
-            self._inside = [child for child in children if not child.isWindow() and not child.isHidden()]
-            for child in self._inside:
-                child.setVisible(False)
+            self._inside = []
+            self._hide_inside()
         else:
             for child in self._inside:
                 child.setVisible(True)
@@ -68,6 +66,19 @@ class ctkCollapsibleButton(QWidget):
         self.update()
         self.contentsCollapsed.emit(collapsed)
         self.toggled.emit(not collapsed)
+
+    def _hide_inside(self) -> None:
+        """Those that hide for a reason of their own stay hidden when the section opens."""
+        for child in self.findChildren(QWidget, options=Qt.FindDirectChildrenOnly):
+            if not child.isWindow() and not child.isHidden():
+                self._inside.append(child)
+                child.setVisible(False)
+
+    def event(self, event) -> bool:
+        # What is shown, or comes, while the section is folded waits until it opens.
+        if event.type() == QEvent.LayoutRequest and self._collapsed:
+            self._hide_inside()
+        return super().event(event)
 
     text = Property(str, _get_text, _set_text)
     collapsed = Property(bool, _get_collapsed, _set_collapsed)
@@ -90,6 +101,10 @@ class ctkCollapsibleButton(QWidget):
         else:
             super().keyPressEvent(event)
 
+    def focusInEvent(self, event) -> None:
+        self._by_keyboard = event.reason() in (Qt.TabFocusReason, Qt.BacktabFocusReason)
+        super().focusInEvent(event)
+
     def paintEvent(self, event) -> None:
         painter = QPainter(self)
         header = QRect(0, 0, self.rect.width(), self._header())
@@ -98,7 +113,7 @@ class ctkCollapsibleButton(QWidget):
         ink = palette.windowText().color()
         ink.setAlpha(34 if hovered else 18)
         painter.setRenderHint(QPainter.Antialiasing)
-        painter.setPen(palette.highlight().color() if self.hasFocus() else Qt.NoPen)
+        painter.setPen(palette.highlight().color() if self._by_keyboard and self.hasFocus() else Qt.NoPen)
         painter.setBrush(ink)
         painter.drawRoundedRect(header.adjusted(0, 0, -1, -1), 3, 3)
         arrow = QStyleOption()
