@@ -43,16 +43,16 @@ class MedQuantSlicer(ScriptedLoadableModule):
         parent.title = _("MedQuant")
         parent.categories = ["Segmentation"]
         parent.dependencies = []
-        parent.contributors = ["MedQuantSlicer contributors"]
+        parent.contributors = ["The MedQuantSlicer developers"]
         parent.helpText = _(
             "Makes segmentation models (MedSAM, nnU-Net, MONAI) smaller by post-training quantization to 8, 4 or 2 "
-            "bits with slices of the open scan, segments with the original and the quantized model, and compares the masks "
-            "side by side. Not for clinical use."
+            "bits with slices of the open scan, segments with the original and the quantized model, and compares the "
+            "masks side by side. Not for clinical use."
         )
         parent.acknowledgementText = _(
             "Methods: Permutation-COMQ (Chen et al., arXiv 2604.07674), GPTQ (Frantar et al., ICLR 2023). "
-            "Models: MedSAM (Ma et al., Nature Communications 2024), nnU-Net (Isensee et al., Nature Methods 2021), SAM "
-            "(Kirillov et al., ICCV 2023). "
+            "Models: MedSAM (Ma et al., Nature Communications 2024), nnU-Net (Isensee et al., Nature Methods 2021), "
+            "SAM (Kirillov et al., ICCV 2023). "
             "The sample CT is case liver_100 of the Medical Segmentation Decathlon (CC BY-SA 4.0)."
         )
         if hasattr(slicer.app, "connect"):
