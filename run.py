@@ -4,6 +4,7 @@
     python3 run.py                          the demonstration: quantize a model, see what it costs
     python3 run.py app [scan or folder]     the window: open a scan, quantize, segment, compare
     python3 run.py test [pytest options]    the tests
+    python3 run.py package --out FOLDER     the extension as archives that 3D Slicer installs from a file
     python3 run.py COMMAND [options]        any medquant command; `python3 run.py --help` lists them
 
     --find-links FOLDER   before the command: take wheels from FOLDER first, from the network only if one is missing
@@ -318,6 +319,8 @@ def main(arguments: list[str]) -> int:
     if arguments and arguments[0] in ("-h", "--help"):
         print(__doc__.strip(), end="\n\n", flush=True)
         return start([str(python), "-m", "medquant", "--help"]) if python.exists() else 0
+    if arguments and arguments[0] == "package":  # needs no environment
+        return start([sys.executable, str(ROOT / "Packaging" / "extension_archive.py"), *arguments[1:]])
     try:
         request = parse(arguments)
         python = prepare(request)

@@ -28,7 +28,6 @@ class ScanSection:
         ui.windowSelector.activated.connect(lambda *_: host.set_window(WINDOWS[ui.windowSelector.currentIndex][0]))
         ui.sampleButton.clicked.connect(lambda *_: open_sample())
         style.mark(ui.scanLabel, "quiet")
-        style.mark(ui.emptyLabel, "quiet")
 
     def show(self, shown: Shown) -> None:
         """Paint."""
