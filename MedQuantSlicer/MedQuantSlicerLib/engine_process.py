@@ -171,10 +171,12 @@ class EngineProcess:
             self._fail(busy, "engine", messages.ENGINE_HANGS)
             return
         for request in list(self._open.values()):
-            if request.cancelled_at is not None and now - request.cancelled_at > CANCEL_SECONDS:
+            if request.cancelled_at is None or now - request.cancelled_at <= CANCEL_SECONDS:
+                continue
+            if request is next(iter(self._open.values())):  # it is what the process is busy with
                 self._end()
-                self._fail(request, "cancelled", messages.STOPPED)
-                return
+            self._fail(request, "cancelled", messages.STOPPED)
+            return
 
     def close(self) -> None:
         """End the process and remove what was exchanged. Nobody is told of requests that were open."""

@@ -80,6 +80,9 @@ class MaskWork:
             self._works.files.discard(told["masks"])
 
         def known(result: Told) -> None:
+            if source[0] != facts.volume_key:  # another scan was chosen meanwhile
+                self._works.files.discard(result["mask"])
+                return
             old = facts.masks.get(kind)
             title = "  ".join(filter(None, (titles[kind], result["size_text"], result["seconds_text"])))
             facts.masks[kind] = Computed(result["mask"], source, title)
@@ -145,6 +148,9 @@ class MaskWork:
 
         def known(result: Told) -> None:
             done()
+            if about != facts.comparison_of:
+                self._works.files.discard(result["difference"])
+                return
             old = facts.difference
             facts.table, facts.compared = table_of(result["table"]), about
             facts.worst, facts.difference = result["worst"], result["difference"]

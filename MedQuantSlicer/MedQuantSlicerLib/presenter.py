@@ -147,7 +147,7 @@ class Presenter:
     def clear_cache(self) -> None:
         """Remove what was compiled (downloads stay), after a question."""
         if self._works.can("clear_cache") and self._host.confirm(m.ask_clear(self.facts.cache)):
-            self._questions.ask("cache", self._questions.cache_known, clear=True)
+            self._questions.ask("cache", self._questions.cache_known, {"clear": True})
 
     def open_cache(self) -> None:
         """Show the cache's folder."""

@@ -27,7 +27,7 @@ class Questions:
         if not self._facts.machine:
             self.ask("machine", lambda told: setattr(self._facts, "machine", told["text"]))
 
-    def ask(self, method: str, known: Callable[[Told], None], **params: Any) -> None:
+    def ask(self, method: str, known: Callable[[Told], None], params: Told | None = None) -> None:
         """One question, unless the same is under way."""
         if method in self._asked or self._works.host.missing() is not None:
             return
@@ -52,7 +52,7 @@ class Questions:
             if facts.choice_key() != key:  # other choices were made meanwhile
                 self.sizes()
 
-        self.ask("sizes", known, model=facts.model, bits=list(BITS), **recipe)
+        self.ask("sizes", known, {"model": facts.model, "bits": list(BITS), **recipe})
 
     def listed(self, told: Told) -> None:
         """Put a model into the list, in place of one of the same name."""
