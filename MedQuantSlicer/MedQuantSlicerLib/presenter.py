@@ -248,6 +248,11 @@ class Presenter:
             self._host.remove_masks(DIFFERENCE)
         self.update()
 
+    def difference_file(self) -> str:
+        """The `.npy` file of the difference, labels (k, j, i) as in `host.FP32_ONLY`; "" before a comparison."""
+        told = self.facts.difference
+        return self._engine.path(told["array"]) if told else ""
+
     def save_report(self, path: str = "") -> None:
         """Write the comparison as a page."""
         if path and self._works.can("save_report"):

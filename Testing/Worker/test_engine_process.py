@@ -49,7 +49,11 @@ def test_nothing_is_started_before_something_is_asked(loop: EventLoop) -> None:
 
 
 def test_answers_find_their_questions_whatever_their_order(loop: EventLoop) -> None:
-    kept = 'elif method == "keep":\n    kept = id\nelif method == "swap":\n    say(id=id, result={"n": 2})\n    say(id=kept, result={"n": 1})'
+    kept = """elif method == "keep":
+    kept = id
+elif method == "swap":
+    say(id=id, result={"n": 2})
+    say(id=kept, result={"n": 1})"""
     engine = _engine(loop, kept)
     first, second = loop.ask(engine, "keep"), loop.ask(engine, "swap")
     loop.wait(lambda: first.done and second.done, 20)
@@ -207,9 +211,10 @@ def test_a_fault_in_the_use_of_an_answer_costs_no_other(loop: EventLoop) -> None
     assert loop.result(engine, "echo", {"a": 1}) == {"a": 1}
 
 
-@pytest.mark.parametrize(
-    "command", [["/no/such/program"], [sys.executable, "-c", "raise SystemExit('no engine here')"]]
-)
+NOT_THERE, BROKEN = ["/no/such/program"], [sys.executable, "-c", "raise SystemExit('no engine here')"]
+
+
+@pytest.mark.parametrize("command", [NOT_THERE, BROKEN])
 def test_a_program_that_does_not_start_is_told_once(loop: EventLoop, command: list[str]) -> None:
     engine = loop.engine(*command)
     first, second = loop.ask(engine, "echo"), loop.ask(engine, "echo")
@@ -218,7 +223,7 @@ def test_a_program_that_does_not_start_is_told_once(loop: EventLoop, command: li
         assert answer.error["kind"] == "engine"
         assert answer.error["message"] == messages.ENGINE_NOT_STARTED
     assert engine.starts == 1
-    if len(command) > 1:
+    if command is BROKEN:
         assert "no engine here" in Path(first.error["log"]).read_text()
 
 

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from itertools import pairwise
 from pathlib import Path
 
 import psutil
@@ -157,7 +158,7 @@ def test_it_beats_every_second_while_it_works(worker: EventLoop) -> None:
     engine._on_message = listen
     busy = worker.ask(engine, "deaf", {"listens": True})
     worker.wait(lambda: len(heard) >= 4, 20)
-    assert max(later - before for before, later in zip(heard[1:], heard[2:])) < 3.0
+    assert max(later - before for before, later in pairwise(heard[1:])) < 3.0
     busy.request.cancel()
     worker.wait(lambda: busy.done)
 
