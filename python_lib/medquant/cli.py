@@ -24,6 +24,7 @@ from rich.console import Console
 from typer.core import TyperGroup
 
 from medquant import __version__
+from medquant.commands import app as window
 from medquant.commands import (
     bench,
     cache,
@@ -88,6 +89,7 @@ app = typer.Typer(
     "2 wrong usage or wrong input, 130 stopped.",
 )
 app.command("demo", epilog=demo.EXAMPLES)(demo.demo)
+app.command("app", epilog=window.EXAMPLES)(window.app)
 app.command("models", epilog=models.EXAMPLES)(models.models)
 app.command("series", epilog=series.EXAMPLES)(series.series)
 app.command("quantize", epilog=quantize.EXAMPLES)(quantize.quantize)

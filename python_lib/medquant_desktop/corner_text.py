@@ -54,19 +54,19 @@ def direction_letters(direction: Sequence[float]) -> str:
 
 
 def slice_line(corners: Corners) -> str:
-    """"Axial  12 / 20"."""
+    """ "Axial  12 / 20"."""
     place = f"{corners.number} / {corners.count}" if corners.count else ""
     return "  ".join(part for part in (corners.orientation, place) if part)
 
 
 def position_line(corners: Corners) -> str:
-    """"S 34.5 mm": where the plane lies, by the side of the patient's origin."""
+    """ "S 34.5 mm": where the plane lies, by the side of the patient's origin."""
     plus, minus = LETTERS[corners.axis]
     return f"{plus if corners.position_mm >= 0 else minus} {abs(corners.position_mm):.1f} mm"
 
 
 def window_line(corners: Corners) -> str:
-    """"W 400  L 40"; scans with small values get decimals."""
+    """ "W 400  L 40"; scans with small values get decimals."""
     if corners.width is None or corners.level is None:
         return ""
     digits = 0 if corners.width >= 20 else 2
@@ -77,10 +77,8 @@ def bar_length(mm_per_pixel: float, most_pixels: float) -> float:
     """The longest of 1, 2, 5, 10, 20, 50 ... mm that is at most so many pixels long; 0 where none is."""
     if mm_per_pixel <= 0 or most_pixels <= 0:
         return 0.0
-    fitting = [
-        step * 10.0**power for power in range(-2, 4) for step in (1, 2, 5) if step * 10.0**power <= mm_per_pixel * most_pixels
-    ]
-    return max(fitting, default=0.0)
+    steps = [step * 10.0**power for power in range(-2, 4) for step in (1, 2, 5)]
+    return max((length for length in steps if length <= mm_per_pixel * most_pixels), default=0.0)
 
 
 def paint(painter: QPainter, area: QRectF, corners: Corners, font: QFont) -> None:
@@ -127,4 +125,9 @@ def _scale_bar(painter: QPainter, inner: QRectF, mm_per_pixel: float, metrics: Q
         painter.setPen(QPen(color, width, Qt.PenStyle.SolidLine, Qt.PenCapStyle.FlatCap))
         painter.drawLine(start, end)
     above = QRectF(inner.left(), inner.top(), inner.width(), inner.height() - 6)
-    _text(painter, above.adjusted(0, 0, 0, -metrics.descent() / 2), Qt.AlignmentFlag.AlignRight | Qt.AlignmentFlag.AlignBottom, label)
+    _text(
+        painter,
+        above.adjusted(0, 0, 0, -metrics.descent() / 2),
+        Qt.AlignmentFlag.AlignRight | Qt.AlignmentFlag.AlignBottom,
+        label,
+    )

@@ -90,7 +90,9 @@ class MrmlView(QWidget):
         self.render_window.Render()
         self.render_window.GetRGBACharPixelData(0, 0, width - 1, height - 1, 0, self._pixels)
         rows = vtk_to_numpy(self._pixels).reshape(height, width, 4)
-        self._picture = QImage(np.ascontiguousarray(rows[::-1]).data, width, height, QImage.Format.Format_RGBX8888).copy()
+        self._picture = QImage(
+            np.ascontiguousarray(rows[::-1]).data, width, height, QImage.Format.Format_RGBX8888
+        ).copy()
         self.pictures += 1
         self.update()
         self.after_render()
@@ -100,6 +102,11 @@ class MrmlView(QWidget):
 
     def resized(self, width: int, height: int) -> None:
         """The picture has another size, in pixels of the screen."""
+
+    def close_view(self) -> None:
+        """Let go of the scene and of the graphics memory."""
+        self.group.SetMRMLDisplayableNode(None)
+        self.render_window.Finalize()
 
     def _on_update(self, *_: object) -> None:
         self.request_render()

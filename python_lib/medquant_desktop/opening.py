@@ -16,9 +16,7 @@ from PySide6.QtCore import QMimeData, QProcess, QProcessEnvironment, QSettings
 RECENT = "recent"
 KEPT_RECENT = 8
 SESSION_SUFFIX = ".mrb"
-FILE_FILTER = (
-    "Scans, segmentations and sessions (*.nii *.nii.gz *.nrrd *.nhdr *.mha *.mhd *.dcm *.mrb);;All files (*)"
-)
+FILE_FILTER = "Scans, segmentations and sessions (*.nii *.nii.gz *.nrrd *.nhdr *.mha *.mhd *.dcm *.mrb);;All files (*)"
 
 Answer = dict[str, Any]
 

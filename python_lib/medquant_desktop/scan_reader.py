@@ -5,7 +5,9 @@
 for the array. With `labels_on` (`{"shape", "ijk_to_lps"}`, the grid of the scan that is open) a file that holds labels
 is read as a segmentation on that grid. The answer has a `kind`:
 
-- `scan`: `array` (file, voxels (k, j, i)), `ijk_to_lps`, `name`, `modality`, `window` [level, width]
+- `scan`: `array` (file, voxels (k, j, i)), `ijk_to_lps`, `name`, `modality`, `window` [level, width], `body`
+  [first, last] voxel (i, j, k); with `sample`
+  in place of `path` the CT phantom, and then `labels` like the next kind
 - `labels`: `array` (file, on the grid asked for), `names` {label: name}, `name`
 - `series`: `series`, those of a folder to choose from; `choice`: `what` ("component" or "frame") and `count`
 - `error`: `message`, for the user
@@ -19,10 +21,14 @@ import re
 import sys
 import uuid
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+if TYPE_CHECKING:
+    from medquant.imaging.volume import Volume
+
+SAMPLE_SHAPE, SAMPLE_SPACING = (40, 384, 384), (4.0, 1.0, 1.0)
 LABEL_NAME = re.compile(r"(^|[^a-z])(labels?|labelmap|segmentation|seg|masks?)([^a-z]|$)")
 """A file name that says that the file holds labels."""
 
@@ -51,7 +57,7 @@ def answer(request: dict[str, Any]) -> dict[str, Any]:
     except MemoryError:
         return {"kind": "error", "message": "There is not enough memory for this scan. Close other programs."}
     except Exception as error:  # a damaged file can fail anywhere in a decoder
-        name = Path(request["path"]).name
+        name = Path(request.get("path", "The sample")).name
         return {
             "kind": "error",
             "message": f"{name} cannot be read ({type(error).__name__}). Check that it is a scan, or export it again.",
@@ -80,9 +86,11 @@ def holds_labels(path: Path) -> bool:
 
 def _read(request: dict[str, Any]) -> dict[str, Any]:
     from medquant.imaging.reading import read_volume
-    from medquant.imaging.windows import window_of
 
-    path, folder = Path(request["path"]).expanduser(), Path(request["folder"])
+    folder = Path(request["folder"])
+    if request.get("sample"):
+        return _make_sample(folder)
+    path = Path(request["path"]).expanduser()
     if holds_labels(path):
         return _read_labels(path, folder, request.get("labels_on"))
     choice = {name: request.get(name) for name in ("series", "component", "frame")}
@@ -90,7 +98,30 @@ def _read(request: dict[str, Any]) -> dict[str, Any]:
         several = _several_series(path)
         if several:
             return {"kind": "series", "series": several}
-    volume = read_volume(path, **choice)
+    return _scan(read_volume(path, **choice), folder)
+
+
+def body_of(array: np.ndarray, air: float | None = None) -> list[list[int]]:
+    """First and last voxel (i, j, k) around nearly all of what is denser than air, or than the mean.
+
+    Rows with a fiftieth of the fullest row's tissue do not count: table, arms' tips and noise.
+    """
+    steps = tuple(max(1, size // 128) for size in array.shape)
+    coarse = array[:: steps[0], :: steps[1], :: steps[2]]
+    tissue = coarse > (float(coarse.mean()) if air is None else air)
+    first, last = [0, 0, 0], [size - 1 for size in array.shape]
+    for axis, step in enumerate(steps):
+        counts = tissue.sum(axis=tuple(other for other in range(3) if other != axis))
+        full = np.flatnonzero(counts > counts.max() / 50)
+        if full.size:
+            first[axis] = int(full[0]) * step
+            last[axis] = min(array.shape[axis] - 1, (int(full[-1]) + 1) * step)
+    return [first[::-1], last[::-1]]
+
+
+def _scan(volume: Volume, folder: Path) -> dict[str, Any]:
+    from medquant.imaging.windows import window_of
+
     window = window_of(volume)
     return {
         "kind": "scan",
@@ -98,8 +129,18 @@ def _read(request: dict[str, Any]) -> dict[str, Any]:
         "ijk_to_lps": volume.affine.tolist(),
         "name": volume.name,
         "modality": volume.modality,
+        "body": body_of(volume.array, air=-300.0 if volume.modality == "CT" else None),
         "window": [(window.lower + window.upper) / 2.0, max(window.upper - window.lower, 1e-6)],
     }
+
+
+def _make_sample(folder: Path) -> dict[str, Any]:
+    from medquant.embedded.phantom import make_phantom
+    from medquant.imaging.volume import Volume
+
+    array, labels, names, affine = make_phantom(shape=SAMPLE_SHAPE, spacing=SAMPLE_SPACING)
+    scan = _scan(Volume(array, affine, name="Sample CT (phantom)", modality="CT"), folder)
+    return {**scan, "labels": {"array": _save(labels, folder), "names": names, "name": "Reference of the sample"}}
 
 
 def _read_labels(path: Path, folder: Path, grid: dict[str, Any] | None) -> dict[str, Any]:

@@ -10,7 +10,7 @@ from PySide6.QtWidgets import QSizePolicy, QWidget
 
 from medquant_desktop.theme import QUANTIZED
 
-HEIGHT = 30
+HEIGHT = 28
 EDGE = 9.0
 HANDLE = 7.0
 
@@ -71,7 +71,7 @@ class SliceSlider(QWidget):
         painter.setPen(Qt.PenStyle.NoPen)
         colors = self.palette
         colors = colors() if callable(colors) else colors
-        middle = HEIGHT - 11.0
+        middle = HEIGHT - 10.0
         painter.setBrush(colors.mid().color())
         painter.drawRoundedRect(QRectF(EDGE, middle - 2, self._wide - 2 * EDGE, 4), 2, 2)
         if self.count < 2:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
+from itertools import product
 from typing import Any
 
 import slicer
@@ -23,6 +25,9 @@ MANAGERS = (
     "vtkMRMLMarkupsDisplayableManager",
 )
 ORIENTATIONS = ("Axial", "Coronal", "Sagittal")
+BODY_ATTRIBUTE = "MedQuant.Body"
+"""Of a volume: first and last voxel (i, j, k) of the body, as JSON. Views begin with it rather than with the air."""
+AROUND = 1.08
 MANY = 10
 """Slices of a jump with shift held."""
 WHEEL_NOTCH = 120
@@ -37,6 +42,7 @@ class SliceView(MrmlView):
         super().__init__(factory, MANAGERS, application_logic)
         self.changed: Callable[[], None] = lambda: None
         self._turned = 0
+        self._fitted: tuple[float, ...] = ()
         self._tags: list[tuple[Any, int]] = []
         self.renderer.GetActiveCamera().ParallelProjectionOn()
         # The slice lies beneath whatever the managers draw: its actor comes first.
@@ -85,10 +91,36 @@ class SliceView(MrmlView):
             self.node.SetOrientationToDefault()
             self.node.RotateToVolumePlane(volume)
             self.logic.FitSliceToBackground()
+            self._fit_body(volume)
             self.logic.SnapSliceOffsetToIJK()
+            self._fitted = self._view_of_node()
+
+    def _fit_body(self, volume: Any) -> None:
+        """Zoom to the body where it is known."""
+        body = json.loads(volume.GetAttribute(BODY_ATTRIBUTE) or "null")
+        width, height = self.node.GetDimensions()[:2]
+        if not body or width < 2 or height < 2:
+            return
+        into_plane = vtk.vtkMatrix4x4()
+        vtk.vtkMatrix4x4.Invert(self.node.GetSliceToRAS(), into_plane)
+        to_world = vtk.vtkMatrix4x4()
+        volume.GetIJKToRASMatrix(to_world)
+        transform = volume.GetParentTransformNode()
+        if transform is not None and transform.IsTransformToWorldLinear():
+            above = vtk.vtkMatrix4x4()
+            transform.GetMatrixTransformToWorld(above)
+            vtk.vtkMatrix4x4.Multiply4x4(above, to_world, to_world)
+        vtk.vtkMatrix4x4.Multiply4x4(into_plane, to_world, into_plane)
+        corners = [into_plane.MultiplyPoint([*corner, 1.0]) for corner in product(*zip(*body))]
+        spans = [(min(c[axis] for c in corners), max(c[axis] for c in corners)) for axis in (0, 1)]
+        mm = AROUND * max((spans[0][1] - spans[0][0]) / width, (spans[1][1] - spans[1][0]) / height)
+        was = self.node.StartModify()
+        self.node.SetFieldOfView(width * mm, height * mm, self.node.GetFieldOfView()[2])
+        self.node.SetXYZOrigin(sum(spans[0]) / 2, sum(spans[1]) / 2, self.node.GetXYZOrigin()[2])
+        self.node.EndModify(was)
 
     def set_orientation(self, name: str) -> None:
-        """"Axial", "Coronal" or "Sagittal", nearest to the scan's own planes, through the middle."""
+        """ "Axial", "Coronal" or "Sagittal", nearest to the scan's own planes, through the middle."""
         self.node.SetDefaultOrientation(name)
         self.node.SetOrientation(name)
         self.fit()
@@ -152,7 +184,9 @@ class SliceView(MrmlView):
             level=display.GetLevel() if display else None,
             width=display.GetWindow() if display else None,
             edges=corner_text.edge_letters(rows),
-            mm_per_pixel=self.node.GetFieldOfView()[0] / max(1, self.node.GetDimensions()[0]) * self.devicePixelRatioF(),
+            mm_per_pixel=self.node.GetFieldOfView()[0]
+            / max(1, self.node.GetDimensions()[0])
+            * self.devicePixelRatioF(),
         )
 
     def overlay(self, painter: QPainter, area: QRectF) -> None:
@@ -163,7 +197,18 @@ class SliceView(MrmlView):
             corner_text.paint(painter, area, corners, font)
 
     def resized(self, width: int, height: int) -> None:
+        """Whoever saw the whole scan sees the whole of it again; whoever had zoomed keeps the zoom."""
+        whole = self._fitted == self._view_of_node()
         self.logic.ResizeSliceNode(width, height)
+        if whole and self.volume() is not None:
+            offset = self.logic.GetSliceOffset()
+            self.fit()
+            self.logic.SetSliceOffset(offset)
+            self._fitted = self._view_of_node()
+
+    def _view_of_node(self) -> tuple[float, ...]:
+        """How large and where the plane is shown, within itself."""
+        return (*self.node.GetFieldOfView()[:2], *self.node.GetXYZOrigin()[:2])
 
     def wheelEvent(self, event: QWheelEvent) -> None:
         modifiers = event.modifiers()
@@ -180,11 +225,9 @@ class SliceView(MrmlView):
             self.step(notches * (MANY if modifiers & Qt.KeyboardModifier.ShiftModifier else 1))
 
     def close_view(self) -> None:
-        """Let go of the scene and of the graphics memory."""
         for what, tag in self._tags:
             what.RemoveObserver(tag)
-        self.group.SetMRMLDisplayableNode(None)
-        self.render_window.Finalize()
+        super().close_view()
 
     def _observe(self, what: Any, method: Callable[..., None]) -> None:
         self._tags.append((what, what.AddObserver(vtk.vtkCommand.ModifiedEvent, method)))

@@ -12,12 +12,15 @@ from PySide6.QtWidgets import QFrame, QHBoxLayout, QLabel, QPushButton, QSizePol
 
 SHOWN_RECENT = 4
 WIDE = 520
+STEPS = ("Open a scan", "Choose a model and its bits, quantize", "Draw a box, segment, compare")
 
 
 class Welcome(QWidget):
     """An empty view area that teaches: drop, open, or try the sample."""
 
-    def __init__(self, open_files: Callable[[], None], open_folder: Callable[[], None], sample: Callable[[], None]) -> None:
+    def __init__(
+        self, open_files: Callable[[], None], open_folder: Callable[[], None], sample: Callable[[], None]
+    ) -> None:
         super().__init__()
         self.setObjectName("welcome")
         self.open_path: Callable[[Path], None] = lambda path: None
@@ -25,10 +28,12 @@ class Welcome(QWidget):
         self._card = QFrame()
         self._card.setFixedWidth(WIDE)
         column = QVBoxLayout(self._card)
-        column.setSpacing(10)
+        column.setSpacing(7)
         column.setContentsMargins(36, 34, 36, 30)
         column.addWidget(_label("Drop a DICOM folder or a scan here", size=15, bold=True))
-        column.addWidget(_label("NIfTI, NRRD and MetaImage files work as well. Nothing leaves this machine.", role="muted"))
+        column.addWidget(
+            _label("NIfTI, NRRD and MetaImage files work as well. Nothing leaves this machine.", role="muted")
+        )
         column.addSpacing(10)
         buttons = QHBoxLayout()
         buttons.setSpacing(8)
@@ -45,9 +50,9 @@ class Welcome(QWidget):
             buttons.addWidget(button)
         buttons.addStretch(1)
         column.addLayout(buttons)
-        column.addSpacing(14)
-        steps = "1  Open a scan     2  Choose a model and its bits, quantize     3  Draw a box, segment, compare"
-        column.addWidget(_label(steps, role="muted"))
+        column.addSpacing(12)
+        for number, step in enumerate(STEPS, 1):
+            column.addWidget(_label(f"{number}   {step}", role="muted"))
         self._recent = QVBoxLayout()
         self._recent.setSpacing(2)
         column.addLayout(self._recent)

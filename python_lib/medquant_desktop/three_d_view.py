@@ -1,0 +1,58 @@
+"""The 3-D view of the masks' surfaces."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import slicer
+import vtk
+from PySide6.QtGui import QWheelEvent
+
+from medquant_desktop.mrml_view import MrmlView
+
+MANAGERS = (
+    "vtkMRMLCameraDisplayableManager",
+    "vtkMRMLViewDisplayableManager",
+    "vtkMRMLModelDisplayableManager",
+    "vtkMRMLSegmentationsDisplayableManager3D",
+    "vtkMRMLMarkupsDisplayableManager",
+)
+GROUND = (0.075, 0.085, 0.1)
+
+
+class ThreeDView(MrmlView):
+    """Turn by left drag, zoom by wheel or right drag, move by middle drag."""
+
+    def __init__(self, tag: str, application_logic: Any) -> None:
+        factory = slicer.vtkMRMLThreeDViewDisplayableManagerFactory.GetInstance()
+        super().__init__(factory, MANAGERS, application_logic)
+        self.prepare()
+        self.logic = slicer.vtkMRMLViewLogic()
+        self.logic.SetMRMLApplicationLogic(application_logic)
+        application_logic.GetViewLogics().AddItem(self.logic)
+        self.logic.SetMRMLScene(slicer.mrmlScene)
+        self.node = self.logic.AddViewNode(tag)
+        self.node.SetBoxVisible(False)
+        self.node.SetAxisLabelsVisible(False)
+        self.node.SetBackgroundColor(*GROUND)
+        self.node.SetBackgroundColor2(*GROUND)
+        self.group.SetMRMLDisplayableNode(self.node)
+        self.interactor.SetInteractorStyle(vtk.vtkInteractorStyleUser())
+        self.interactor.Initialize()
+        self.manners = slicer.vtkMRMLThreeDViewInteractorStyle()
+        self.manners.SetDisplayableManagers(self.group)
+        self.manners.SetInteractor(self.interactor)
+
+    def fit(self) -> None:
+        """Look at everything from the patient's front."""
+        manager = self.group.GetDisplayableManagerByClassName("vtkMRMLCameraDisplayableManager")
+        camera = manager.GetCameraNode() if manager is not None else None
+        if camera is not None:
+            camera.RotateTo(slicer.vtkMRMLCameraNode.Anterior)
+        self.renderer.ResetCamera()
+        self.request_render()
+
+    def wheelEvent(self, event: QWheelEvent) -> None:
+        self.place_mouse(event.position(), event.modifiers())
+        forward = event.angleDelta().y() > 0
+        self.interactor.InvokeEvent("MouseWheelForwardEvent" if forward else "MouseWheelBackwardEvent")
