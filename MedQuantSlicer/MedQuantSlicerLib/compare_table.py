@@ -13,42 +13,64 @@ from MedQuantSlicerLib.state import Cell, Row, Table
 
 ROW_HEIGHT = 22
 MOST_ROWS = 10
+MOST_COLUMNS = 4
+"""As many stand beside a structure's name in a narrow panel; the others go into a second table."""
 COLORS = (style.FP32_BLUE, style.QUANTIZED_AMBER)
+BADGES = (_("Computed by"), _("Device"), _("Weights"))
 
 
-def fill_structures(tree: Any, table: Table) -> None:
-    """One line for each structure, with the columns in which any of them says something."""
+def fill_structures(trees: Sequence[Any], table: Table) -> None:
+    """One line for each structure, with the columns in which any of them says something, in two tables if needed."""
     rows = [row for row in table.rows if not row.of_all]
     columns = _spoken(table, rows)
-    lines = [(row.title, [(row.cells[n], table.tooltips[n]) for n in columns]) for row in rows]
-    _fill(tree, [_("Structure"), *(table.columns[n] for n in columns)], lines)
-    for place, n in enumerate(columns, 1):
-        tree.headerItem().setToolTip(place, table.tooltips[n])
+    for number, tree in enumerate(trees):
+        part = columns[number * MOST_COLUMNS : (number + 1) * MOST_COLUMNS]
+        lines = [(row.title, [(row.cells[n], table.tooltips[n]) for n in part]) for row in rows]
+        _fill(tree, [_("Structure"), *(table.columns[n] for n in part)], lines if part else [])
+        for place, n in enumerate(part, 1):
+            tree.headerItem().setToolTip(place, table.tooltips[n])
 
 
 def fill_models(tree: Any, table: Table) -> None:
-    """The models side by side, as their views are: one column for each, one line for each number."""
+    """The models side by side, as their views are: one column for each, one line for each number that both have."""
     rows = [row for row in table.rows if row.of_all]
-    lines = [(table.columns[n], [(row.cells[n], table.tooltips[n]) for row in rows]) for n in _spoken(table, rows)]
-    badges = [(Cell(", ".join(row.badges)), "") for row in rows]
-    if any(cell.text for cell, _tip in badges):
-        lines.append((_("computed by"), badges))
-    _fill(tree, ["", *(row.title for row in rows)], lines)
+    lines: list[tuple[str, list[tuple[Cell, str]]]] = []
+    for n in _spoken(table, rows):
+        title, cells = table.columns[n], [(row.cells[n], table.tooltips[n]) for row in rows]
+        if lines and _complete(lines[-1][1], cells):
+            # Each model against the reference: two columns for the structures, one line here.
+            joined = [one if one[0].text else other for one, other in zip(lines[-1][1], cells)]
+            lines[-1] = (_("Reference {what}").format(what=title.split()[-1]), joined)
+        else:
+            lines.append((title, cells))
+    lines = [line for number, line in enumerate(lines) if number == 0 or all(cell.text for cell, _tip in line[1])]
+    for number, title in enumerate(BADGES):
+        badges = [row.badges[number] if number < len(row.badges) else "" for row in rows]
+        if any(badges):
+            lines.append((title, [(Cell(badge), badge) for badge in badges]))
+    _fill(tree, ["", *(row.title for row in rows)], lines, even=True)
     for place in range(1, len(rows) + 1):
         tree.headerItem().setIcon(place, swatch(COLORS[min(place - 1, 1)]))
+
+
+def _complete(first: Sequence[tuple[Cell, str]], second: Sequence[tuple[Cell, str]]) -> bool:
+    """Whether two lines say something in turn: where one is empty, the other is not."""
+    return all(bool(a.text) != bool(b.text) for (a, _x), (b, _y) in zip(first, second))
 
 
 def _spoken(table: Table, rows: Sequence[Row]) -> list[int]:
     return [n for n in range(len(table.columns)) if any(row.cells[n].text for row in rows)]
 
 
-def _fill(tree: Any, heads: Sequence[str], lines: Sequence[tuple[str, Sequence[tuple[Cell, str]]]]) -> None:
+def _fill(
+    tree: Any, heads: Sequence[str], lines: Sequence[tuple[str, Sequence[tuple[Cell, str]]]], *, even: bool = False
+) -> None:
     tree.clear()
     tree.setColumnCount(len(heads))
     tree.setHeaderLabels(list(heads))
     for title, cells in lines:
         item = qt.QTreeWidgetItem([title, *(cell.text for cell, _tip in cells)])
-        item.setSizeHint(0, qt.QSize(0, ROW_HEIGHT))
+        item.setSizeHint(0, qt.QSize(tree.fontMetrics().horizontalAdvance(title) + 14, ROW_HEIGHT))
         item.setToolTip(0, title)
         for place, (cell, tip) in enumerate(cells, 1):
             item.setTextAlignment(place, qt.Qt.AlignRight | qt.Qt.AlignVCenter)
@@ -61,10 +83,11 @@ def _fill(tree: Any, heads: Sequence[str], lines: Sequence[tuple[str, Sequence[t
     header = tree.header()
     header.setStretchLastSection(False)
     header.setMinimumSectionSize(24)
-    header.setSectionResizeMode(0, qt.QHeaderView.Stretch)
+    stretch, fit = qt.QHeaderView.Stretch, qt.QHeaderView.ResizeToContents
+    header.setSectionResizeMode(0, fit if even else stretch)
     for place in range(1, len(heads)):
         tree.headerItem().setTextAlignment(place, qt.Qt.AlignRight | qt.Qt.AlignVCenter)
-        header.setSectionResizeMode(place, qt.QHeaderView.ResizeToContents)
+        header.setSectionResizeMode(place, stretch if even else fit)
     tree.setFixedHeight(header.sizeHint.height() + max(1, min(len(lines), MOST_ROWS)) * ROW_HEIGHT + 6)
     tree.setVisible(bool(lines))
 

@@ -26,7 +26,7 @@ class CompareSection:
         ui.differenceButton.clicked.connect(lambda *_: presenter.difference())
         ui.compareButton.clicked.connect(lambda *_: presenter.compare())
         ui.reportButton.clicked.connect(lambda *_: self._save(presenter))
-        for tree in (ui.compareTable, ui.costTable):
+        for tree in (ui.compareTable, ui.referenceTable, ui.costTable):
             tree.setContextMenuPolicy(qt.Qt.ActionsContextMenu)
             copy = qt.QAction(_("Copy table"), tree)
             copy.triggered.connect(lambda *_: self._copy())
@@ -39,7 +39,7 @@ class CompareSection:
         if table is not self._table:
             self._table = table
             if table is not None:
-                compare_table.fill_structures(ui.compareTable, table)
+                compare_table.fill_structures((ui.compareTable, ui.referenceTable), table)
                 compare_table.fill_models(ui.costTable, table)
         show_text(ui.headlineLabel, table.headline if table else "")
         show_text(ui.teachLabel, "" if table else _("Segment with both models to see what quantization costs."))
@@ -48,8 +48,8 @@ class CompareSection:
         ui.compareButton.setVisible(table is not None or bool(shown.left_title and shown.right_title))
         show_text(ui.notesLabel, "\n".join(table.notes) if table else "")
         if table is None:
-            ui.compareTable.setVisible(False)
-            ui.costTable.setVisible(False)
+            for tree in (ui.compareTable, ui.referenceTable, ui.costTable):
+                tree.setVisible(False)
         show_text(ui.worstLabel, shown.worst)
         show_action(ui.worstButton, shown.actions.get("jump_to_worst"), text=False)
         show_action(ui.differenceButton, shown.actions.get("difference"), text=False)

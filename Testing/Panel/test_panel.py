@@ -436,3 +436,40 @@ def test_nothing_is_cut_off(widget, width):
     for one in widget.root.findChildren(qt.QLabel):
         if one.isVisible() and one.wordWrap and one.text:
             assert one.height >= one.heightForWidth(one.width) - 2, one.text
+
+
+def test_the_table_with_a_reference_fits_a_narrow_panel(widget, engine):
+    """Six numbers for each structure stand in two tables; what each model has against the reference in one line."""
+    from MedQuantSlicerLib import compare_table
+    from MedQuantSlicerLib.state import Cell, Row, Table
+
+    def row(title, *texts, **named):
+        return Row(title, tuple(Cell(text) for text in texts), **named)
+
+    table = Table(
+        ("Dice", "NSD", "HD95 mm", "Volume mL", "FP32 Dice", "Its Dice", "Seconds"),
+        ("",) * 7,
+        (
+            row("FP32", "", "", "", "2006.5", ".800", "", "1.95 s", of_all=True, badges=("float32", "CPU")),
+            row(
+                "4-bit", ".991", ".98", "1.1", "2014.0", "", ".798", "1.97 s", of_all=True, badges=("simulated", "CPU")
+            ),
+            row("liver", ".989", ".978", "1.5", "1801.9 (+6.9)", ".821", ".819", ""),
+        ),
+        "",
+    )
+    ui = widget.ui
+    compare_table.fill_structures((ui.compareTable, ui.referenceTable), table)
+    compare_table.fill_models(ui.costTable, table)
+    assert [ui.referenceTable.headerItem().text(place) for place in range(3)] == ["Structure", "FP32 Dice", "Its Dice"]
+    lines = [ui.costTable.topLevelItem(row) for row in range(ui.costTable.topLevelItemCount)]
+    told = [[line.text(place) for place in range(3)] for line in lines]
+    assert ["Reference Dice", ".800", ".798"] in told
+    assert ["Seconds", "1.95 s", "1.97 s"] in told
+    assert "NSD" not in [line[0] for line in told], "FP32 has none: it stands with the structures"
+    widget.parent.resize(360, 1800)
+    _settle()
+    for tree in (ui.compareTable, ui.referenceTable, ui.costTable):
+        widths = [tree.columnWidth(place) for place in range(tree.columnCount)]
+        assert sum(widths) <= tree.width
+        assert widths[0] >= tree.fontMetrics().horizontalAdvance("Seconds")
