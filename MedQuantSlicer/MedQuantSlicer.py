@@ -102,7 +102,7 @@ class MedQuantSlicerWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         self.panel.start(self.parameters)
         self.addObserver(slicer.mrmlScene, slicer.mrmlScene.StartCloseEvent, self.onSceneStartClose)
         self.addObserver(slicer.mrmlScene, slicer.mrmlScene.EndCloseEvent, self.onSceneEndClose)
-        self.addObserver(slicer.mrmlScene, slicer.mrmlScene.EndImportEvent, self.onSceneEndClose)
+        self.addObserver(slicer.mrmlScene, slicer.mrmlScene.EndImportEvent, self.onSceneEndImport)
 
     def make_logic(self) -> MedQuantSlicerLogic:
         """Keeps the choices and starts the engine."""
@@ -124,6 +124,9 @@ class MedQuantSlicerWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         """Called each time the module is opened."""
         self._use(self.logic.getParameterNode())
         self.panel.enable_keys(True)
+        shown = self.panel.presenter.shown
+        if shown.left_title or shown.right_title:
+            self.host.show_pair(shown.left_title, shown.right_title)
 
     def exit(self) -> None:
         """Called each time another module is opened: the user's layout comes back."""
@@ -143,9 +146,14 @@ class MedQuantSlicerWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         self._use(None)
 
     def onSceneEndClose(self, caller: Any, event: Any) -> None:
-        """Another scene is there, or the same with more in it."""
+        """The scene is empty."""
         self._use(self.logic.getParameterNode())
         self.panel.presenter.scene_closed()
+
+    def onSceneEndImport(self, caller: Any, event: Any) -> None:
+        """A scene was loaded, perhaps with choices of its own."""
+        self._use(None)
+        self._use(self.logic.getParameterNode())
 
     def _use(self, parameters: MedQuantSlicerParameterNode | None) -> None:
         if parameters is self.parameters:

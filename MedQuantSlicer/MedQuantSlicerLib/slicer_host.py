@@ -39,11 +39,13 @@ class SlicerHost(SceneHost):
         super().__init__(parameters)
         self._packages = EnginePackages(requirements)
         self._former_layout: int | None = None
+        self._titles = ("", "")
 
     # -- views
 
     def show_pair(self, left_title: str, right_title: str) -> None:
         """See `Host`."""
+        self._titles = (left_title, right_title)
         manager = slicer.app.layoutManager()
         if manager is None:
             return
@@ -66,7 +68,7 @@ class SlicerHost(SceneHost):
 
     def start_box(self, from_segment: bool = False) -> None:
         """See `Host`."""
-        self.show_pair("", "")
+        self.show_pair(*self._titles)
         super().start_box(from_segment)
 
     def _link(self) -> None:

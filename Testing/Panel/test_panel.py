@@ -473,3 +473,29 @@ def test_the_table_with_a_reference_fits_a_narrow_panel(widget, engine):
         widths = [tree.columnWidth(place) for place in range(tree.columnCount)]
         assert sum(widths) <= tree.width
         assert widths[0] >= tree.fontMetrics().horizontalAdvance("Seconds")
+
+
+def test_choices_return_with_a_saved_session(widget, slicer, scene, tmp_path):
+    volume = _scan(widget, "coronal")
+    _box(widget, volume)
+    _click(widget.ui.bits2Button)
+    widget.parameters.method = type(widget.parameters.method).RTN
+    path = tmp_path / "session.mrb"
+    assert scene.WriteToMRB(str(path))
+    scene.Clear(0)
+    _settle(200)
+    _click(widget.ui.bits8Button)
+    assert widget.panel.presenter.shown.scan == ""
+    reader = slicer.vtkMRMLApplicationLogic()
+    reader.SetMRMLScene(scene)
+    (tmp_path / "unpacked").mkdir()
+    assert reader.OpenSlicerDataBundle(str(path), str(tmp_path / "unpacked"))
+    _settle(250)
+    shown = widget.panel.presenter.shown
+    assert widget.parameters.inputVolume.GetName() == "coronal scan"
+    assert "16" in shown.scan
+    assert (shown.bits, shown.options.method) == (2, "rtn")
+    assert widget.ui.bits2Button.checked
+    assert widget.ui.methodSelector.currentText == "Round to nearest (fastest)"
+    assert [box.name for box in widget.host.boxes()] == ["liver"]
+    assert widget.ui.boxList.topLevelItemCount == 1
