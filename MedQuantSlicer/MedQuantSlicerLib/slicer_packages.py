@@ -11,6 +11,7 @@ import importlib.util
 import logging
 import re
 import tempfile
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -21,6 +22,7 @@ from MedQuantSlicerLib.messages import _
 
 PINNED = ("SimpleITK", "numpy", "requests", "scipy", "torch", "vtk")
 """Packages that pip must leave as they are: replacing Slicer's own breaks it."""
+LOOK_AGAIN_SECONDS = 5.0
 _log = logging.getLogger("medquant.panel")
 
 
@@ -30,11 +32,18 @@ class EnginePackages:
     def __init__(self, requirements: str) -> None:
         self._requirements = Path(requirements)
         self._cancelled = False
+        self._looked: tuple[float, Missing | None] | None = None
 
     def missing(self) -> Missing | None:
-        """What is not installed; looking imports nothing."""
+        """What is not installed; looking imports nothing. What is there stays, what is not is looked for again."""
         if slicer.app.testingEnabled():
             return None
+        now = time.monotonic()
+        if self._looked is None or (self._looked[1] is not None and now - self._looked[0] > LOOK_AGAIN_SECONDS):
+            self._looked = now, self._look()
+        return self._looked[1]
+
+    def _look(self) -> Missing | None:
         packages = self._missing_packages()
         needs_torch = importlib.util.find_spec("torch") is None
         if not packages and not needs_torch:
@@ -60,6 +69,7 @@ class EnginePackages:
             if problem:
                 on_error(problem, "")
                 return
+        self._looked = None
         packages = self._missing_packages()
         if not packages:
             on_done()
@@ -118,6 +128,7 @@ class EnginePackages:
 
         def ended(code: int) -> None:
             importlib.invalidate_caches()
+            self._looked = None
             if self._cancelled:
                 return
             if code == 0:

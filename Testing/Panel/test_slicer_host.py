@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from types import SimpleNamespace
 
 import panel_geometries as geometries
@@ -183,8 +184,7 @@ def test_packages_are_installed_beside_slicers_own(host, monkeypatch, slicer, to
     ((packages, options),) = packaging.calls
     assert packages == ["no-such-package-of-medquant>=2"]
     assert not options["blocking"]
-    with open(options["constraints"], encoding="utf-8") as file:
-        pinned = file.read().split()
+    pinned = Path(options["constraints"]).read_text(encoding="utf-8").split()
     import SimpleITK
 
     assert f"SimpleITK=={SimpleITK.Version_VersionString()}".split(".post")[0] in [p.split(".post")[0] for p in pinned]
@@ -196,8 +196,7 @@ def test_a_failure_shows_the_log(host, monkeypatch, slicer, torch_there):
     host.install(told.append, lambda: told.append("done"), lambda *problem: told.append(problem))
     text, log = told[-1]
     assert "network" in text
-    with open(log, encoding="utf-8") as file:
-        assert "ERROR: no network" in file.read()
+    assert "ERROR: no network" in Path(log).read_text(encoding="utf-8")
 
 
 def test_a_cancelled_installation_tells_nothing_more(host, monkeypatch, slicer, torch_there):
@@ -212,3 +211,12 @@ def test_a_cancelled_installation_tells_nothing_more(host, monkeypatch, slicer, 
     host.cancel_install()
     packaging.end(1)
     assert told == []
+
+
+def test_packages_are_looked_for_once_they_are_there(host, monkeypatch, slicer, torch_there):
+    packaging = FakePackaging()
+    monkeypatch.setattr(packaging, "pip_check", lambda requirement: seen.append(requirement) or True)
+    monkeypatch.setattr(slicer, "packaging", packaging, raising=False)
+    seen = []
+    assert [host.missing(), host.missing()] == [None, None]
+    assert len(seen) == 2, "two requirements, each once"
