@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 import os
 import shutil
 import signal
@@ -233,7 +234,7 @@ class EngineProcess:
         transport, self._transport = self._transport, None
         if transport is None:
             return
-        if self._pid:  # the transport may know a launcher only
+        if self._pid > 1 and self._pid != os.getpid():  # the transport may know a launcher only
             with suppress(OSError):
                 os.kill(self._pid, getattr(signal, "SIGKILL", signal.SIGTERM))
         transport.kill()
@@ -287,8 +288,8 @@ class EngineProcess:
     def _on_message(self, message: dict[str, Any]) -> None:
         if "event" in message:
             if message["event"] in ("ready", "heartbeat"):
-                self._ready = True
-                self._pid = int(_number(message.get("pid"))) or self._pid
+                if message["event"] == "ready":
+                    self._ready, self._pid = True, int(_number(message.get("pid")))
                 self._patience = max(SILENT_SECONDS, _number(message.get("patience")))
             return
         request = self._open.get(int(_number(message.get("id"))))
@@ -308,4 +309,4 @@ def _line(**message: Any) -> bytes:
 
 
 def _number(value: Any) -> float:
-    return float(value) if isinstance(value, int | float) else 0.0
+    return float(value) if isinstance(value, int | float) and math.isfinite(value) else 0.0

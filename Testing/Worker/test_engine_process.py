@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import os
 import sys
 import time
 from pathlib import Path
@@ -203,6 +205,17 @@ def test_the_last_words_of_a_killed_process_do_not_count() -> None:
     first.on_exit(-9)
     assert engine.running
     engine.close()
+
+
+@pytest.mark.parametrize("pid", [-1, 0, 1, os.getpid(), "7", None, float("inf")])
+def test_nobody_else_is_ended_whatever_number_it_gives(pid: object, monkeypatch: pytest.MonkeyPatch) -> None:
+    ended: list[tuple] = []
+    monkeypatch.setattr(engine_process.os, "kill", lambda *who: ended.append(who))
+    engine = EngineProcess(_Silent, ["engine"])
+    engine.request("work")
+    _Silent.last.on_bytes(json.dumps({"event": "ready", "pid": pid}).encode() + b"\n")
+    engine.close()
+    assert _Silent.last.killed and ended == []
 
 
 def test_a_fault_in_the_use_of_an_answer_costs_no_other(loop: EventLoop) -> None:

@@ -35,11 +35,12 @@ def input_is_empty():
     return sys.stdin.read() == "" and os.read(0, 10) == b""
 
 def memory(params, work):
-    work.warm.put("x", object())
-    raise MemoryError
+    return {"size": len(bytearray(1 << 62))}
 
 def torch_memory(params, work):
-    raise RuntimeError("[enforce fail at alloc_cpu.cpp:121] DefaultCPUAllocator: can't allocate memory: you tried")
+    import torch
+
+    return {"size": len(torch.empty(1 << 58))}
 
 def fault(params, work):
     raise KeyError("volume")
