@@ -63,8 +63,6 @@ class Facts:
     options: Options = field(default_factory=Options)
     choices: dict[tuple, dict[str, Any]] = field(default_factory=dict)
     """The engine's `sizes` by model and recipe."""
-    accuracy: dict[tuple[str, int], str] = field(default_factory=dict)
-    """What masks lost, by model and bits, as it was seen in this session."""
     overrides: dict[str, dict[str, int]] = field(default_factory=dict)
     """Layers that the user wants precise, by model."""
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from typing import Any
 
@@ -19,8 +19,10 @@ Told = dict[str, Any]
 class MaskWork:
     """Segmenting, comparing and reporting, as steps that follow each other."""
 
-    def __init__(self, works: Works) -> None:
+    def __init__(self, works: Works, measured: Callable[[], None]) -> None:
         self._works, self._facts = works, works.facts
+        self._measured = measured
+        """Called once seconds and accuracy are known."""
 
     def segment(self) -> None:
         """What is wanted and not there yet, FP32 first; all of it where everything is there already."""
@@ -154,8 +156,7 @@ class MaskWork:
             old = facts.difference
             facts.table, facts.compared = table_of(result["table"]), about
             facts.worst, facts.difference = result["worst"], result["difference"]
-            bits = params[QUANTIZED].get("bits")
-            facts.accuracy[facts.model, bits] = result["verdict"]
+            self._measured()
             if facts.difference_shown:
                 self.show_difference()
             self._works.files.discard(old)

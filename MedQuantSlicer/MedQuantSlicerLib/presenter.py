@@ -45,7 +45,7 @@ class Presenter:
         self._shown = shown_of(self.facts, clock())
         self._works = Works(self.facts, engine, host, self.update, clock)
         self._questions = Questions(self._works)
-        self._masks = MaskWork(self._works)
+        self._masks = MaskWork(self._works, self._questions.measured)
         self._works.installed = self._questions.look_around
         engine.restarted = host.restarted
 
@@ -180,15 +180,13 @@ class Presenter:
         """Quantize the chosen model with slices of the scan; while that runs: cancel."""
         if self._works.cancels("quantize"):
             return
-        settings, key = self.facts.settings, self.facts.choice_key()
+        settings = self.facts.settings
         params = {"model": self.facts.model, **self.facts.recipe}
 
         def known(result: dict[str, Any]) -> None:
-            bits = result["bits"]
             self.facts.made.pop(settings, None)
-            self.facts.made[settings] = Quantized(result["handle"], bits, result["text"])
-            size = {"size": result["text"].partition(",")[0], "measured": True}
-            self.facts.choices.setdefault(key, {}).setdefault(str(bits), {}).update(size)
+            self.facts.made[settings] = Quantized(result["handle"], result["bits"], result["text"])
+            self._questions.measured()
 
         self._works.run("quantize", "quantize", "quantize", params, known, with_volume=True)
 

@@ -40,10 +40,10 @@ class Questions:
 
         self._works.engine.request(method, params, on_result=result, on_error=lambda _: self._asked.discard(method))
 
-    def sizes(self) -> None:
+    def sizes(self, again: bool = False) -> None:
         """What 8, 4 and 2 bits of the chosen model would be; asked with a scan to use them on."""
         facts, key = self._facts, self._facts.choice_key()
-        if facts.usable_volume is None or key in facts.choices or facts.line is None:
+        if facts.usable_volume is None or facts.line is None or (key in facts.choices and not again):
             return
         recipe = {name: value for name, value in facts.recipe.items() if name not in ("bits", "slices")}
 
@@ -53,6 +53,11 @@ class Questions:
                 self.sizes()
 
         self.ask("sizes", known, {"model": facts.model, "bits": list(BITS), **recipe})
+
+    def measured(self) -> None:
+        """Sizes, seconds and accuracy have become known: ask again."""
+        self.sizes(again=True)
+        self.ask("models", self._models_known)
 
     def listed(self, told: Told) -> None:
         """Put a model into the list, in place of one of the same name."""

@@ -139,10 +139,8 @@ def _choices(facts: Facts) -> tuple[BitsChoice, ...]:
     choices = []
     for bits in BITS:
         told = known.get(str(bits), {})
-        accuracy = facts.accuracy.get((facts.model, bits)) or told.get("accuracy") or m.NOT_MEASURED
-        size, seconds = told.get("size", ""), told.get("seconds", "")
-        chosen = bits == (only or facts.bits)
-        choices.append(BitsChoice(bits, chosen, size, seconds, accuracy, bool(told.get("measured"))))
+        words = (told.get("size", ""), told.get("seconds", ""), told.get("accuracy") or m.NOT_MEASURED)
+        choices.append(BitsChoice(bits, bits == (only or facts.bits), *words, bool(told.get("measured"))))
     return tuple(choices)
 
 

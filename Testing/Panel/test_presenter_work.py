@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 from MedQuantSlicerLib.host import DIFFERENCE, FP32, QUANTIZED
 from MedQuantSlicerLib.state import State
-from presenter_fakes import CT, LIVER, WORST, Panel
+from presenter_fakes import CT, LIVER, SIZES, WORST, Panel
 
 
 @pytest.fixture
@@ -79,6 +79,13 @@ def test_segmenting_runs_both_models_then_compares(panel: Panel) -> None:
     assert panel.shown.table.rows[0].cells[0].strong
     assert panel.shown.left_title == "FP32  2.5 MB  1.02 s"
     assert panel.host.did("show_pair")[-1][1:] == (panel.shown.left_title, panel.shown.right_title)
+
+
+def test_what_was_measured_is_asked_for_again(panel: Panel) -> None:
+    assert panel.shown.choices[1].accuracy == "small loss"
+    measured = {**SIZES["choices"]["4"], "accuracy": "masks as FP32"}
+    panel.engine.quick["sizes"] = {"choices": {**SIZES["choices"], "4": measured}}
+    panel.compare_all()
     assert panel.shown.choices[1].accuracy == "masks as FP32"
 
 

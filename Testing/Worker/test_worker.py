@@ -105,7 +105,7 @@ def test_expected_sizes_are_those_of_the_files(bench: Bench, quantized: dict[str
     assert quantized["bytes"] == Path(quantized["handle"]).stat().st_size
     assert not choices["8"]["measured"]
     assert choices["8"]["bytes"] > choices["4"]["bytes"] > choices["2"]["bytes"]
-    assert measured.recall("embedded", 4)["bytes"] == quantized["bytes"]
+    assert measured.recall("embedded", quantized["recipe"])["bytes"] == quantized["bytes"]
 
 
 def test_progress_tells_what_happens(bench: Bench) -> None:

@@ -1,4 +1,4 @@
-"""What was measured on this machine, remembered: seconds, size and loss of each model at each bit-width."""
+"""What was measured on this machine, remembered: seconds, size and loss of each model by each recipe."""
 
 from __future__ import annotations
 
@@ -11,23 +11,27 @@ from medquant.deploy.cache import cache_folder
 from medquant.errors import UserError
 from medquant.files import atomic_path
 
-FP32 = 32
+FP32 = "FP32"
+_OWN = "override"
+"""What a recipe says of itself where the user decided about single layers: what it gives is no expectation."""
 
 
-def recall(model: str, bits: int) -> dict[str, Any]:
-    """What is known of a model (by name or path) at a bit-width: "seconds", "per", "bytes", "accuracy" as far as it is.
+def recall(model: str, recipe: str) -> dict[str, Any]:
+    """What is known of a model (by name or path) and a recipe (as it describes itself, or "FP32").
 
-    `seconds` are `per` "slice" or "scan", with the runtime that is fastest here; `accuracy` is the engine's verdict on
-    the scan that was compared last.
+    As far as it is known: "seconds" `per` "slice" or "scan", with the runtime that was chosen last, "bytes" of the
+    file, and "accuracy", the verdict on the scan that was compared last.
     """
-    return _read(_file()).get(model, {}).get(str(bits), {})
+    return {} if _OWN in recipe else _read(_file()).get(model, {}).get(recipe, {})
 
 
-def remember(model: str, bits: int, **facts: Any) -> None:
+def remember(model: str, recipe: str, **facts: Any) -> None:
     """Add facts. They are of use, not needed: a folder that cannot be written is no error."""
+    if _OWN in recipe:
+        return
     with suppress(UserError):
         known = _read(_file())
-        known.setdefault(model, {}).setdefault(str(bits), {}).update(facts)
+        known.setdefault(model, {}).setdefault(recipe, {}).update(facts)
         _write(_file(), known)
 
 

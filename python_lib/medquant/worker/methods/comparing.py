@@ -53,7 +53,7 @@ def compare(params: dict[str, Any], work: Work) -> dict[str, Any]:
     progress.report(0.95, "Finding the slice that differs most")
     verdict = wording.verdict(comparison.summary[1])
     if params.get("of"):
-        measured.remember(params["of"], comparison.summary[1].weight_bits, accuracy=verdict)
+        measured.remember(params["of"], comparison.summary[1].recipe, accuracy=verdict)
     progress.check()
     others = tuple(other for other in range(3) if other != axis)
     counts = np.count_nonzero(difference, axis=others)

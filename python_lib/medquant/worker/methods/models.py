@@ -62,33 +62,34 @@ def sizes(params: dict[str, Any], work: Work) -> dict[str, Any]:
     here = entry is None or entry.offline
     model = work.warm.model(spec, work.part()) if here else None
     if hasattr(model, "recipe"):
-        bits = model.recipe.weights.bits
-        return {"choices": {str(bits): _choice(spec, bits, model.report.bytes_on_disk, exact=True)}}
+        told = _choice(spec, model.recipe.describe(), model.report.bytes_on_disk, exact=True)
+        return {"choices": {str(model.recipe.weights.bits): told}}
     choices = {}
     for bits in params.get("bits", (8, 4, 2)):
+        recipe = recipe_of({**params, "bits": bits})
         if model is not None:
-            expected = expected_bytes(model, recipe_of({**params, "bits": bits}))
+            expected = expected_bytes(model, recipe)
         else:
             expected = entry.parameters * bits // 8 if entry.parameters else None
-        choices[str(bits)] = _choice(spec, bits, expected, exact=False)
+        choices[str(bits)] = _choice(spec, recipe.describe(), expected, exact=False)
     return {"choices": choices}
 
 
-def _choice(spec: str, bits: int, expected: int | None, *, exact: bool) -> dict[str, Any]:
-    known = measured.recall(spec, bits)
+def _choice(spec: str, recipe: str, expected: int | None, *, exact: bool) -> dict[str, Any]:
+    known = measured.recall(spec, recipe)
     size = known.get("bytes", expected)
     return {
         "bytes": size,
         "size": wording.size(size) if size else "",
         "measured": exact or "bytes" in known,
         "accuracy": known.get("accuracy", NOT_MEASURED),
-        **_speed(spec, bits),
+        **_speed(spec, recipe),
     }
 
 
-def _speed(spec: str, bits: int = measured.FP32) -> dict[str, Any]:
+def _speed(spec: str, recipe: str = measured.FP32) -> dict[str, Any]:
     """Expected seconds on this machine, as a number and in words."""
-    known = measured.recall(spec, bits)
+    known = measured.recall(spec, recipe)
     if "seconds" not in known:
         return {"expected_seconds": None, "seconds": ""}
     return {"expected_seconds": known["seconds"], "seconds": f"{wording.seconds(known['seconds'])} a {known['per']}"}
@@ -133,5 +134,5 @@ def _described(spec: str, model: Model | QuantizedModel) -> dict[str, Any]:
         "can_download": False,
         "is_demo": False,
         "is_quantized": quantized,
-        "bits": model.recipe.weights.bits if quantized else measured.FP32,
+        "bits": model.recipe.weights.bits if quantized else 32,
     }

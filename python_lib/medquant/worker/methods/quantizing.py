@@ -37,8 +37,7 @@ def quantize(params: dict[str, Any], work: Work) -> dict[str, Any]:
     size = made.save(path)
     made = replace(made, report=replace(made.report, bytes_on_disk=size))
     work.warm.put(str(path), made)
-    if not recipe.overrides and recipe.activations is None:
-        measured.remember(params["model"], recipe.weights.bits, bytes=size)
+    measured.remember(params["model"], recipe.describe(), bytes=size)
     report = made.report
     bits = f"{wording.bits(report.effective_bits)} bits/weight"
     return {

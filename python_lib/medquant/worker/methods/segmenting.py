@@ -61,7 +61,7 @@ def segment(params: dict[str, Any], work: Work) -> dict[str, Any]:
     again = slices is not None and adapter.encoded - known < slices
     if not again and params.get("of"):
         pace = {"seconds": found.seconds / (slices or 1), "per": "slice" if slices else "scan"}
-        measured.remember(params["of"], facts.weight_bits, **pace)
+        measured.remember(params["of"], facts.recipe or measured.FP32, **pace)
     return {
         "mask": {**told, "bits": facts.weight_bits, "plane": params.get("plane") or "", "known_slices": again},
         "slices": slices,
