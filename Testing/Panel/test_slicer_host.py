@@ -7,7 +7,8 @@ from types import SimpleNamespace
 
 import panel_geometries as geometries
 import pytest
-import vtk
+
+vtk = pytest.importorskip("vtk", reason="slicer-core is not installed")
 
 
 class FakeView:
