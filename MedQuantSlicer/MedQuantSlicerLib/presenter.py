@@ -17,11 +17,15 @@ from MedQuantSlicerLib.engine_process import EngineProcess
 from MedQuantSlicerLib.facts import Facts, Quantized
 from MedQuantSlicerLib.host import DIFFERENCE, Host
 from MedQuantSlicerLib.known_models import KNOWN_MODELS
+from MedQuantSlicerLib.layer_work import LayerWork
 from MedQuantSlicerLib.mask_work import MaskWork
 from MedQuantSlicerLib.questions import Questions
-from MedQuantSlicerLib.showing import block_of, shown_of
-from MedQuantSlicerLib.state import BITS, OPTION_VALUES, HeatCell, HeatLayer, Shown, State
+from MedQuantSlicerLib.showing import shown_of
+from MedQuantSlicerLib.state import BITS, OPTION_VALUES, Shown, State
 from MedQuantSlicerLib.works import Works
+
+WITH_SCAN = frozenset({State.QUANTIZING, State.SEGMENTING, State.COMPARING, State.MEASURING})
+"""What is about the chosen scan, and stops when another one is chosen."""
 
 
 class Presenter:
@@ -46,6 +50,7 @@ class Presenter:
         self._works = Works(self.facts, engine, host, self.update, clock)
         self._questions = Questions(self._works)
         self._masks = MaskWork(self._works, self._questions.measured)
+        self._layers = LayerWork(self._works)
         self._works.installed = self._questions.look_around
         engine.restarted = host.restarted
 
@@ -93,18 +98,20 @@ class Presenter:
 
     def volume_chosen(self, volume: object = None) -> None:
         """Another scan is chosen, or it has changed; the host is asked which."""
-        facts, before = self.facts, self.facts.volume_key
+        facts, before = self.facts, self.facts.volume
         facts.volume = self._host.volume()
-        if facts.volume_key != before:
-            if not facts.rests and facts.state not in (State.INSTALLING, State.DOWNLOADING):
-                self.cancel()
-            facts.forget_results()
-            facts.forget_heat()
-        if facts.state in (State.NO_VOLUME, State.IDLE):
-            facts.state = State.IDLE if facts.volume is not None else State.NO_VOLUME
+        if facts.volume != before:
+            if facts.volume_key != (before.key if before else ""):
+                if facts.state in WITH_SCAN:
+                    self.cancel()
+                facts.forget_results()
+                facts.forget_heat()
+            if facts.rests:
+                self._works.dismiss()
+                self._works.rest()
+            if facts.usable_volume is not None:
+                self._questions.look_around()
         facts.boxes = tuple(self._host.boxes()) if facts.volume is not None else ()
-        if facts.usable_volume is not None:
-            self._questions.look_around()
         self.update()
 
     def model_chosen(self, spec: str) -> None:
@@ -260,31 +267,8 @@ class Presenter:
 
     def find_sensitivity(self) -> None:
         """Quantize one layer at a time and measure what that does to the output; while that runs: cancel."""
-        if self._works.cancels("find_sensitivity"):
-            return
-        facts = self.facts
-        params = {"model": facts.model, "bits": sorted(BITS), "granularity": facts.options.granularity, "slices": 1}
-        facts.forget_heat()
-        facts.heat_of = facts.model
-
-        def cell(told: dict[str, Any]) -> None:
-            name = told["layer"]
-            layer = HeatLayer(name, block_of(name), told["kind"], tuple(told["shape"]), told["share"])
-            facts.heat_layers.setdefault(name, layer)
-            effect = told["effect"] if told["effect"] is not None else float("inf")
-            facts.heat_cells[name, told["bits"]] = HeatCell(name, told["bits"], effect)
-
-        def partial(told: dict[str, Any]) -> None:
-            cell(told["cell"])
-            self.update()
-
-        def known(result: dict[str, Any]) -> None:
-            for told in result["cells"]:
-                cell(told)
-            facts.heat_complete = True
-
-        verb = "find_sensitivity"
-        self._works.run(verb, "layers", "sensitivity", params, known, with_volume=True, on_partial=partial)
+        if not self._works.cancels("find_sensitivity"):
+            self._layers.measure()
 
     def layer_chosen(self, name: str = "") -> None:
         """A row of the heatmap was clicked; empty: none."""
@@ -293,21 +277,16 @@ class Presenter:
 
     def keep_precise(self, layer: str = "", bits: int = 8) -> None:
         """Keep a layer (empty: the chosen one) at `bits` (32: floating point), or where it is kept so, no longer."""
-        layer = layer or self.facts.layer
-        if layer:
-            wishes = dict(self.facts.wishes)
-            if wishes.get(layer) == bits:
-                del wishes[layer]
-            else:
-                wishes[layer] = bits
-            self._set_wishes(wishes)
+        if layer := layer or self.facts.layer:
+            self._layers.keep(layer, bits)
+            self._wishes_changed()
 
     def forget_wishes(self) -> None:
         """No layer is kept precise any longer."""
-        self._set_wishes({})
+        self.facts.overrides[self.facts.model] = {}
+        self._wishes_changed()
 
-    def _set_wishes(self, wishes: dict[str, int]) -> None:
-        self.facts.overrides[self.facts.model] = wishes
+    def _wishes_changed(self) -> None:
         self._works.dismiss()
         self._questions.sizes()
         self.update()

@@ -149,6 +149,13 @@ def test_masks_come_slice_by_slice_and_lie_where_the_liver_is(bench: Bench) -> N
     assert answer.result["slices"] == 3
 
 
+def test_boxes_of_one_name_share_a_label_and_others_never(bench: Bench) -> None:
+    (box,) = bench.boxes()
+    named = [{**box, "name": name, "label": 1} for name in ("liver", "spleen", "liver", "")]
+    told = bench.segment(boxes=named, extent="slice")["mask"]
+    assert told["labels"] == {"1": "liver", "2": "spleen", "3": "structure 4"}
+
+
 def test_the_middle_slice_alone(bench: Bench) -> None:
     found = bench.array(bench.segment(extent="slice")["mask"])
     assert np.flatnonzero(found.any((1, 2))).tolist() == [sum(SLICES) // 2]

@@ -76,7 +76,8 @@ def _own_streams(log: Path) -> tuple[BinaryIO, BinaryIO]:
 def _end_with_parent(folder: Path) -> None:
     """A parent that was killed says nothing: its pipe ends, and on Linux the system tells as well."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # a Ctrl-C in the parent's terminal is the parent's
-    signal.signal(signal.SIGTERM, lambda *_: _left_alone(folder))
+    parent = os.getppid()
+    signal.signal(signal.SIGTERM, lambda *_: _left_alone(folder) if os.getppid() != parent else os._exit(0))
     if sys.platform == "linux":
         with contextlib.suppress(OSError, AttributeError):
             ctypes.CDLL(None).prctl(_SET_PARENT_DEATH_SIGNAL, signal.SIGTERM, 0, 0, 0)

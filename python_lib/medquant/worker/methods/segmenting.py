@@ -6,6 +6,7 @@ import threading
 import time
 from collections.abc import Sequence
 from dataclasses import replace
+from itertools import count
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -84,14 +85,16 @@ def _execution(run: Execution) -> dict[str, str]:
 
 
 def prompt_of(boxes: Sequence[dict[str, Any]], volume: Volume, plane: str | None, extent: str) -> BoxPrompt | None:
-    """Boxes of `{"name", "corners", "label"}`; those of one name share a label. Raises `UserError` without any."""
+    """Boxes of `{"name", "corners", "label"}`; those of one name share a label, others never do. None without any."""
     from medquant.prompts import BoxPrompt
 
     labels: dict[str, int] = {}
     placed = []
     for number, told in enumerate(boxes, start=1):
         name = told.get("name") or ("structure" if len(boxes) == 1 else f"structure {number}")
-        label = labels.setdefault(name, int(told.get("label") or len(labels) + 1))
+        wished, taken = int(told.get("label") or 1), set(labels.values())
+        free = next(label for label in count(1) if label not in taken)
+        label = labels.setdefault(name, free if wished in taken else wished)
         placed.append(_box(told["corners"], volume, name, label, plane or None, extent))
     return BoxPrompt(tuple(placed)) if placed else None
 
