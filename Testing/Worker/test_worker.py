@@ -236,13 +236,12 @@ def test_a_report_that_names_no_patient(bench: Bench, masks: dict, quantized: di
     assert told["path"] == str(path)
     page = path.read_text(encoding="utf-8")
     assert "Small model" in page and "liver" in page and "vision_encoder" in page
-    assert "Doe" not in page
+    assert "Doe^Jane" not in page
 
 
 def test_sensitivity_cell_by_cell(bench: Bench) -> None:
-    answer = bench.loop.ask(
-        bench.engine, "sensitivity", {"model": "embedded", "volume": bench.volume, "bits": [2], "slices": 1}
-    )
+    asked = {"model": "embedded", "volume": bench.volume, "bits": [2], "slices": 1, "granularity": "per-channel"}
+    answer = bench.loop.ask(bench.engine, "sensitivity", asked)
     bench.loop.wait(lambda: answer.done)
     cells = answer.result["cells"]
     assert [told["cell"] for told in answer.partial] == cells

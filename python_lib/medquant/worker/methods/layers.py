@@ -21,7 +21,7 @@ def sensitivity(params: dict[str, Any], work: Work) -> dict[str, Any]:
         model,
         volume,
         bits=params.get("bits", (2, 4, 8)),
-        weights=recipe_of(params).weights if params.get("granularity") else None,
+        weights=recipe_of({"granularity": params.get("granularity")}).weights,
         selection=selection_of({"slices": params.get("slices", 1)}),
         partial=lambda cell: work.partial(cell=cell.to_dict()),
         progress=rest.callback,
