@@ -53,11 +53,15 @@ def deaf(params, work):
         time.sleep(0.05)
     return {}
 
+def unsendable(params, work):
+    return {"thing": object()}
+
 def exiting(params, work):
     raise SystemExit(3)
 
 def freeze(params, work):
-    ctypes.PyDLL(None).sleep(600)  # keeps the interpreter's lock
+    ctypes.PyDLL(None).sleep(params["seconds"])  # keeps the interpreter's lock
+    return {}
 
 METHODS = dict(globals())
 found = Service._function
@@ -96,12 +100,16 @@ def test_lack_of_memory_is_told_and_survived(worker: EventLoop, method: str) -> 
     assert worker.made.starts == 1
 
 
-@pytest.mark.parametrize(("method", "words"), [("fault", "KeyError"), ("no such method", "no such method")])
+FAULTS = [("fault", "KeyError"), ("no such method", "no such method"), ("unsendable", "cannot be sent")]
+
+
+@pytest.mark.parametrize(("method", "words"), FAULTS)
 def test_a_fault_is_told_with_its_log(worker: EventLoop, method: str, words: str) -> None:
     error = worker.error(worker.made, method)
     assert error["kind"] == "internal"
     assert words in error["message"] and "Traceback" not in error["message"]
     assert "Traceback" in Path(error["log"]).read_text()
+    assert worker.result(worker.made, "odd")
 
 
 def test_even_an_exit_is_an_answer(worker: EventLoop) -> None:
@@ -116,8 +124,10 @@ def test_numbers_that_json_does_not_know_become_null(worker: EventLoop) -> None:
 def test_nonsense_is_not_answered_but_told(worker: EventLoop) -> None:
     engine = worker.made
     worker.result(engine, "noise")
-    for line in (b"nonsense\n", b"[]\n", b'{"id": 3}\n', b"\n", b'{"method": "cancel", "params": {"id": 77}}\n'):
-        engine._transport.send(line)
+    for line in (b"nonsense", b"[]", b'{"id": 3}', b"", b"\xff\x00", b'{"method": "cancel", "params": {"id": 77}}',
+                 b'{"method": "cancel"}', b'{"method": "cancel", "params": {"id": []}}', b'{"method": [], "id": {}}',
+                 b'{"method": "odd", "params": 3, "id": 5}', b"[" * 100000, b"null", b"3"):  # fmt: skip
+        engine._transport.send(line + b"\n")
     assert worker.result(engine, "noise") == {"quiet": True}
     assert engine.starts == 1
 
@@ -169,8 +179,8 @@ def test_a_frozen_interpreter_is_ended(worker: EventLoop, monkeypatch: pytest.Mo
     from MedQuantSlicerLib import engine_process
 
     monkeypatch.setattr(engine_process, "SILENT_SECONDS", 2.0)
-    worker.result(worker.made, "noise")
-    frozen = worker.ask(worker.made, "freeze")
+    worker.result(worker.made, "freeze", {"seconds": 4})  # the first time it may be importing
+    frozen = worker.ask(worker.made, "freeze", {"seconds": 600})
     worker.wait(lambda: frozen.done, 20)
     assert frozen.error["kind"] == "engine"
     assert worker.processes[0].wait(10) == -signal.SIGKILL

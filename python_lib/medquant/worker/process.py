@@ -43,7 +43,7 @@ def serve(folder: Path | None) -> None:
     channel = Channel(answers)
     service = Service(channel, folder, log)
     channel.send(event="ready", version=__version__, pid=os.getpid(), folder=str(folder), log=str(log))
-    threading.Thread(target=_beat, args=(channel, folder), name="heartbeat", daemon=True).start()
+    threading.Thread(target=_beat, args=(service, folder), name="heartbeat", daemon=True).start()
     for line in requests:
         if line.strip() and not service.hear(line):
             os._exit(0)  # what still runs has nobody to answer to
@@ -94,12 +94,12 @@ def _give_way() -> None:
         Path("/proc/self/oom_score_adj").write_text(_MORE_LIKELY_KILLED)
 
 
-def _beat(channel: Channel, folder: Path) -> None:
+def _beat(service: Service, folder: Path) -> None:
     parent = os.getppid()
     while True:
         time.sleep(HEARTBEAT_SECONDS)
         try:
-            channel.send(event="heartbeat")
+            service.heartbeat()
         except OSError:
             _left_alone(folder)
         if os.name == "posix" and os.getppid() != parent:

@@ -49,29 +49,32 @@ class Service:
         self._channel, self._folder, self._log = channel, folder, log
         self._warm = Warm()
         self._works: dict[int, Work] = {}
+        self._done: set[str] = set()
+        self._new: set[str] = set()
         self._lanes = {lane: queue.SimpleQueue() for lane in ("long", "quick")}
         for name, lane in self._lanes.items():
             threading.Thread(target=self._run_all, args=(lane,), name=name, daemon=True).start()
+
+    def heartbeat(self) -> None:
+        """Say that the process lives, and while it may have to import that the next time may be long in coming."""
+        self._channel.send(event="heartbeat", patience=IMPORT_SECONDS if self._new else 0)
 
     def hear(self, line: bytes) -> bool:
         """One line of the other side; False where it says that this is the end."""
         try:
             message = json.loads(line)
-            method, params = message["method"], message.get("params") or {}
-        except (ValueError, KeyError, TypeError):
+            method, params = str(message["method"]), dict(message.get("params") or {})
+            number = int((params if method == "cancel" else message).get("id") or 0)
+        except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
             self._channel.send(event="ignored", text=line[:200].decode("ascii", "replace"))
             return True
-        if method == "shutdown":
-            return False
-        if method == "cancel":
-            work = self._works.get(params.get("id"))
-            if work is not None:
-                work.cancel()
-            return True
-        work = Work(message.get("id"), method, params, self._channel, self._folder, self._warm)
-        self._works[work.id] = work
-        self._lanes["quick" if method in QUICK else "long"].put(work)
-        return True
+        if method == "cancel" and number in self._works:
+            self._works[number].cancel()
+        elif method not in ("cancel", "shutdown"):
+            work = Work(number, method, params, self._channel, self._folder, self._warm)
+            self._works[number] = work
+            self._lanes["quick" if method in QUICK else "long"].put(work)
+        return method != "shutdown"
 
     def _run_all(self, lane: queue.SimpleQueue[Work]) -> None:
         while True:
@@ -79,24 +82,29 @@ class Service:
             try:
                 if not work.cancelled:
                     self._run(work)
-            except OSError:  # nobody reads any more: the process is about to end
+            except Exception:  # nobody reads any more: the process is about to end
                 _log.exception("%s could not be answered", work.method)
             finally:
                 self._works.pop(work.id, None)
 
     def _run(self, work: Work) -> None:
+        if work.method not in self._done:
+            self._new.add(work.method)
+            self.heartbeat()
         try:
-            result = self._function(work.method)(work.params, work)
+            work.answer(result=self._function(work.method)(work.params, work))
+            self._done.add(work.method)
         except BaseException as error:  # whatever a library raises is an answer
             work.answer(error=self._told(error, work))
-        else:
-            work.answer(result=result)
+        finally:
+            if work.method in self._new:
+                self._new.discard(work.method)
+                self.heartbeat()
 
     def _function(self, method: str) -> Callable[[dict[str, Any], Work], dict[str, Any]]:
         if method not in METHODS:
             raise ValueError(f"there is no method {method!r}")
         module, name = METHODS[method]
-        self._channel.send(event="heartbeat", patience=IMPORT_SECONDS)
         return getattr(import_module(f"medquant.worker.methods.{module}"), name)
 
     def _told(self, error: BaseException, work: Work) -> dict[str, Any]:

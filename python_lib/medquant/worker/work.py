@@ -48,8 +48,8 @@ class Work:
         with self._lock:
             if self._answered:
                 return False
-            self._answered = True
             self.channel.send(id=self.id, **content)
+            self._answered = True
             return True
 
     def part(self, start: float = 0.0, stop: float = 1.0) -> Progress:
