@@ -40,11 +40,10 @@ SETUP_FAILED, CANCELLED = 3, 130
 # With PyTorch's CPU build, and what its build with GPU libraries takes more.
 DOWNLOAD_GB, DISK_GB = 0.6, 2.5
 GPU_DOWNLOAD_GB, GPU_DISK_GB = 2.7, 4.4
+WINDOW_DOWNLOAD_GB, WINDOW_DISK_GB = 0.3, 1.1
 # What some commands need besides, installed when they are first asked for.
-MORE_REQUIREMENTS = {
-    "app": ("requirements-app.txt",),
-    "test": ("requirements-test.txt", "requirements-app.txt"),
-}
+WINDOW = "requirements-app.txt"
+MORE_REQUIREMENTS = {"app": (WINDOW,), "test": ("requirements-test.txt", WINDOW)}
 PLATFORMS = "Python 3.10 to 3.13 on Linux, Windows, or macOS 14 or later (Apple silicon)"
 SIGNS_OF_NO_NETWORK = (
     "Failed to establish a new connection",
@@ -272,22 +271,29 @@ def install(python: Path, requirements: list[Path], request: Request, torch_gb: 
             pip(python, *folder, *arguments, status=status, log=log)
 
 
+def requirements_of(command: str) -> list[Path]:
+    """The files of pins that a command needs."""
+    return [LIBRARY / name for name in ("requirements.txt", *MORE_REQUIREMENTS.get(command, ()))]
+
+
 def prepare(request: Request) -> Path:
     """The interpreter of an environment that holds the pinned versions, made or brought up to date if needed."""
     python = environment_python(ENVIRONMENT)
-    requirements = [LIBRARY / name for name in ("requirements.txt", *MORE_REQUIREMENTS.get(request.command[0], ()))]
+    requirements = requirements_of(request.command[0])
     common = (LIBRARY / "constraints.txt", LIBRARY / "pyproject.toml")
     stamps = {ENVIRONMENT / f"{file.stem}.stamp": fingerprint(file, *common) for file in requirements}
     if not request.reinstall and python.exists() and all(holds(stamp, word) for stamp, word in stamps.items()):
         return python
     began = time.monotonic()
     more_gb, more_disk_gb = (GPU_DOWNLOAD_GB, GPU_DISK_GB) if gpu_libraries_come(request) else (0.0, 0.0)
+    window_gb, window_disk_gb = (WINDOW_DOWNLOAD_GB, WINDOW_DISK_GB) if LIBRARY / WINDOW in requirements else (0.0, 0.0)
     if request.reinstall or not runs(python):
-        download_gb, disk_gb = DOWNLOAD_GB + more_gb, DISK_GB + more_disk_gb
+        download_gb, disk_gb = DOWNLOAD_GB + more_gb + window_gb, DISK_GB + more_disk_gb + window_disk_gb
         tell(f"Setting up medquant in {ENVIRONMENT}: once, {download_gb:.1f} GB to download, {disk_gb:.1f} GB on disk")
         make_environment(ENVIRONMENT, disk_gb, f"Make room. {SMALLER}" if more_gb else "Make room")
     else:
-        tell(f"Bringing {ENVIRONMENT} up to date with the pinned versions")
+        window = f", the window's {window_gb} GB among them" if window_gb else ""
+        tell(f"Bringing {ENVIRONMENT} up to date with the pinned versions{window}")
     for stamp in stamps:
         stamp.unlink(missing_ok=True)
     install(python, requirements, request, 0.2 + more_gb)

@@ -39,8 +39,21 @@ def start() -> Any:
         ("SubjectHierarchy", "subjecthierarchy", slicer.vtkSlicerSubjectHierarchyModuleLogic),
     ):
         _offer(name, attribute, _module_logic(name, make, logic, scene))
+    _drag_windows(scene)
     _made = logic
     return logic
+
+
+def _drag_windows(scene: Any) -> None:
+    """Left drag changes window and level whenever nothing is being placed, as workstations do it."""
+    node = scene.GetNodeByID("vtkMRMLInteractionNodeSingleton")
+
+    def follow(*_: object) -> None:
+        if node.GetCurrentInteractionMode() == node.ViewTransform:
+            node.SetCurrentInteractionMode(node.AdjustWindowLevel)
+
+    node.AddObserver(node.InteractionModeChangedEvent, follow)
+    follow()
 
 
 def _module_logic(name: str, make: Callable[[], Any], application: Any, scene: Any) -> Any:

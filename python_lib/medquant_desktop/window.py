@@ -20,7 +20,7 @@ from PySide6.QtWidgets import (
     QWidget,
 )
 
-from medquant_desktop import about, menus, session, theme
+from medquant_desktop import about, linked_views, menus, session, theme
 from medquant_desktop.difference_profile import profile
 from medquant_desktop.linked_views import LinkedViews
 from medquant_desktop.notice import Notice
@@ -209,7 +209,23 @@ class Window(QMainWindow):
         if error:
             self.notice.problem(error)
         self._opened(not error)
+        # The views of the session are in the scene: where they were is read before they turn to the scan.
+        offset = self.views.left.logic.GetSliceOffset()
+        self.views.orientation = self.views.left.node.GetDefaultOrientation()
         self._refresh()
+        if self.frame.volume is not None:
+            self.views.left.go_to(offset)
+            self._show_masks_again()
+
+    def _show_masks_again(self) -> None:
+        """The views that the masks of a session need."""
+        from MedQuantSlicerLib import masks
+        from MedQuantSlicerLib.host import DIFFERENCE, FP32, QUANTIZED
+
+        there = {kind for kind in masks.VIEWS if masks.segmentation_of(kind, self.frame.volume) is not None}
+        if there >= {FP32, QUANTIZED}:
+            self.views.show_pair("", "")
+        self.views.show_optional(linked_views.DIFFERENCE, DIFFERENCE in there)
 
     # -- what is shown
 
