@@ -121,12 +121,28 @@ def test_numbers_that_json_does_not_know_become_null(worker: EventLoop) -> None:
     assert worker.result(worker.made, "odd") == {"nan": None, "inf": [None], "path": "a"}
 
 
+NONSENSE = (
+    b"nonsense",
+    b"[]",
+    b"null",
+    b"3",
+    b"",
+    b"\xff\x00",
+    b"[" * 100000,
+    b'{"id": 3}',
+    b'{"method": "cancel", "params": {"id": 77}}',
+    b'{"method": "cancel"}',
+    b'{"method": "cancel", "params": {"id": []}}',
+    b'{"method": [], "id": {}}',
+    b'{"method": "odd", "params": 3, "id": 5}',
+    b'{"method": "odd", "id": Infinity}',
+)
+
+
 def test_nonsense_is_not_answered_but_told(worker: EventLoop) -> None:
     engine = worker.made
     worker.result(engine, "noise")
-    for line in (b"nonsense", b"[]", b'{"id": 3}', b"", b"\xff\x00", b'{"method": "cancel", "params": {"id": 77}}',
-                 b'{"method": "cancel"}', b'{"method": "cancel", "params": {"id": []}}', b'{"method": [], "id": {}}',
-                 b'{"method": "odd", "params": 3, "id": 5}', b"[" * 100000, b"null", b"3"):  # fmt: skip
+    for line in NONSENSE:
         engine._transport.send(line + b"\n")
     assert worker.result(engine, "noise") == {"quiet": True}
     assert engine.starts == 1

@@ -65,7 +65,7 @@ class Service:
             message = json.loads(line)
             method, params = str(message["method"]), dict(message.get("params") or {})
             number = int((params if method == "cancel" else message).get("id") or 0)
-        except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
+        except (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError):
             self._channel.send(event="ignored", text=line[:200].decode("ascii", "replace"))
             return True
         if method == "cancel" and number in self._works:
