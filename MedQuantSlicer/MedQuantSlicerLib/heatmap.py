@@ -28,6 +28,7 @@ class HeatmapTree:
         self._blocks: dict[str, Any] = {}
         tree.itemClicked.connect(lambda item, column=0: chosen(item.data(0, NAME_ROLE) or ""))
         tree.setSelectionMode(qt.QAbstractItemView.SingleSelection)
+        tree.setTextElideMode(qt.Qt.ElideMiddle)
         tree.setVisible(False)
 
     @property

@@ -47,13 +47,14 @@ def start() -> Any:
 def _drag_windows(scene: Any) -> None:
     """Left drag changes window and level whenever nothing is being placed, as workstations do it."""
     node = scene.GetNodeByID("vtkMRMLInteractionNodeSingleton")
+    # No closure: only the scene holds the node, and Python would collect a function that nothing but an observer holds.
+    node.AddObserver(node.InteractionModeChangedEvent, _drag_window)
+    _drag_window(node)
 
-    def follow(*_: object) -> None:
-        if node.GetCurrentInteractionMode() == node.ViewTransform:
-            node.SetCurrentInteractionMode(node.AdjustWindowLevel)
 
-    node.AddObserver(node.InteractionModeChangedEvent, follow)
-    follow()
+def _drag_window(node: Any, event: object = None) -> None:
+    if node.GetCurrentInteractionMode() == node.ViewTransform:
+        node.SetCurrentInteractionMode(node.AdjustWindowLevel)
 
 
 def _module_logic(name: str, make: Callable[[], Any], application: Any, scene: Any) -> Any:

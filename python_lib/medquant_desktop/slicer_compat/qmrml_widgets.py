@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import slicer
@@ -46,8 +47,10 @@ class qMRMLNodeComboBox(QWidget):
         self.setSizePolicy(QSizePolicy.Expanding, QSizePolicy.Fixed)
         self.setFocusProxy(self._box)
         self._scene: Any = None
-        self._scene_tags: list[int] = []
+        self._scene_tags: list[tuple[Any, int]] = []
         self._node_tags: dict[Any, int] = {}
+        # The lists themselves, not the widget, which is no more when this is called.
+        self.destroyed.connect(partial(_observe_no_longer, self._scene_tags, self._node_tags))
         self._types: list[str] = []
         self._current: Any = None
         self._flags = {"noneEnabled": False, "showHidden": False, "showChildNodeTypes": True}
@@ -98,11 +101,10 @@ class qMRMLNodeComboBox(QWidget):
         """List the nodes of this scene."""
         if scene is self._scene:
             return
-        for tag in self._scene_tags:
-            self._scene.RemoveObserver(tag)
+        _observe_no_longer(self._scene_tags, {})
         self._scene = scene
         events = (scene.NodeAddedEvent, scene.NodeRemovedEvent, scene.EndBatchProcessEvent) if scene else ()
-        self._scene_tags = [scene.AddObserver(event, self._scene_changed) for event in events]
+        self._scene_tags += [(scene, scene.AddObserver(event, self._scene_changed)) for event in events]
         self._fill()
 
     def mrmlScene(self) -> Any:
@@ -181,6 +183,13 @@ class qMRMLNodeComboBox(QWidget):
             self._current = node
             self.currentNodeChanged.emit(node)
             self.currentNodeIDChanged.emit(self._get_id())
+
+
+def _observe_no_longer(pairs: list[tuple[Any, int]], nodes: dict[Any, int], *_: Any) -> None:
+    for observed, tag in (*pairs, *nodes.items()):
+        observed.RemoveObserver(tag)
+    pairs.clear()
+    nodes.clear()
 
 
 WIDGETS = {cls.__name__: cls for cls in (qMRMLWidget, qMRMLNodeComboBox)}
