@@ -182,6 +182,7 @@ def shown_window(hands: Hands, settings: object) -> Iterator[object]:
     slicer.mrmlScene.Clear(False)
     theme.apply(hands.application, theme.DARK)
     made = Window(mrml_application.start(), settings)
+    made.documents.may_lose = lambda: True
     made.show()
     hands.wait()
     yield made
@@ -216,7 +217,7 @@ def scan_file(tmp_path: Path) -> Path:
 @pytest.fixture
 def opened(window, hands: Hands, scan_file: Path):
     """The window with the small CT."""
-    window.open_path(scan_file)
+    window.documents.open_path(scan_file)
     hands.until(lambda: window.views.volume is not None)
     hands.wait()
     return window

@@ -38,23 +38,27 @@ def test_a_dropped_dicom_folder_is_shown(window, hands, application, test_data: 
     assert window.stack.currentIndex == 2
     assert window.views.left.corners().edges == ("R", "A", "L", "P")
     assert window.frame.volume is volume
-    assert window.recent.paths() == [test_data / "ct_abdomen_dicom"]
+    assert window.documents.recent.paths() == [test_data / "ct_abdomen_dicom"]
 
 
 def test_many_dropped_slices_mean_their_folder(tmp_path: Path) -> None:
     from medquant_desktop.opening import what_to_open
 
     slices = [tmp_path / "series" / f"{n}.dcm" for n in range(3)]
-    assert what_to_open(slices) == tmp_path / "series"
-    assert what_to_open([tmp_path / "a.nrrd", tmp_path / "b.nrrd"]) == tmp_path / "a.nrrd"
-    assert what_to_open([tmp_path / "a.dcm"]) == tmp_path / "a.dcm"
-    assert what_to_open([]) is None
+    assert what_to_open(slices) == [tmp_path / "series"]
+    assert what_to_open([tmp_path / "a_seg.nrrd", tmp_path / "b.nrrd"]) == [
+        tmp_path / "b.nrrd",
+        tmp_path / "a_seg.nrrd",
+    ]
+    assert what_to_open([tmp_path / "a.dcm"]) == [tmp_path / "a.dcm"]
+    assert what_to_open([tmp_path / "a.nrrd", tmp_path / "b.mrb"]) == [tmp_path / "b.mrb"]
+    assert what_to_open([]) == []
 
 
 def test_a_folder_with_two_series_asks_which(window, hands, test_data: Path) -> None:
     from PySide6.QtWidgets import QPushButton
 
-    window.open_path(test_data)
+    window.documents.open_path(test_data)
     hands.until(lambda: window.stack.currentIndex == 1)
     entries = [b for b in window.choice.findChildren(QPushButton) if b.objectName == "entry"]
     assert [b.text.splitlines()[1] for b in entries] == ["CT, 20 images of 512 x 512", "CT, 41 images of 512 x 512"]
@@ -65,7 +69,7 @@ def test_a_folder_with_two_series_asks_which(window, hands, test_data: Path) -> 
 
 def test_what_cannot_be_opened_is_told_over_the_views(window, hands, tmp_path: Path) -> None:
     (tmp_path / "letter.docx").write_text("hello")
-    window.open_path(tmp_path / "letter.docx")
+    window.documents.open_path(tmp_path / "letter.docx")
     hands.until(lambda: "letter.docx" in window.notice.said and "Reading" not in window.notice.said)
     assert window.views.volume is None
     assert window.stack.currentIndex == 0
@@ -74,21 +78,21 @@ def test_what_cannot_be_opened_is_told_over_the_views(window, hands, tmp_path: P
 
 
 def test_reading_can_be_stopped_and_started_again(window, hands, scan_file: Path) -> None:
-    window.open_path(scan_file)
-    window._cancel_reading()
+    window.documents.open_path(scan_file)
+    window.documents.cancel()
     hands.wait(0.3)
     assert window.views.volume is None
-    window.open_path(scan_file)
+    window.documents.open_path(scan_file)
     hands.until(lambda: window.views.volume is not None)
 
 
 def test_a_reader_that_dies_is_told_and_replaced(window, hands, scan_file: Path) -> None:
-    window.reader.start()
+    window.documents.reader.start()
     hands.wait(0.2)
-    window.open_path(scan_file)
-    window.reader._process.kill()
+    window.documents.open_path(scan_file)
+    window.documents.reader._process.kill()
     hands.until(lambda: "memory" in window.notice.said)
-    window.open_path(scan_file)
+    window.documents.open_path(scan_file)
     hands.until(lambda: window.views.volume is not None)
 
 
@@ -107,7 +111,7 @@ def test_a_second_scan_takes_the_views_and_the_first_stays(opened, hands, scan_f
     first = opened.views.volume
     other = tmp_path / "other.nrrd"
     other.write_bytes(scan_file.read_bytes())
-    opened.open_path(other)
+    opened.documents.open_path(other)
     hands.until(lambda: opened.views.volume is not first)
     hands.wait()
     assert opened.views.volume.GetName() == "other"
@@ -126,13 +130,20 @@ def test_labels_become_the_reference(opened, hands, scan_file: Path) -> None:
     labels.CopyInformation(image)
     path = scan_file.with_name("small ct labels.nrrd")
     sitk.WriteImage(labels, str(path))
-    opened.open_path(path)
+    opened.documents.open_path(path)
     hands.until(lambda: "reference" in opened.notice.said)
     node = opened.frame.module.parameters.referenceSegmentation
     identifier = node.GetSegmentation().GetNthSegmentID(0)
     found = slicer.util.arrayFromSegmentBinaryLabelmap(node, identifier, opened.views.volume)
     np.testing.assert_array_equal(found > 0, slicer.util.arrayFromVolume(opened.views.volume) > 500)
-    assert opened.recent.paths() == [scan_file]
+    assert opened.documents.recent.paths() == [scan_file]
+
+
+def test_a_scan_and_its_labels_may_be_dropped_together(window, hands, application, test_data: Path) -> None:
+    folder = test_data / "ct_spleen_5mm"
+    drop(window, application, folder / "sub-spleen2_ct_seg-manual.nii.gz", folder / "sub-spleen2_ct.nii.gz")
+    hands.until(lambda: "reference" in window.notice.said)
+    assert window.views.volume.GetImageData().GetDimensions() == (164, 166, 26)
 
 
 def test_the_sample_needs_no_network_and_brings_its_reference(window, hands) -> None:

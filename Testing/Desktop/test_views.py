@@ -143,8 +143,8 @@ def test_keys_turn_and_step(pair, hands, opened) -> None:
     assert left.corners().orientation == right.corners().orientation == "Coronal"
     assert left.place()[0][1] == 60
     begin = number(left)
-    hands.press(opened, "Up")
-    hands.press(opened, "PageUp")
+    hands.press(left, "Up")
+    hands.press(left, "PageUp")
     assert number(right) == begin + 11
     hands.press(opened, "3")
     assert left.place()[0][1] == 80

@@ -51,7 +51,7 @@ def test_from_a_dicom_folder_to_a_comparison(whole_window, hands, pictures, test
     rested = lambda: presenter.shown.state in RESTING and presenter.shown.waiting is None  # noqa: E731
     pictures.take("0-welcome")
 
-    window.open_path(test_data / "ct_abdomen_dicom")
+    window.documents.open_path(test_data / "ct_abdomen_dicom")
     hands.until(lambda: window.views.volume is not None and presenter.shown.actions["quantize"].enabled)
     before = slicer.util.arrayFromVolume(window.views.volume).copy()
     pictures.take("1-scan")
@@ -99,11 +99,11 @@ def test_from_a_dicom_folder_to_a_comparison(whole_window, hands, pictures, test
     window.resize(1280, 800)
 
     path = tmp_path / "case.mrb"
-    window.save_session(path)
+    window.documents.save_session(path)
     hands.until(lambda: window.notice.said.startswith("Saved"))
     slicer.mrmlScene.Clear(False)
     hands.until(lambda: window.views.volume is None)
-    window.open_path(path)
+    window.documents.open_path(path)
     hands.until(lambda: window.views.volume is not None)
     pictures.take("8-reopened")
     volume = window.views.volume
@@ -116,7 +116,7 @@ def test_scrolling_stays_smooth_while_the_engine_works(whole_window, hands, test
     import time
 
     window, presenter = whole_window, whole_window.frame.presenter
-    window.open_path(test_data / "ct_abdomen_dicom")
+    window.documents.open_path(test_data / "ct_abdomen_dicom")
     hands.until(lambda: window.views.volume is not None and presenter.shown.actions["quantize"].enabled)
     window.views.show_pair("", "")
     press(window.frame.module.ui.quantizeButton, hands)

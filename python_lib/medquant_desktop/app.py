@@ -17,12 +17,14 @@ def main(arguments: Sequence[str] = ()) -> int:
     from PySide6.QtCore import QTimer
     from PySide6.QtWidgets import QApplication
 
+    from medquant_desktop.opening import what_to_open
+
     application = QApplication.instance() or QApplication(sys.argv[:1])
     window = make_window()
     window.show()
-    for argument in arguments:
-        QTimer.singleShot(0, lambda path=Path(argument): window.open_path(path.expanduser().resolve()))
-    signal.signal(signal.SIGINT, lambda *_: window.close())
+    paths = [Path(argument).expanduser().resolve() for argument in arguments]
+    QTimer.singleShot(0, lambda: window.documents.open_paths(what_to_open(paths)))
+    signal.signal(signal.SIGINT, lambda *_: (setattr(window.documents, "may_lose", lambda: True), window.close()))
     # Python notices Ctrl-C only when it runs.
     awake = QTimer()
     awake.timeout.connect(lambda: None)

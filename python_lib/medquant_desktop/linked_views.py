@@ -146,6 +146,7 @@ class LinkedViews(QWidget):
             view = SliceView(tag, self._logic)
             view.composite.SetLinkedControl(True)
             view.composite.SetHotLinkedControl(True)
+        view.setAccessibleName(f"{NAMES[tag]} view")
         pane = Pane(tag, view)
         pane.strip.installEventFilter(self)
         pane.setVisible(False)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from PySide6.QtCore import Qt
 from PySide6.QtGui import QAction, QActionGroup, QKeySequence
 
 from medquant_desktop import about, theme
@@ -32,14 +33,14 @@ def build(window: Window) -> dict[str, QAction]:
         made[name] = action
         return action
 
-    views = window.views
+    views, documents = window.views, window.documents
     file = window.menuBar().addMenu("&File")
-    add(file, "open", f"Open file{ELLIPSIS}", window.ask_for_file, QKeySequence.StandardKey.Open)
-    add(file, "openFolder", f"Open DICOM folder{ELLIPSIS}", window.ask_for_folder, "Ctrl+D")
-    add(file, "openSample", "Open the sample CT", window.open_sample)
+    add(file, "open", f"Open file{ELLIPSIS}", documents.ask_for_file, QKeySequence.StandardKey.Open)
+    add(file, "openFolder", f"Open DICOM folder{ELLIPSIS}", documents.ask_for_folder, "Ctrl+D")
+    add(file, "openSample", "Open the sample CT", documents.open_sample)
     window.recent_menu = file.addMenu("Open recent")
     file.addSeparator()
-    add(file, "save", f"Save session{ELLIPSIS}", window.ask_where_to_save, QKeySequence.StandardKey.Save)
+    add(file, "save", f"Save session{ELLIPSIS}", documents.ask_where_to_save, QKeySequence.StandardKey.Save)
     file.addSeparator()
     add(file, "quit", "Quit", window.close, "Ctrl+Q")
 
@@ -48,10 +49,16 @@ def build(window: Window) -> dict[str, QAction]:
         add(view, name, name, lambda which=name: views.set_orientation(which), str(number))
     view.addSeparator()
     add(view, "fit", "Fit", views.fit, "R")
-    add(view, "next", "Next slice", lambda: views.step(1), ("Up", "Right"))
-    add(view, "previous", "Previous slice", lambda: views.step(-1), ("Down", "Left"))
-    add(view, "forward", "Ten slices forward", lambda: views.step(MANY), "PgUp")
-    add(view, "back", "Ten slices back", lambda: views.step(-MANY), "PgDown")
+    for name, text, slices, keys in (
+        ("next", "Next slice", 1, ("Up", "Right")),
+        ("previous", "Previous slice", -1, ("Down", "Left")),
+        ("forward", "Ten slices forward", MANY, "PgUp"),
+        ("back", "Ten slices back", -MANY, "PgDown"),
+    ):
+        action = add(view, name, text, lambda by=slices: views.step(by), keys)
+        # In the panel arrows mean other things: they turn slices only while the views have the keys.
+        action.setShortcutContext(Qt.ShortcutContext.WidgetWithChildrenShortcut)
+        views.addAction(action)
     view.addSeparator()
     group = QActionGroup(window)
     for name in theme.THEMES:
@@ -77,10 +84,12 @@ def show_recent(window: Window) -> None:
     """Fill the menu of what was opened last."""
     menu = window.recent_menu
     menu.clear()
-    paths = window.recent.paths()
+    paths = window.documents.recent.paths()
     for path in paths:
-        menu.addAction(str(path)).triggered.connect(lambda *_, which=path: window.open_path(which))
+        menu.addAction(str(path)).triggered.connect(lambda *_, which=path: window.documents.open_path(which))
     if paths:
         menu.addSeparator()
-        menu.addAction("Clear this list").triggered.connect(lambda *_: (window.recent.clear(), show_recent(window)))
+        menu.addAction("Clear this list").triggered.connect(
+            lambda *_: (window.documents.recent.clear(), show_recent(window))
+        )
     menu.setEnabled(bool(paths))

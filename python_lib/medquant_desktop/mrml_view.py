@@ -5,7 +5,7 @@ Nothing but a picture crosses the border, so the view needs neither a window of 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 import slicer
@@ -46,7 +46,6 @@ class MrmlView(QWidget):
         self.setFocusPolicy(Qt.FocusPolicy.StrongFocus)
         self.setAttribute(Qt.WidgetAttribute.WA_OpaquePaintEvent)
         self.setMinimumSize(120, 120)
-        self.after_render: Callable[[], None] = lambda: None
         self.pictures = 0
         self._picture: QImage | None = None
         self._pixels = vtk.vtkUnsignedCharArray()
@@ -95,7 +94,6 @@ class MrmlView(QWidget):
         ).copy()
         self.pictures += 1
         self.update()
-        self.after_render()
 
     def overlay(self, painter: QPainter, area: QRectF) -> None:
         """Draw over the picture, in Qt's coordinates."""

@@ -9,6 +9,8 @@ from PySide6.QtWidgets import QHBoxLayout, QLabel, QProgressBar, QPushButton, QW
 
 PATIENCE_MS = 200
 """What takes less is over before anybody could read about it."""
+READING_MS = 10_000
+"""Good news goes by itself after that long."""
 
 
 class Notice(QWidget):
@@ -37,6 +39,10 @@ class Notice(QWidget):
         self._later.setSingleShot(True)
         self._later.setInterval(PATIENCE_MS)
         self._later.timeout.connect(self.show)
+        self._fade = QTimer(self)
+        self._fade.setSingleShot(True)
+        self._fade.setInterval(READING_MS)
+        self._fade.timeout.connect(self.clear)
         self.hide()
 
     def wait(self, text: str, cancel: Callable[[], None] | None) -> None:
@@ -50,9 +56,10 @@ class Notice(QWidget):
         self.show()
 
     def tell(self, text: str) -> None:
-        """Something went well."""
+        """Something went well; it is told for a while."""
         self._say(text, "muted", busy=False, button="Dismiss", pressed=self.clear)
         self.show()
+        self._fade.start()
 
     def clear(self) -> None:
         """Nothing to say."""
@@ -66,6 +73,7 @@ class Notice(QWidget):
 
     def _say(self, text: str, role: str, *, busy: bool, button: str, pressed: Callable[[], None] | None) -> None:
         self._later.stop()
+        self._fade.stop()
         self._text.setText(text)
         self._text.setProperty("role", role)
         self._text.style().polish(self._text)

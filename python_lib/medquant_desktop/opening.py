@@ -13,9 +13,12 @@ from typing import Any
 
 from PySide6.QtCore import QMimeData, QProcess, QProcessEnvironment, QSettings
 
+from medquant_desktop.scan_reader import LABEL_NAME
+
 RECENT = "recent"
 KEPT_RECENT = 8
 SESSION_SUFFIX = ".mrb"
+DICOM_SUFFIXES = ("", ".dcm", ".dicom", ".ima")
 FILE_FILTER = "Scans, segmentations and sessions (*.nii *.nii.gz *.nrrd *.nhdr *.mha *.mhd *.dcm *.mrb);;All files (*)"
 
 Answer = dict[str, Any]
@@ -90,16 +93,19 @@ def dropped_paths(mime: QMimeData) -> list[Path]:
     return [Path(url.toLocalFile()) for url in mime.urls() if url.isLocalFile()]
 
 
-def what_to_open(paths: Sequence[Path]) -> Path | None:
-    """One thing to open, out of what was dropped: many DICOM files of one folder mean their folder."""
-    if not paths:
-        return None
+def what_to_open(paths: Sequence[Path]) -> list[Path]:
+    """What was dropped, in the order in which it is opened: scans, then the segmentations that lie on them.
+
+    Many DICOM files of one folder mean their folder; a session comes alone.
+    """
+    sessions = [path for path in paths if is_session(path)]
+    if sessions:
+        return sessions[:1]
     folders = {path.parent for path in paths}
-    if len(paths) > 1 and len(folders) == 1 and not any(path.is_dir() or is_session(path) for path in paths):
-        scans = [path for path in paths if path.suffix.lower() in ("", ".dcm", ".dicom", ".ima")]
-        if len(scans) == len(paths):
-            return folders.pop()
-    return paths[0]
+    dicom = [path for path in paths if not path.is_dir() and path.suffix.lower() in DICOM_SUFFIXES]
+    if len(paths) > 1 and len(folders) == 1 and len(dicom) == len(paths):
+        return [folders.pop()]
+    return sorted(paths, key=lambda path: bool(LABEL_NAME.search(path.name.lower())))
 
 
 def is_session(path: Path) -> bool:

@@ -79,6 +79,20 @@ def load(path: Path, done: Callable[[str], None]) -> None:
     _in_background(unpack, finish)
 
 
+def results() -> dict[str, object]:
+    """Masks and boxes of the scene, and in what state: another answer than before means that something changed."""
+    from MedQuantSlicerLib import boxes, masks
+
+    found: dict[str, object] = {}
+    for node in slicer.util.getNodesByClass("vtkMRMLSegmentationNode"):
+        if masks.is_own(node):
+            found[node.GetID()] = node.GetSegmentation().GetMTime()
+    for node in slicer.util.getNodesByClass("vtkMRMLMarkupsROINode"):
+        if node.GetAttribute(boxes.BOX_ATTRIBUTE):
+            found[node.GetID()] = (*node.GetCenter(), *node.GetSize())
+    return found
+
+
 def _storable() -> list[Any]:
     """Nodes whose contents go to files of their own."""
     kinds = ("vtkMRMLScalarVolumeNode", "vtkMRMLSegmentationNode", "vtkMRMLMarkupsNode", "vtkMRMLModelNode")

@@ -1,17 +1,14 @@
-"""The window: panel, views, menus; what is opened and saved, and where everything is told."""
+"""The window: panel, views, menus, and where everything is told."""
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
-import numpy as np
 import slicer
 from PySide6.QtCore import QSettings, Qt, QTimer
 from PySide6.QtGui import QCloseEvent, QDragEnterEvent, QDragLeaveEvent, QDropEvent
 from PySide6.QtWidgets import (
     QApplication,
-    QFileDialog,
     QLabel,
     QMainWindow,
     QSplitter,
@@ -20,21 +17,18 @@ from PySide6.QtWidgets import (
     QWidget,
 )
 
-from medquant_desktop import about, linked_views, menus, session, theme
+from medquant_desktop import about, linked_views, menus, theme
 from medquant_desktop.difference_profile import profile
+from medquant_desktop.documents import Documents
 from medquant_desktop.linked_views import LinkedViews
 from medquant_desktop.notice import Notice
-from medquant_desktop.opening import FILE_FILTER, Answer, Recent, ScanReader, dropped_paths, is_session, what_to_open
+from medquant_desktop.opening import dropped_paths, what_to_open
 from medquant_desktop.panel_frame import USUAL, PanelFrame
-from medquant_desktop.reference import add_reference
-from medquant_desktop.scan_node import add_scan, grid_of
 from medquant_desktop.view_bar import ViewBar
-from medquant_desktop.welcome import SeriesChoice, Welcome, series_entries
+from medquant_desktop.welcome import SeriesChoice, Welcome
 
 TITLE = "MedQuantSlicer"
 SIZE = (1280, 800)
-NAMED = 6
-"""Structures of a reference that are told by name."""
 
 
 class Window(QMainWindow):
@@ -46,11 +40,11 @@ class Window(QMainWindow):
         self.setAcceptDrops(True)
         self.resize(*SIZE)
         self.application_logic, self.settings = application_logic, settings
-        self.reader, self.recent = ScanReader(), Recent(settings)
+        self.documents = documents = Documents(self)
         self.views = LinkedViews(application_logic)
-        self.welcome = Welcome(self.ask_for_file, self.ask_for_folder, self.open_sample)
-        self.welcome.open_path = self.open_path
-        self.choice = SeriesChoice(self._series_chosen, self._back)
+        self.welcome = Welcome(documents.ask_for_file, documents.ask_for_folder, documents.open_sample)
+        self.welcome.open_path = documents.open_path
+        self.choice = SeriesChoice(documents.answered, self.refresh)
         self.notice, self.bar = Notice(), ViewBar(self.views)
         shown = QWidget()
         column = QVBoxLayout(shown)
@@ -68,7 +62,7 @@ class Window(QMainWindow):
         column.setSpacing(0)
         column.addWidget(self.notice)
         column.addWidget(self.stack, 1)
-        self.frame = PanelFrame(self.views, self.open_sample)
+        self.frame = PanelFrame(self.views, documents.open_sample)
         splitter = QSplitter(Qt.Orientation.Horizontal)
         splitter.addWidget(self.frame)
         splitter.addWidget(right)
@@ -83,141 +77,18 @@ class Window(QMainWindow):
         self.statusBar().setSizeGripEnabled(False)
         self.actions_by_name = menus.build(self)
         self._profile_of = ("", "")
-        self._request: dict[str, Any] = {}
-        self._path: Path | None = None
+        self._closed = False
         self._watch_scene()
-        self._refresh()
+        self.refresh()
 
-    # -- opening
+    # -- what is shown
 
-    def ask_for_file(self) -> None:
-        """Let the user choose a file to open."""
-        path = _first(QFileDialog.getOpenFileName(self, "Open a scan, a segmentation or a session", "", FILE_FILTER))
-        if path:
-            self.open_path(Path(path))
+    def set_theme(self, name: str) -> None:
+        """Dark or light."""
+        self.settings.setValue("theme", name)
+        theme.apply(QApplication.instance(), theme.THEMES[name])
 
-    def ask_for_folder(self) -> None:
-        """Let the user choose a DICOM folder."""
-        path = QFileDialog.getExistingDirectory(self, "Open a DICOM folder")
-        if path:
-            self.open_path(Path(path))
-
-    def open_sample(self) -> None:
-        """Open the CT phantom, which is made on the spot."""
-        self._path = None
-        self._read({"sample": True}, "Making the sample CT")
-
-    def open_path(self, path: Path) -> None:
-        """Open a scan, a DICOM folder, a segmentation of the scan that is open, or a session."""
-        self._path = path
-        if is_session(path):
-            self.notice.wait(f"Opening {path.name}", None)
-            session.load(path, self._session_loaded)
-            return
-        request: dict[str, Any] = {"path": str(path)}
-        if self.frame.volume is not None:
-            request["labels_on"] = grid_of(self.frame.volume)
-        self._read(request, f"Reading {path.name}")
-
-    def _read(self, request: dict[str, Any], text: str) -> None:
-        self._request = request
-        self.notice.wait(text, self._cancel_reading)
-        self.reader.read(request, self._answered)
-
-    def _cancel_reading(self) -> None:
-        self.reader.cancel()
-        self.notice.clear()
-
-    def _answered(self, answer: Answer) -> None:
-        self.notice.clear()
-        kind = answer["kind"]
-        if kind == "scan":
-            self._add_scan(answer)
-        elif kind == "labels":
-            self._add_labels(answer)
-        elif kind == "series":
-            entries = series_entries(answer["series"])
-            self._ask_which("series", f"{len(entries)} series in this folder. Which one?", entries)
-        elif kind == "choice":
-            what, count = answer["what"], answer["count"]
-            words = {"component": "values for each voxel", "frame": "time points"}[what]
-            entries = [(n, f"{what.capitalize()} {n + 1}", "") for n in range(count)]
-            self._ask_which(what, f"This scan has {count} {words}. Which one?", entries)
-        else:
-            self.notice.problem(answer["message"])
-        self._opened(kind == "scan")
-
-    def _ask_which(self, what: str, title: str, entries: list[tuple[int, str, str]]) -> None:
-        self._asked = what
-        self.choice.offer(title, entries)
-        self.stack.setCurrentIndex(self._pages["choice"])
-
-    def _series_chosen(self, answer: int) -> None:
-        self._refresh()
-        self._read({**self._request, self._asked: answer}, "Reading")
-
-    def _back(self) -> None:
-        self._refresh()
-
-    def _opened(self, well: bool) -> None:
-        if well and self._path is not None:
-            self.recent.add(self._path)
-            menus.show_recent(self)
-
-    def _add_scan(self, answer: Answer) -> None:
-        node = add_scan(answer)
-        self.frame.choose(node)
-        self._refresh()
-        if "labels" in answer:
-            self._add_labels(answer["labels"])
-
-    def _add_labels(self, answer: Answer) -> None:
-        names = {int(value): name for value, name in answer["names"].items()}
-        labels = np.load(answer["array"], mmap_mode="r")
-        node = add_reference(labels, names, self.frame.volume, answer["name"])
-        self.frame.choose_reference(node)
-        what = ", ".join(list(names.values())[:NAMED]) + (
-            f" and {len(names) - NAMED} more" if len(names) > NAMED else ""
-        )
-        self.notice.tell(f"{answer['name']} is the reference now: {what}.")
-
-    # -- sessions
-
-    def ask_where_to_save(self) -> None:
-        """Save the session to a file that the user chooses."""
-        path = _first(QFileDialog.getSaveFileName(self, "Save the session", "session.mrb", "Sessions (*.mrb)"))
-        if path:
-            self.save_session(Path(path))
-
-    def save_session(self, path: Path) -> None:
-        """Save everything to one file."""
-        path = path if is_session(path) else path.with_name(path.name + ".mrb")
-        self.notice.wait(f"Saving {path.name}", None)
-        # First the words, then the work.
-        QTimer.singleShot(0, lambda: session.save(path, self.application_logic, lambda error: self._saved(path, error)))
-
-    def _saved(self, path: Path, error: str) -> None:
-        if error:
-            self.notice.problem(error)
-            return
-        self.notice.tell(f"Saved to {path}.")
-        self.recent.add(path)
-        menus.show_recent(self)
-
-    def _session_loaded(self, error: str) -> None:
-        self.notice.clear()
-        if error:
-            self.notice.problem(error)
-        self._opened(not error)
-        # The views of the session are in the scene: where they were is read before they turn to the scan.
-        offset = self.views.left.logic.GetSliceOffset()
-        self.views.orientation = self.views.left.node.GetDefaultOrientation()
-        self._refresh()
-        if self.frame.volume is not None:
-            self.views.left.go_to(offset)
-            self._show_masks_again()
-
-    def _show_masks_again(self) -> None:
+    def show_masks_again(self) -> None:
         """The views that the masks of a session need."""
         from MedQuantSlicerLib import masks
         from MedQuantSlicerLib.host import DIFFERENCE, FP32, QUANTIZED
@@ -227,18 +98,11 @@ class Window(QMainWindow):
             self.views.show_pair("", "")
         self.views.show_optional(linked_views.DIFFERENCE, DIFFERENCE in there)
 
-    # -- what is shown
-
-    def set_theme(self, name: str) -> None:
-        """Dark or light."""
-        self.settings.setValue("theme", name)
-        theme.apply(QApplication.instance(), theme.THEMES[name])
-
     def _watch_scene(self) -> None:
         self._due = QTimer(self)
         self._due.setSingleShot(True)
         self._due.setInterval(0)
-        self._due.timeout.connect(self._refresh)
+        self._due.timeout.connect(self.refresh)
         scene = slicer.mrmlScene
         self._tags = [
             scene.AddObserver(event, lambda *_: self._due.start())
@@ -265,7 +129,12 @@ class Window(QMainWindow):
             self._profile_of = about
             self.views.show_differences(profile(file, self.views.left) if file else ())
 
-    def _refresh(self) -> None:
+    def ask(self, title: str, entries: list[tuple[int, str, str]]) -> None:
+        """Ask which of several things to open."""
+        self.choice.offer(title, entries)
+        self.stack.setCurrentIndex(self._pages["choice"])
+
+    def refresh(self) -> None:
         """Show the scan that is chosen in the panel."""
         volume = self.frame.volume
         if volume is not self.views.volume:
@@ -274,7 +143,7 @@ class Window(QMainWindow):
         self.stack.setCurrentIndex(self._pages["views" if volume is not None else "welcome"])
         self.bar.refresh()
         if volume is None:
-            self.welcome.show_recent(self.recent.paths())
+            self.welcome.show_recent(self.documents.recent.paths())
 
     # -- Qt's events
 
@@ -288,22 +157,22 @@ class Window(QMainWindow):
 
     def dropEvent(self, event: QDropEvent) -> None:
         self.welcome.show_drag(False)
-        path = what_to_open(dropped_paths(event.mimeData()))
-        if path is not None:
-            event.acceptProposedAction()
-            self.open_path(path)
+        event.acceptProposedAction()
+        self.documents.open_paths(what_to_open(dropped_paths(event.mimeData())))
 
     def showEvent(self, event: object) -> None:
         # Its imports take a second: they begin once everything is on the screen.
-        QTimer.singleShot(300, self.reader.start)
+        QTimer.singleShot(300, self.documents.reader.start)
 
     def closeEvent(self, event: QCloseEvent) -> None:
-        self.reader.close()
+        if self._closed:
+            return
+        if not self.documents.may_close():
+            event.ignore()
+            return
+        self._closed = True
+        self.documents.close()
         self.frame.close_panel()
         for tag in self._tags:
             slicer.mrmlScene.RemoveObserver(tag)
         self.views.close_views()
-
-
-def _first(answer: Any) -> str:
-    return answer[0] if isinstance(answer, tuple) else answer
