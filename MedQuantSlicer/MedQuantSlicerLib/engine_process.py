@@ -20,7 +20,7 @@ from typing import Any, Protocol
 
 from MedQuantSlicerLib import messages
 
-START_SECONDS = 60.0
+START_SECONDS = 120.0
 """The engine is given so long until it says that it is ready."""
 SILENT_SECONDS = 10.0
 """It says that it lives every second; after so long without a word it hangs."""

@@ -12,7 +12,7 @@ from medquant.errors import Cancelled, UserError
 from medquant.evaluation.replay import Replay
 from medquant.evaluation.sensitivity import rounded_weight, sensitivity
 from medquant.models.base import CalibrationBatch
-from medquant.models.torch_program import TorchModel
+from medquant.models.torch_program import TorchModel, from_module
 
 
 class Block(nn.Module):
@@ -52,7 +52,7 @@ class Net(nn.Module):
 def model() -> TorchModel:
     """The network as a model."""
     torch.manual_seed(0)
-    return TorchModel(Net(), name="net")
+    return from_module(Net(), name="net")
 
 
 @pytest.fixture
