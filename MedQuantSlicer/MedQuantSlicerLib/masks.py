@@ -17,7 +17,7 @@ COLORS = {FP32: (0x4C / 255, 0x9B / 255, 0xE8 / 255), QUANTIZED: (0xF2 / 255, 0x
 VIEWS = {
     FP32: (scene.FP32_VIEW,),
     QUANTIZED: (scene.QUANTIZED_VIEW,),
-    DIFFERENCE: (scene.FP32_VIEW, scene.QUANTIZED_VIEW, scene.DIFFERENCE_VIEW),
+    DIFFERENCE: (scene.DIFFERENCE_VIEW,),
 }
 _LABELMAP = "Binary labelmap"
 

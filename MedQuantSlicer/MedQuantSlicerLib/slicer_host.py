@@ -11,25 +11,28 @@ import slicer
 import vtk
 
 from MedQuantSlicerLib import masks, scene
-from MedQuantSlicerLib.host import Missing
+from MedQuantSlicerLib.host import Masks, Missing
+from MedQuantSlicerLib.messages import _
 from MedQuantSlicerLib.scene_host import SceneHost
 from MedQuantSlicerLib.slicer_packages import EnginePackages
 
-LAYOUT = 8251
-"""A number of our own among the custom layouts; those below 100 are Slicer's."""
+PAIR, TRIPLE = 8251, 8252
+"""Numbers of our own among the custom layouts; those below 100 are Slicer's."""
 _VIEW = """
 <item><view class="vtkMRMLSliceNode" singletontag="{tag}">
   <property name="orientation" action="default">Axial</property>
   <property name="viewlabel" action="default">{label}</property>
   <property name="viewcolor" action="default">{color}</property>
 </view></item>"""
-LAYOUT_XML = (
-    '<layout type="horizontal" split="true">'
-    + _VIEW.format(tag=scene.FP32_VIEW, label="FP32", color="#4C9BE8")
-    + _VIEW.format(tag=scene.QUANTIZED_VIEW, label="Quantized", color="#F2A33A")
-    + "</layout>"
-)
-VIEWS = (scene.FP32_VIEW, scene.QUANTIZED_VIEW)
+_LEFT = _VIEW.format(tag=scene.FP32_VIEW, label="FP32", color="#4C9BE8")
+_RIGHT = _VIEW.format(tag=scene.QUANTIZED_VIEW, label="Quantized", color="#F2A33A")
+_THIRD = _VIEW.format(tag=scene.DIFFERENCE_VIEW, label="Difference", color="#9A9A9A")
+LAYOUTS = {
+    number: f'<layout type="horizontal" split="true">{views}</layout>'
+    for number, views in ((PAIR, _LEFT + _RIGHT), (TRIPLE, _LEFT + _RIGHT + _THIRD))
+}
+VIEWS = {PAIR: (scene.FP32_VIEW, scene.QUANTIZED_VIEW)}
+VIEWS[TRIPLE] = (*VIEWS[PAIR], scene.DIFFERENCE_VIEW)
 
 
 class SlicerHost(SceneHost):
@@ -49,32 +52,52 @@ class SlicerHost(SceneHost):
         manager = slicer.app.layoutManager()
         if manager is None:
             return
-        node = manager.layoutLogic().GetLayoutNode()
-        if not node.IsLayoutDescription(LAYOUT):
-            node.AddLayoutDescription(LAYOUT, LAYOUT_XML)
-        if manager.layout != LAYOUT:
+        if manager.layout not in LAYOUTS:
             self._former_layout = manager.layout
-            manager.setLayout(LAYOUT)
-            self._link()
-        for tag, title in zip(VIEWS, (left_title, right_title)):
-            self._set_title(manager.sliceWidget(tag), title)
+            self._show(PAIR)
+        for tag, title in zip(VIEWS[TRIPLE], (left_title, right_title, _("Difference"))):
+            if tag in VIEWS[manager.layout]:
+                self._set_title(manager.sliceWidget(tag), title)
 
     def restore_layout(self) -> None:
         """See `Host`."""
         manager = slicer.app.layoutManager()
-        if manager is not None and self._former_layout is not None and manager.layout == LAYOUT:
+        if manager is not None and self._former_layout is not None and manager.layout in LAYOUTS:
             manager.setLayout(self._former_layout)
         self._former_layout = None
+
+    def show_masks(self, kind: str, result: Masks, partial: bool) -> None:
+        """See `Host`. The difference comes with a view of its own."""
+        super().show_masks(kind, result, partial)
+        if kind == masks.DIFFERENCE:
+            self._widen(TRIPLE)
+
+    def remove_masks(self, kind: str) -> None:
+        """See `Host`."""
+        super().remove_masks(kind)
+        if kind == masks.DIFFERENCE:
+            self._widen(PAIR)
 
     def start_box(self, from_segment: bool = False) -> None:
         """See `Host`."""
         self.show_pair(*self._titles)
         super().start_box(from_segment)
 
-    def _link(self) -> None:
-        """Both views show the chosen scan and move together."""
+    def _widen(self, layout: int) -> None:
+        """Two views or three, unless the user looks at something else."""
         manager = slicer.app.layoutManager()
-        for tag in VIEWS:
+        if manager is not None and manager.layout in LAYOUTS and manager.layout != layout:
+            self._show(layout)
+            self.show_pair(*self._titles)
+
+    def _show(self, layout: int) -> None:
+        """Lay the views out; all of them show the chosen scan and move together."""
+        manager = slicer.app.layoutManager()
+        node = manager.layoutLogic().GetLayoutNode()
+        if not node.IsLayoutDescription(layout):
+            node.AddLayoutDescription(layout, LAYOUTS[layout])
+        manager.setLayout(layout)
+        for tag in VIEWS[layout]:
             logic = manager.sliceWidget(tag).sliceLogic()
             composite = logic.GetSliceCompositeNode()
             composite.SetLinkedControl(True)

@@ -65,11 +65,11 @@ def host(slicer, scene, manager, tmp_path):
 
 
 def test_the_layout_comes_and_goes(host, manager):
-    from MedQuantSlicerLib.slicer_host import LAYOUT
+    from MedQuantSlicerLib.slicer_host import PAIR
 
     host.parameters.inputVolume = geometries.add_volume()
     host.show_pair("FP32  375 MB  7.7 s", "4-bit  52 MB  1.0 s")
-    assert manager.layout == LAYOUT
+    assert manager.layout == PAIR
     left, right = manager.views["MedQuantFP32"], manager.views["MedQuantQuantized"]
     titles = [view.annotation.GetText(vtk.vtkCornerAnnotation.UpperEdge) for view in (left, right)]
     assert titles == ["FP32  375 MB  7.7 s", "4-bit  52 MB  1.0 s"]
@@ -105,18 +105,42 @@ def test_placing_a_box_shows_the_views_and_keeps_their_titles(host, manager, sli
     assert len(boxes) == 1, "a box that was not drawn is taken away"
 
 
-def test_the_layout_is_one_that_slicer_reads(slicer, scene):
-    from MedQuantSlicerLib.slicer_host import LAYOUT, LAYOUT_XML
+def test_the_difference_has_a_view_of_its_own(host, manager, tmp_path):
+    import numpy as np
+    from MedQuantSlicerLib import masks
+    from MedQuantSlicerLib.host import Masks
+    from MedQuantSlicerLib.slicer_host import PAIR, TRIPLE
+
+    host.parameters.inputVolume = geometries.add_volume()
+    host.show_pair("FP32", "4-bit")
+    np.save(tmp_path / "difference.npy", np.ones((9, 12, 16), np.uint8))
+    told = Masks(str(tmp_path / "difference.npy"), {1: "FP32 only", 2: "4-bit only"}, shown_as="Difference")
+    host.show_masks("difference", told, False)
+    assert manager.layout == TRIPLE
+    node = masks.segmentation_of("difference", host.node)
+    assert list(node.GetDisplayNode().GetViewNodeIDs()) == ["vtkMRMLSliceNodeMedQuantDifference"]
+    titles = [view.annotation.GetText(vtk.vtkCornerAnnotation.UpperEdge) for view in manager.views.values()]
+    assert titles == ["FP32", "4-bit", "Difference"]
+    host.remove_masks("difference")
+    assert manager.layout == PAIR
+    manager.setLayout(3)
+    host.show_masks("difference", told, False)
+    assert manager.layout == 3, "the user looks at something else"
+
+
+def test_the_layouts_are_such_as_slicer_reads(slicer, scene):
+    from MedQuantSlicerLib.slicer_host import LAYOUTS, VIEWS
 
     logic = slicer.vtkMRMLLayoutLogic()
     logic.SetMRMLScene(scene)
     node = logic.GetLayoutNode()
-    assert node.AddLayoutDescription(LAYOUT, LAYOUT_XML)
-    node.SetViewArrangement(LAYOUT)
-    for tag in ("MedQuantFP32", "MedQuantQuantized"):
-        view = scene.GetNodeByID(f"vtkMRMLSliceNode{tag}")
-        assert view is not None, "the layout makes its views"
-        assert view.GetOrientation() == "Axial"
+    for number, description in LAYOUTS.items():
+        assert node.AddLayoutDescription(number, description)
+        node.SetViewArrangement(number)
+        for tag in VIEWS[number]:
+            view = scene.GetNodeByID(f"vtkMRMLSliceNode{tag}")
+            assert view is not None, "the layout makes its views"
+            assert view.GetOrientation() == "Axial"
 
 
 # -- packages
