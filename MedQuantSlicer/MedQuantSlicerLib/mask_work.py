@@ -72,6 +72,8 @@ class MaskWork:
                 self._compare()
             return
         kind, *rest = kinds
+        if kind not in facts.wanted_masks() or (kind == QUANTIZED and facts.quantized is None):
+            return  # other choices were made meanwhile
         source = facts.source(kind)
         begun = False
 

@@ -174,6 +174,22 @@ def test_another_scan_forgets_the_masks_and_stops_what_runs(panel: Panel) -> Non
     assert panel.shown.quantized_fits
 
 
+@pytest.mark.parametrize("other", ["embedded-nnunet", "/w4.mq"])
+def test_choosing_another_model_meanwhile_ends_with_the_mask_that_was_begun(panel: Panel, other: str) -> None:
+    panel.quantize().draw(LIVER)
+    panel.presenter.segment()
+    panel.presenter.model_chosen(other)
+    asked = len(panel.engine.asked)
+    panel.masks("fp32.npy")
+    if other == "/w4.mq":
+        assert panel.engine.last.params["model"] == "/w4.mq"
+        panel.masks("w4.npy")
+        assert not panel.action("compare").enabled
+    else:
+        assert len(panel.engine.asked) == asked
+    assert panel.shown.state is State.IDLE
+
+
 def test_an_answer_about_a_former_scan_is_not_shown(panel: Panel) -> None:
     panel.quantize().draw(LIVER)
     panel.presenter.segment()

@@ -134,7 +134,7 @@ def test_from_the_scan_to_the_table_and_back(loop: EventLoop, host: ArrayHost, t
     assert {State.SEGMENTING, State.COMPARING} <= {one.state for one in seen}
     assert [row.title for row in shown.table.rows] == ["FP32", "4-bit", "liver"]
     assert host.titles == (shown.left_title, shown.right_title)
-    assert shown.left_title.startswith("FP32  7.7 MB  ") and shown.right_title.startswith("4-bit  2.5 MB  ")
+    assert shown.left_title.startswith("FP32  7.7 MB  ") and shown.right_title.startswith("4-bit  2.6 MB  ")
     assert host.names[FP32] == host.names[QUANTIZED] == {1: "liver"}
     truth = host.labels[SLICES[0] : SLICES[1] + 1] == LIVER
     found = host.masks[FP32][SLICES[0] : SLICES[1] + 1] == 1
