@@ -222,7 +222,7 @@ def test_choices_reach_the_engine_and_the_scene(widget, engine):
     _click(widget.ui.methodFold)
     widget.ui.methodSelector.setCurrentText("GPTQ")
     widget.ui.granularitySelector.setCurrentText("One for each 64 weights")
-    widget.ui.activationsSelector.setCurrentText("8 bits (integer kernels)")
+    widget.ui.activationsSelector.setCurrentText("Floating point (smaller, not faster)")
     widget.ui.slicesSpin.setValue(5)
     assert not widget.ui.firstSpin.isVisible()
     widget.ui.whereSelector.setCurrentText("From a range")
@@ -232,7 +232,7 @@ def test_choices_reach_the_engine_and_the_scene(widget, engine):
     widget.ui.lastSpin.setValue(7)
     _click(widget.ui.quantizeButton)
     params = engine.last("quantize").params
-    assert (params["method"], params["granularity"], params["activations"]) == ("gptq", "per-group-64", 8)
+    assert (params["method"], params["granularity"], params["activations"]) == ("gptq", "per-group-64", 0)
     assert params["slices"] == {"count": 5, "where": "range", "first": 2, "last": 7}
     node = widget.parameters.parameterNode
     assert (node.GetParameter("method"), node.GetParameter("slices")) == ("GPTQ", "5")
