@@ -114,9 +114,9 @@ def test_from_the_scan_to_the_table_and_back(loop: EventLoop, host: ArrayHost, t
     assert not engine.running
     host.reading = True
     presenter.volume_chosen()
-    loop.wait(lambda: presenter.shown.choices[0].size)
+    loop.wait(lambda: presenter.shown.choices[0].size and presenter.shown.machine)
     assert [choice.accuracy for choice in presenter.shown.choices] == ["not measured"] * 3
-    assert len(presenter.shown.models) == 3 and presenter.shown.machine
+    assert len(presenter.shown.models) == 3
 
     # Four buttons: Quantize, Place box, Segment, and the slice that differs most.
     presenter.set_option("slices", 1)
