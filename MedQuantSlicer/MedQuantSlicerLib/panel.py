@@ -32,6 +32,7 @@ class Panel:
         self._parameters: Any = None
         self._observer: int | None = None
         self._chosen: dict[str, Any] = {}
+        self._brought: tuple[Any, Any] = (None, None)
         self.presenter = Presenter(engine, host, self.show)
         host.boxes_changed = self.presenter.boxes_changed
         host.volume_changed = self.presenter.volume_chosen
@@ -134,9 +135,23 @@ class Panel:
             )
         show_text(self._ui.hintLabel, shown.hint or (shown.waiting.text if shown.waiting is not None else ""))
         show_text(self._ui.machineLabel, shown.machine)
+        self._bring_news(shown)
         if self._parameters is not None and shown.model and shown.model != self._parameters.model:
             self._chosen["model"] = shown.model
             self._parameters.model = shown.model
+
+    def _bring_news(self, shown: Shown) -> None:
+        """Scroll to a comparison or a problem that is new: on a small screen it would stand out of sight."""
+        table, problem = self._brought
+        self._brought = (shown.table, shown.problem)
+        if shown.problem is not None and shown.problem is not problem:
+            news = getattr(self._ui, f"{shown.problem.section}Messages")
+        elif shown.table is not None and shown.table is not table:
+            news = self._ui.headlineLabel
+        else:
+            return
+        # The layout learns of what was shown just now only after this.
+        qt.QTimer.singleShot(0, lambda: scroll_to(news))
 
     # -- keys
 
@@ -173,3 +188,13 @@ class Panel:
         """The keys work while the module is entered; elsewhere in Slicer they mean other things."""
         for shortcut in self._shortcuts:
             shortcut.setEnabled(enabled)
+
+
+def scroll_to(widget: Any) -> None:
+    """Bring a widget to the upper part of the scroll area that it lies in; where there is none, it is in sight."""
+    area = widget.parent()
+    while area is not None and not hasattr(area, "ensureWidgetVisible"):
+        area = area.parent()
+    if area is not None:
+        top = widget.mapTo(area.widget(), qt.QPoint(0, 0)).y()
+        area.verticalScrollBar().setValue(top - 60)

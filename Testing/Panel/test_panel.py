@@ -499,3 +499,30 @@ def test_choices_return_with_a_saved_session(widget, slicer, scene, tmp_path):
     assert widget.ui.methodSelector.currentText == "Round to nearest (fastest)"
     assert [box.name for box in widget.host.boxes()] == ["liver"]
     assert widget.ui.boxList.topLevelItemCount == 1
+
+
+def test_news_are_scrolled_into_sight(slicer, scene, engine):
+    import qt
+
+    area, holder = qt.QScrollArea(), qt.QWidget()
+    qt.QVBoxLayout(holder)
+    widget = fakes.make_widget(engine, holder)
+    area.setWidget(holder)
+    area.setWidgetResizable(True)
+    area.resize(380, 500)
+    area.show()
+    try:
+        _scan(widget)
+        widget.ui.layersSection.collapsed = False
+        _settle()
+        assert area.verticalScrollBar().value == 0
+        widget.panel.presenter.find_sensitivity()
+        engine.last("sensitivity").callbacks["on_error"]({"kind": "user", "message": "Too small. Take another."})
+        _settle(60)
+        place = widget.panel.messages["layers"].problem
+        top = place.mapTo(area.viewport(), qt.QPoint(0, 0)).y()
+        assert 0 <= top < area.viewport().height - 40
+    finally:
+        widget.cleanup()
+        area.close()
+        _settle()
