@@ -65,7 +65,11 @@ def new_box(volume: Any, name: str = "") -> Any:
         display.SetFillVisibility(False)
         display.SetPropertiesLabelVisibility(False)
         display.SetGlyphScale(1.6)
-        display.SetHandlesInteractive(False)
+        # The eight corners and six faces to drag, nothing to turn: the model sees the scan's own slices.
+        display.SetHandlesInteractive(True)
+        display.SetScaleHandleVisibility(True)
+        display.SetRotationHandleVisibility(False)
+        display.SetTranslationHandleVisibility(False)
     return node
 
 

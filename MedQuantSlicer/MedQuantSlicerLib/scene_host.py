@@ -12,7 +12,7 @@ from MedQuantSlicerLib import boxes, masks, scene
 from MedQuantSlicerLib.host import BoxInfo, Masks, Point, VolumeInfo
 from MedQuantSlicerLib.messages import _
 
-BOX_EVENTS = ("PointEndInteractionEvent", "PointPositionDefinedEvent", "PointRemovedEvent")
+BOX_EVENTS = ("PointModifiedEvent", "PointEndInteractionEvent", "PointPositionDefinedEvent", "PointRemovedEvent")
 SETTLE_MS = 150
 """A drag tells every millimetre; the presenter hears of the box once it rests."""
 WINDOWS = {
