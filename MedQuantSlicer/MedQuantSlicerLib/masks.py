@@ -20,6 +20,8 @@ VIEWS = {
     DIFFERENCE: (scene.DIFFERENCE_VIEW,),
 }
 _LABELMAP = "Binary labelmap"
+_OWN = "MedQuant_"
+"""With the label value, the id of a segment; those that a user adds are left alone."""
 
 
 def segmentation_of(kind: str, volume: Any) -> Any:
@@ -176,13 +178,15 @@ def _current(node: Any, volume: Any) -> tuple[Any, tuple[int, int, int]]:
     from vtk.util.numpy_support import vtk_to_numpy
 
     segmentation = node.GetSegmentation()
-    if segmentation.GetNumberOfSegments() == 0:
+    own = [identifier for identifier in segmentation.GetSegmentIDs() if identifier.startswith(_OWN)]
+    if not own:
         return None, (0, 0, 0)
-    image = segmentation.GetNthSegment(0).GetRepresentation(_LABELMAP)
-    if image is None or segmentation.GetNumberOfLayers() != 1:  # edited by the user meanwhile
-        array, names = labels_on(node, volume)
-        values = [segmentation.GetSegment(i).GetLabelValue() for i in segmentation.GetSegmentIDs()]
-        return np.array([0, *values])[: len(names) + 1].astype(np.uint16)[array], (0, 0, 0)
+    image = segmentation.GetSegment(own[0]).GetRepresentation(_LABELMAP)
+    if image is None or segmentation.GetNumberOfLayers() != 1 or segmentation.GetNumberOfSegments() != len(own):
+        # Edited by the user meanwhile: segments may have layers, and labels, of their own.
+        array, _names = labels_on(node, volume, own)
+        values = [0, *(int(identifier.removeprefix(_OWN)) for identifier in own)]
+        return np.array(values, np.uint8 if max(values) < 256 else np.uint16)[array], (0, 0, 0)
     extent = image.GetExtent()
     shape = tuple(extent[2 * axis + 1] - extent[2 * axis] + 1 for axis in (2, 1, 0))
     if 0 in shape or image.GetPointData().GetScalars() is None:
@@ -208,12 +212,12 @@ def _image(array: Any, begin: tuple[int, int, int], volume: Any) -> Any:
 def _set_segments(node: Any, image: Any, names: dict[int, str], kind: str) -> None:
     """Give a segmentation one segment for each label, all in one image, as Slicer keeps what does not overlap."""
     segmentation = node.GetSegmentation()
-    kept = {f"Segment_{value}" for value in names}
+    kept = {f"{_OWN}{value}" for value in names}
     for identifier in list(segmentation.GetSegmentIDs()):
-        if identifier not in kept:
+        if identifier.startswith(_OWN) and identifier not in kept:
             segmentation.RemoveSegment(identifier)
     for order, (value, name) in enumerate(sorted(names.items())):
-        segment = segmentation.GetSegment(f"Segment_{value}")
+        segment = segmentation.GetSegment(f"{_OWN}{value}")
         if segment is None:
             segment = slicer.vtkSegment()
             segment.SetName(name)
@@ -221,7 +225,7 @@ def _set_segments(node: Any, image: Any, names: dict[int, str], kind: str) -> No
             segment.SetTag(segment.GetTerminologyEntryTagName(), _terminology(name))
             segment.SetLabelValue(value)
             segment.AddRepresentation(_LABELMAP, image)
-            segmentation.AddSegment(segment, f"Segment_{value}")
+            segmentation.AddSegment(segment, f"{_OWN}{value}")
         else:
             segment.SetName(name)
             segment.SetLabelValue(value)

@@ -84,6 +84,10 @@ class Panel:
     def close(self) -> None:
         """Stop everything."""
         self._timer.stop()
+        for shortcut in self._shortcuts:
+            shortcut.setEnabled(False)
+            shortcut.deleteLater()
+        self._shortcuts = []
         self.use(None)
         self.presenter.close()
         self._host.close()

@@ -14,7 +14,7 @@ def _points(matrix, voxels):
     return [tuple(np.asarray(matrix) @ [*voxel, 1.0])[:3] for voxel in voxels]
 
 
-def _segment_mask(slicer, node, volume, segment="Segment_1"):
+def _segment_mask(slicer, node, volume, segment="MedQuant_1"):
     return slicer.util.arrayFromSegmentBinaryLabelmap(node, segment, volume).astype(bool)
 
 
@@ -167,7 +167,7 @@ def test_masks_return_on_the_same_voxels(slicer, scene, geometry, transformed, r
     labels = rng.integers(0, 3, (9, 12, 16)).astype(np.uint8)
     node = masks.show("fp32", labels, {1: "liver", 2: "spleen"}, volume, title="FP32")
     for value in (1, 2):
-        np.testing.assert_array_equal(_segment_mask(slicer, node, volume, f"Segment_{value}"), labels == value)
+        np.testing.assert_array_equal(_segment_mask(slicer, node, volume, f"MedQuant_{value}"), labels == value)
     array, names = masks.labels_on(node, volume)
     np.testing.assert_array_equal(array, labels)
     assert names == {1: "liver", 2: "spleen"}
@@ -183,7 +183,7 @@ def test_masks_sit_in_the_world_where_the_scan_does(slicer, scene):
     labels = np.zeros((9, 12, 16), np.uint8)
     labels[4, 6, 8] = 1
     node = masks.show("fp32", labels, {1: "dot"}, volume, title="FP32")
-    center = node.GetSegmentCenter("Segment_1")  # in the node's own coordinates
+    center = node.GetSegmentCenter("MedQuant_1")  # in the node's own coordinates
     world = mrml.node_to_world(node).MultiplyPoint([*center, 1.0])
     expected = np.array(mrml.describe_volume(volume).ijk_to_lps) @ [8, 6, 4, 1] * [-1, -1, 1, 1]
     np.testing.assert_allclose(world, expected, atol=1e-4)
@@ -195,7 +195,7 @@ def test_names_terminology_and_colours(scene):
 
     volume = geometries.add_volume()
     labels = np.ones((9, 12, 16), np.uint8)
-    alone = masks.show("fp32", labels, {1: "liver"}, volume, title="FP32").GetSegmentation().GetSegment("Segment_1")
+    alone = masks.show("fp32", labels, {1: "liver"}, volume, title="FP32").GetSegmentation().GetSegment("MedQuant_1")
     assert alone.GetName() == "liver"
     assert alone.GetColor() == pytest.approx((0x4C / 255, 0x9B / 255, 0xE8 / 255))
     entry = vtk.reference("")
@@ -297,3 +297,42 @@ def test_all_survives_a_saved_session(slicer, scene, tmp_path, rng):
     np.testing.assert_array_equal(array, labels.ravel()[slicer.util.arrayFromVolume(volume)])
     assert names == {1: "liver", 2: "spleen"}
     np.testing.assert_allclose(boxes.describe_boxes(volume)[0].corners, corners, atol=1e-4)
+
+
+def test_partial_results_reach_a_segmentation_that_was_edited(slicer, scene):
+    """The Segment Editor may have put a segment into a layer of its own, with a label of its own."""
+    from MedQuantSlicerLib import masks
+
+    volume = geometries.add_volume("oblique")
+    labels = np.zeros((9, 12, 16), np.uint8)
+    labels[2:4, 3:6, 3:6] = 1
+    labels[2:4, 7:9, 8:12] = 2
+    node = masks.show("fp32", labels, {1: "liver", 2: "spleen"}, volume, title="FP32")
+    node.GetSegmentation().SeparateSegmentLabelmap("MedQuant_2")
+    assert node.GetSegmentation().GetNumberOfLayers() == 2
+    more = np.zeros((1, 12, 16), np.uint8)
+    more[0, 5:8, 2:9] = 2
+    masks.show("fp32", more, {1: "liver", 2: "spleen"}, volume, title="FP32", offset=(5, 0, 0), partial=True)
+    labels[5] = more[0]
+    for value in (1, 2):
+        np.testing.assert_array_equal(_segment_mask(slicer, node, volume, f"MedQuant_{value}"), labels == value)
+    assert node.GetSegmentation().GetNumberOfLayers() == 1
+
+
+def test_segments_that_the_user_adds_stay(slicer, scene):
+    from MedQuantSlicerLib import masks
+
+    volume = geometries.add_volume()
+    labels = np.zeros((9, 12, 16), np.uint8)
+    labels[2:4, 3:6, 3:6] = 1
+    node = masks.show("fp32", labels, {1: "liver"}, volume, title="FP32")
+    drawn = np.zeros((9, 12, 16), np.uint8)
+    drawn[3:6, 4:9, 2:5] = 1  # overlaps the mask
+    identifier = node.GetSegmentation().AddEmptySegment("mine", "mine")
+    slicer.util.updateSegmentBinaryLabelmapFromArray(drawn, node, identifier, volume)
+    labels[6] = 1
+    masks.show("fp32", labels[6:7], {1: "liver"}, volume, title="FP32", offset=(6, 0, 0), partial=True)
+    np.testing.assert_array_equal(_segment_mask(slicer, node, volume), labels == 1)
+    np.testing.assert_array_equal(_segment_mask(slicer, node, volume, "mine"), drawn == 1)
+    masks.show("fp32", labels[:1], {1: "spleen"}, volume, title="FP32")
+    np.testing.assert_array_equal(_segment_mask(slicer, node, volume, "mine"), drawn == 1)
