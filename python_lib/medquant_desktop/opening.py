@@ -31,10 +31,11 @@ class ScanReader:
         self.folder = Path(tempfile.mkdtemp(prefix="medquant-window-"))
         self._process: QProcess | None = None
         self._done: Callable[[Answer], None] | None = None
+        self._closed = False
 
     def start(self) -> None:
         """Start the process before it is needed, so that its imports cost nobody any time."""
-        if self._process is not None:
+        if self._process is not None or self._closed:
             return
         process = QProcess()
         settings = QProcessEnvironment.systemEnvironment()
@@ -63,6 +64,7 @@ class ScanReader:
 
     def close(self) -> None:
         """End the process and remove its folder."""
+        self._closed = True
         self.cancel()
         shutil.rmtree(self.folder, ignore_errors=True)
 

@@ -58,9 +58,12 @@ class SliceView(MrmlView):
 
         self.logic = slicer.vtkMRMLSliceLogic()
         self.logic.SetMRMLApplicationLogic(application_logic)
+        self._application_logic = application_logic
         application_logic.GetSliceLogics().AddItem(self.logic)
         self.logic.SetMRMLScene(slicer.mrmlScene)
-        self.node = self.logic.AddSliceNode(tag)
+        # A node of this tag may have come with a scene; another one would not get into it.
+        self.node = slicer.mrmlScene.GetSingletonNode(tag, "vtkMRMLSliceNode") or self.logic.AddSliceNode(tag)
+        self.logic.SetSliceNode(self.node)
         self.node.SetDefaultOrientation(ORIENTATIONS[0])
         self.node.SetOrientationToDefault()
         self.group.SetMRMLDisplayableNode(self.node)
@@ -227,7 +230,10 @@ class SliceView(MrmlView):
     def close_view(self) -> None:
         for what, tag in self._tags:
             what.RemoveObserver(tag)
+        self.manners.SetInteractor(None)
+        self._application_logic.GetSliceLogics().RemoveItem(self.logic)
         super().close_view()
+        self.logic.SetMRMLScene(None)
 
     def _observe(self, what: Any, method: Callable[..., None]) -> None:
         self._tags.append((what, what.AddObserver(vtk.vtkCommand.ModifiedEvent, method)))

@@ -29,9 +29,11 @@ class ThreeDView(MrmlView):
         self.prepare()
         self.logic = slicer.vtkMRMLViewLogic()
         self.logic.SetMRMLApplicationLogic(application_logic)
+        self._application_logic = application_logic
         application_logic.GetViewLogics().AddItem(self.logic)
         self.logic.SetMRMLScene(slicer.mrmlScene)
-        self.node = self.logic.AddViewNode(tag)
+        self.node = slicer.mrmlScene.GetSingletonNode(tag, "vtkMRMLViewNode") or self.logic.AddViewNode(tag)
+        self.logic.SetViewNode(self.node)
         self.node.SetBoxVisible(False)
         self.node.SetAxisLabelsVisible(False)
         self.node.SetBackgroundColor(*GROUND)
@@ -51,6 +53,13 @@ class ThreeDView(MrmlView):
             camera.RotateTo(slicer.vtkMRMLCameraNode.Anterior)
         self.renderer.ResetCamera()
         self.request_render()
+
+    def close_view(self) -> None:
+        """Let go of the scene and of the graphics memory."""
+        self.manners.SetInteractor(None)
+        self._application_logic.GetViewLogics().RemoveItem(self.logic)
+        super().close_view()
+        self.logic.SetMRMLScene(None)
 
     def wheelEvent(self, event: QWheelEvent) -> None:
         self.place_mouse(event.position(), event.modifiers())

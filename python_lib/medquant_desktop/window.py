@@ -136,6 +136,8 @@ class Window(QMainWindow):
 
     def refresh(self) -> None:
         """Show the scan that is chosen in the panel."""
+        if self._closed:
+            return
         volume = self.frame.volume
         if volume is not self.views.volume:
             self.views.show_volume(volume)
