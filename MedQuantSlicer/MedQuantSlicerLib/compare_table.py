@@ -16,7 +16,8 @@ MOST_ROWS = 10
 MOST_COLUMNS = 4
 """As many stand beside a structure's name in a narrow panel; the others go into a second table."""
 COLORS = (style.FP32_BLUE, style.QUANTIZED_AMBER)
-BADGES = (_("Computed by"), _("Device"), _("Weights"))
+BADGES = (_("Arithmetic"), _("Runtime"), _("Device"), _("Weights"))
+RUNTIMES = {"": "PyTorch", "openvino": "OpenVINO", "onnxruntime": "ONNX Runtime", "tensorrt": "TensorRT"}
 
 
 def fill_structures(trees: Sequence[Any], table: Table) -> None:
@@ -44,13 +45,23 @@ def fill_models(tree: Any, table: Table) -> None:
         else:
             lines.append((title, cells))
     lines = [line for number, line in enumerate(lines) if number == 0 or all(cell.text for cell, _tip in line[1])]
+    told = [_facts(row) for row in rows]
     for number, title in enumerate(BADGES):
-        badges = [row.badges[number] if number < len(row.badges) else "" for row in rows]
+        badges = [facts[number] if number < len(facts) else "" for facts in told]
         if any(badges):
             lines.append((title, [(Cell(badge), badge) for badge in badges]))
     _fill(tree, ["", *(row.title for row in rows)], lines, even=True)
     for place in range(1, len(rows) + 1):
         tree.headerItem().setIcon(place, swatch(COLORS[min(place - 1, 1)]))
+
+
+def _facts(row: Row) -> list[str]:
+    """The badges of a model, with "int8 kernels (openvino)" as two."""
+    if not row.badges:
+        return []
+    arithmetic, _open, rest = row.badges[0].partition(" (")
+    runtime = rest.rstrip(")")
+    return [arithmetic, RUNTIMES.get(runtime, runtime), *row.badges[1:]]
 
 
 def _complete(first: Sequence[tuple[Cell, str]], second: Sequence[tuple[Cell, str]]) -> bool:

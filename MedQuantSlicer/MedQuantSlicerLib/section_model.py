@@ -64,6 +64,7 @@ class ModelSection:
             self._fill()
         line = next((one for one in shown.models if one.spec == shown.model), None)
         self._title.text = line.title if line else _("Choose a model")
+        ui.modelButton.setAccessibleName(_("Model: {title}").format(title=self._title.text))
         show_text(self._facts, facts_of(line, licence=False) if line else "")
         self._ui.modelButton.toolTip = facts_of(line) if line else _("Choose a model")
         needs = line.needs if line is not None and not line.present else ""

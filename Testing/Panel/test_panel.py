@@ -446,14 +446,13 @@ def test_the_table_with_a_reference_fits_a_narrow_panel(widget, engine):
     def row(title, *texts, **named):
         return Row(title, tuple(Cell(text) for text in texts), **named)
 
+    small = ("int8 kernels (openvino)", "CPU", "4.2 bits/weight")
     table = Table(
         ("Dice", "NSD", "HD95 mm", "Volume mL", "FP32 Dice", "Its Dice", "Seconds"),
         ("",) * 7,
         (
             row("FP32", "", "", "", "2006.5", ".800", "", "1.95 s", of_all=True, badges=("float32", "CPU")),
-            row(
-                "4-bit", ".991", ".98", "1.1", "2014.0", "", ".798", "1.97 s", of_all=True, badges=("simulated", "CPU")
-            ),
+            row("4-bit", ".991", ".98", "1.1", "2014.0", "", ".798", "1.97 s", of_all=True, badges=small),
             row("liver", ".989", ".978", "1.5", "1801.9 (+6.9)", ".821", ".819", ""),
         ),
         "",
@@ -466,6 +465,9 @@ def test_the_table_with_a_reference_fits_a_narrow_panel(widget, engine):
     told = [[line.text(place) for place in range(3)] for line in lines]
     assert ["Reference Dice", ".800", ".798"] in told
     assert ["Seconds", "1.95 s", "1.97 s"] in told
+    assert ["Arithmetic", "float32", "int8 kernels"] in told
+    assert ["Runtime", "PyTorch", "OpenVINO"] in told
+    assert ["Weights", "", "4.2 bits/weight"] in told
     assert "NSD" not in [line[0] for line in told], "FP32 has none: it stands with the structures"
     widget.parent.resize(360, 1800)
     _settle()
