@@ -95,6 +95,15 @@ def test_no_key_means_two_things(window) -> None:
     assert len(keys) == len(set(keys))
 
 
+def test_comparing_side_by_side_keeps_the_keys(opened, hands) -> None:
+    """A view that comes must not take the keys away, not even for a moment."""
+    assert opened.isActiveWindow
+    opened.views.show_pair("", "")
+    opened.views.show_optional("MedQuantDifference", True)
+    hands.wait()
+    assert opened.isActiveWindow
+
+
 def test_a_box_is_drawn_by_two_clicks_and_dragged(opened, hands) -> None:
     from MedQuantSlicerLib import boxes
 

@@ -148,6 +148,7 @@ class LinkedViews(QWidget):
             view.composite.SetHotLinkedControl(True)
         view.setAccessibleName(f"{NAMES[tag]} view")
         pane = Pane(tag, view)
+        pane.setParent(self)  # without one it would be a window of its own until it is laid out
         pane.strip.installEventFilter(self)
         pane.setVisible(False)
         self.panes[tag] = pane

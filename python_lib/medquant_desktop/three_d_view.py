@@ -33,7 +33,6 @@ class ThreeDView(MrmlView):
         application_logic.GetViewLogics().AddItem(self.logic)
         self.logic.SetMRMLScene(slicer.mrmlScene)
         self.node = slicer.mrmlScene.GetSingletonNode(tag, "vtkMRMLViewNode") or self.logic.AddViewNode(tag)
-        self.logic.SetViewNode(self.node)
         self.node.SetBoxVisible(False)
         self.node.SetAxisLabelsVisible(False)
         self.node.SetBackgroundColor(*GROUND)
