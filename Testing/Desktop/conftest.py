@@ -111,7 +111,7 @@ class Hands:
         self.wait(0.05)
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def hands(application) -> Hands:
     """Mouse and keys."""
     return Hands(application)
@@ -149,15 +149,28 @@ class IdleEngine:
         """Nothing to end."""
 
 
-@pytest.fixture
-def engine(application, monkeypatch: pytest.MonkeyPatch) -> None:
-    """No engine behind the panel."""
+@pytest.fixture(scope="session")
+def idle(application) -> type:
+    """The module's logic without an engine behind it, to be put in the place of the real one."""
     from medquant_desktop.slicer_compat import bootstrap
 
     bootstrap.add_module_path()
     import MedQuantSlicer
 
-    monkeypatch.setattr(MedQuantSlicer.MedQuantSlicerLogic, "make_engine", lambda self: IdleEngine())
+    class IdleLogic(MedQuantSlicer.MedQuantSlicerLogic):
+        def make_engine(self) -> IdleEngine:
+            return IdleEngine()
+
+    IdleLogic.__name__ = "MedQuantSlicerLogic"  # by which the scene knows the choices
+    return IdleLogic
+
+
+@pytest.fixture
+def engine(idle, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No engine behind the panel."""
+    import MedQuantSlicer
+
+    monkeypatch.setattr(MedQuantSlicer, "MedQuantSlicerLogic", idle)
 
 
 @pytest.fixture
@@ -204,12 +217,57 @@ def blob(shape: tuple[int, int, int] = (12, 60, 80)) -> np.ndarray:
 @pytest.fixture
 def scan_file(tmp_path: Path) -> Path:
     """A small CT in LPS, 2 x 2 x 5 mm."""
+    return write_scan(tmp_path)
+
+
+@pytest.fixture(scope="module")
+def kept_window(idle, hands: Hands, tmp_path_factory: pytest.TempPathFactory) -> Iterator[object]:
+    """One window with the small CT for all tests of a file."""
+    import MedQuantSlicer
+    from PySide6.QtCore import QSettings
+
+    folder = tmp_path_factory.mktemp("kept")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(MedQuantSlicer, "MedQuantSlicerLogic", idle)
+        windows = shown_window(hands, QSettings(str(folder / "settings.ini"), QSettings.Format.IniFormat))
+        made = next(windows)
+    made.documents.open_path(write_scan(folder))
+    hands.until(lambda: made.views.volume is not None)
+    yield made
+    next(windows, None)
+
+
+@pytest.fixture
+def tidy(kept_window, hands: Hands):
+    """The kept window as if the small CT had just been opened."""
+    import slicer
+
+    window = kept_window
+    for kind in ("vtkMRMLSegmentationNode", "vtkMRMLMarkupsROINode"):
+        for node in slicer.util.getNodesByClass(kind):
+            slicer.mrmlScene.RemoveNode(node)
+    window.resize(1280, 800)
+    window.bar.linked.setChecked(True)
+    window.views.show_single()
+    for tag in ("MedQuantDifference", "MedQuant3D"):
+        window.views.show_optional(tag, False)
+    window.views.set_orientation("Axial")
+    window.views.volume.GetDisplayNode().SetWindowLevel(400, 40)
+    window.notice.clear()
+    window.activateWindow()
+    window.views.left.setFocus()
+    hands.wait(0.05)
+    return window
+
+
+def write_scan(folder: Path) -> Path:
+    """Write the small CT."""
     import SimpleITK as sitk
 
     image = sitk.GetImageFromArray(blob())
     image.SetSpacing((2.0, 2.0, 5.0))
     image.SetOrigin((-80.0, -60.0, 100.0))
-    path = tmp_path / "small ct.nrrd"
+    path = folder / "small ct.nrrd"
     sitk.WriteImage(image, str(path))
     return path
 

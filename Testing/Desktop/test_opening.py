@@ -181,3 +181,14 @@ def test_recent_scans_open_from_the_welcome(window, hands, scan_file: Path) -> N
     assert entry.text.splitlines()[0] == scan_file.name
     entry.click()
     hands.until(lambda: window.views.volume is not None)
+
+
+def test_an_empty_window_teaches(window) -> None:
+    from PySide6.QtWidgets import QLabel, QPushButton
+
+    assert window.stack.currentIndex == 0
+    said = " ".join(label.text for label in window.welcome.findChildren(QLabel))
+    assert "Drop a DICOM folder" in said
+    assert "Nothing leaves this machine" in said
+    filled = [b.text for b in window.findChildren(QPushButton) if b.property("primary") and b.isVisible()]
+    assert len(filled) == 1, "the next step is the only filled button"

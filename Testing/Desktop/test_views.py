@@ -13,11 +13,11 @@ def number(view) -> int:
 
 
 @pytest.fixture
-def pair(opened, hands):
+def pair(tidy, hands):
     """Both views of the window, side by side."""
-    opened.views.show_pair("FP32  7.7 MB", "4-bit  2.5 MB")
+    tidy.views.show_pair("FP32  7.7 MB", "4-bit  2.5 MB")
     hands.wait()
-    return opened.views.left, opened.views.right
+    return tidy.views.left, tidy.views.right
 
 
 def pixel(view, x: float, y: float) -> int:
@@ -65,9 +65,9 @@ def test_half_notches_add_up(pair, hands, application) -> None:
     assert number(left) == begin + 2
 
 
-def test_unlinked_views_go_their_own_ways(pair, hands, opened) -> None:
+def test_unlinked_views_go_their_own_ways(pair, hands, tidy) -> None:
     left, right = pair
-    opened.bar.linked.click()
+    tidy.bar.linked.click()
     begin = number(right)
     hands.wheel(left, 3)
     assert number(right) == begin
@@ -92,7 +92,7 @@ def test_drags_pan_both(pair, hands, button: str, modifier: str) -> None:
     assert right.node.GetXYZOrigin()[:2] == pytest.approx(left.node.GetXYZOrigin()[:2])
 
 
-def test_right_drag_and_control_wheel_zoom_and_fit_undoes_it(pair, hands, opened) -> None:
+def test_right_drag_and_control_wheel_zoom_and_fit_undoes_it(pair, hands, tidy) -> None:
     left, right = pair
     whole = left.node.GetFieldOfView()[0]
     hands.drag(left, (0.5, 0.3), (0.5, 0.7), "RightButton")
@@ -101,7 +101,7 @@ def test_right_drag_and_control_wheel_zoom_and_fit_undoes_it(pair, hands, opened
     assert right.node.GetFieldOfView()[0] == pytest.approx(zoomed)
     hands.wheel(left, 2, "ControlModifier")
     assert left.node.GetFieldOfView()[0] != pytest.approx(zoomed)
-    hands.press(opened, "R")
+    hands.press(tidy, "R")
     assert left.node.GetFieldOfView()[0] == pytest.approx(whole)
     assert right.node.GetFieldOfView()[0] == pytest.approx(whole)
 
@@ -122,11 +122,11 @@ def test_the_picture_lies_as_the_letters_say(pair, hands) -> None:
     assert 80 < pixel(left, 1 - x / width, 1 - y / height) < 200
 
 
-def test_resizing_keeps_the_whole_scan_or_the_zoom(pair, hands, opened) -> None:
+def test_resizing_keeps_the_whole_scan_or_the_zoom(pair, hands, tidy) -> None:
     left, _ = pair
     hands.wheel(left, 3)
     before = number(left)
-    opened.resize(900, 700)
+    tidy.resize(900, 700)
     hands.wait()
     whole = left.node.GetFieldOfView()
     assert whole[0] >= 64 * 2
@@ -134,29 +134,29 @@ def test_resizing_keeps_the_whole_scan_or_the_zoom(pair, hands, opened) -> None:
     assert number(left) == before
     hands.wheel(left, 4, "ControlModifier")
     zoomed = left.node.GetFieldOfView()[0]
-    opened.resize(1280, 800)
+    tidy.resize(1280, 800)
     hands.wait()
     assert left.node.GetFieldOfView()[0] < 1.5 * zoomed < 128
 
 
-def test_keys_turn_and_step(pair, hands, opened) -> None:
+def test_keys_turn_and_step(pair, hands, tidy) -> None:
     left, right = pair
-    hands.press(opened, "2")
+    hands.press(tidy, "2")
     assert left.corners().orientation == right.corners().orientation == "Coronal"
     assert left.place()[0][1] == 60
     begin = number(left)
     hands.press(left, "Up")
     hands.press(left, "PageUp")
     assert number(right) == begin + 11
-    hands.press(opened, "3")
+    hands.press(tidy, "3")
     assert left.place()[0][1] == 80
-    hands.press(opened, "1")
+    hands.press(tidy, "1")
     assert left.place()[0][1] == 12
 
 
-def test_the_slider_follows_and_leads(pair, hands, opened) -> None:
+def test_the_slider_follows_and_leads(pair, hands, tidy) -> None:
     left, _ = pair
-    slider = opened.views.slider
+    slider = tidy.views.slider
     hands.click(slider, 0.999, 0.6)
     assert number(left) == 11
     hands.click(slider, 0.0, 0.6)
@@ -165,54 +165,54 @@ def test_the_slider_follows_and_leads(pair, hands, opened) -> None:
     assert (slider.number, slider.count) == (4, 12)
 
 
-def test_the_mouse_tells_where_it_is_and_what_is_there(pair, hands, opened) -> None:
+def test_the_mouse_tells_where_it_is_and_what_is_there(pair, hands, tidy) -> None:
     left, _ = pair
     hands.click(left, 0.5, 0.5)
-    assert re.search(r"voxel 4[01], 3[01], 6 ", opened._probe.text)
-    assert "40 HU" in opened._probe.text
+    assert re.search(r"voxel 4[01], 3[01], 6 ", tidy._probe.text)
+    assert "40 HU" in tidy._probe.text
 
 
 @pytest.mark.usefixtures("pair")
-def test_flipping_swaps_the_places(hands, opened) -> None:
-    first, second = opened.views.panes["MedQuantFP32"], opened.views.panes["MedQuantQuantized"]
+def test_flipping_swaps_the_places(hands, tidy) -> None:
+    first, second = tidy.views.panes["MedQuantFP32"], tidy.views.panes["MedQuantQuantized"]
     assert first.x < second.x
-    hands.press(opened, "Space")
+    hands.press(tidy, "Space")
     assert first.x > second.x
-    hands.press(opened, "Space")
+    hands.press(tidy, "Space")
     assert first.x < second.x
 
 
 @pytest.mark.usefixtures("pair")
-def test_a_double_click_on_a_title_enlarges_the_view(hands, opened) -> None:
+def test_a_double_click_on_a_title_enlarges_the_view(hands, tidy) -> None:
     from PySide6.QtCore import Qt
     from PySide6.QtTest import QTest
 
-    pane = opened.views.panes["MedQuantQuantized"]
+    pane = tidy.views.panes["MedQuantQuantized"]
     narrow = pane.width
     QTest.mouseDClick(pane.strip, Qt.MouseButton.LeftButton)
     hands.wait()
     assert pane.width > 1.8 * narrow
-    assert not opened.views.panes["MedQuantFP32"].isVisible()
+    assert not tidy.views.panes["MedQuantFP32"].isVisible()
     QTest.mouseDClick(pane.strip, Qt.MouseButton.LeftButton)
     hands.wait()
     assert pane.width == narrow
 
 
 @pytest.mark.usefixtures("pair")
-def test_titles_and_the_single_view(opened, hands) -> None:
-    assert opened.views.panes["MedQuantFP32"]._title.text == "FP32  7.7 MB"
-    opened.views.show_single()
+def test_titles_and_the_single_view(tidy, hands) -> None:
+    assert tidy.views.panes["MedQuantFP32"]._title.text == "FP32  7.7 MB"
+    tidy.views.show_single()
     hands.wait()
-    assert not opened.views.panes["MedQuantQuantized"].isVisible()
-    assert not opened.views.panes["MedQuantFP32"].strip.isVisible()
+    assert not tidy.views.panes["MedQuantQuantized"].isVisible()
+    assert not tidy.views.panes["MedQuantFP32"].strip.isVisible()
 
 
 @pytest.mark.usefixtures("pair")
-def test_the_crosshair_is_drawn_on_demand(opened) -> None:
+def test_the_crosshair_is_drawn_on_demand(tidy) -> None:
     import slicer
 
     node = slicer.mrmlScene.GetFirstNodeByClass("vtkMRMLCrosshairNode")
-    opened.bar.crosshair.click()
+    tidy.bar.crosshair.click()
     assert node.GetCrosshairMode() == node.ShowBasic
-    opened.bar.crosshair.click()
+    tidy.bar.crosshair.click()
     assert node.GetCrosshairMode() == node.NoCrosshair

@@ -1,4 +1,4 @@
-"""The window around the views: what it says when it is empty, themes, menus, boxes, drawing of boxes."""
+"""The window around the views: themes, menus, keys, the drawing of boxes, the difference, surfaces."""
 
 from __future__ import annotations
 
@@ -7,32 +7,21 @@ import pytest
 pytest.importorskip("PySide6", reason="PySide6 is not installed (pip install medquant[app])")
 
 
-def test_an_empty_window_teaches(window) -> None:
-    from PySide6.QtWidgets import QLabel, QPushButton
-
-    assert window.stack.currentIndex == 0
-    said = " ".join(label.text for label in window.welcome.findChildren(QLabel))
-    assert "Drop a DICOM folder" in said
-    assert "Nothing leaves this machine" in said
-    filled = [b.text for b in window.findChildren(QPushButton) if b.property("primary") and b.isVisible()]
-    assert len(filled) == 1, "the next step is the only filled button"
-
-
-def test_nothing_of_the_panel_is_wider_than_its_frame(opened, hands) -> None:
-    opened.resize(1280, 800)
+def test_nothing_of_the_panel_is_wider_than_its_frame(tidy, hands) -> None:
+    tidy.resize(1280, 800)
     hands.wait()
-    assert opened.frame.widget().minimumSizeHint.width() <= opened.frame.viewport().width
-    assert opened.frame.widget().width <= opened.frame.viewport().width
+    assert tidy.frame.widget().minimumSizeHint.width() <= tidy.frame.viewport().width
+    assert tidy.frame.widget().width <= tidy.frame.viewport().width
 
 
 @pytest.mark.parametrize("name", ["light", "dark"])
-def test_the_theme_changes_and_is_remembered(window, hands, name: str) -> None:
-    window.actions_by_name[f"theme{name}"].trigger()
+def test_the_theme_changes_and_is_remembered(tidy, hands, name: str) -> None:
+    tidy.actions_by_name[f"theme{name}"].trigger()
     hands.wait()
-    picture = window.grab().toImage()
+    picture = tidy.grab().toImage()
     dark = picture.pixelColor(picture.width() // 2, 8).lightness() < 128
     assert dark is (name == "dark")
-    assert window.settings.value("theme") == name
+    assert tidy.settings.value("theme") == name
 
 
 def test_the_texts_of_a_theme_can_be_read() -> None:
@@ -59,20 +48,20 @@ def test_the_texts_of_a_theme_can_be_read() -> None:
             assert (light + 0.05) / (dark + 0.05) >= 4.0, (theme.name, text, ground)
 
 
-def test_about_says_what_it_is_not_for(window, hands) -> None:
+def test_about_says_what_it_is_not_for(tidy, hands) -> None:
     from PySide6.QtWidgets import QDialog, QLabel
 
     for name, words in (("about", "Not for clinical use"), ("shortcuts", "flip FP32 and quantized")):
-        window.actions_by_name[name].trigger()
+        tidy.actions_by_name[name].trigger()
         hands.wait()
-        box = window.findChildren(QDialog)[-1]
+        box = tidy.findChildren(QDialog)[-1]
         assert any(words in label.text for label in box.findChildren(QLabel))
         box.close()
         hands.wait()
-    assert any(label.text == "Not for clinical use." for label in window.statusBar().findChildren(QLabel))
+    assert any(label.text == "Not for clinical use." for label in tidy.statusBar().findChildren(QLabel))
 
 
-def test_every_key_of_the_list_is_a_key_of_the_window(window) -> None:
+def test_every_key_of_the_list_is_a_key_of_the_window(tidy) -> None:
     from medquant_desktop.about import SHORTCUTS
 
     listed = {
@@ -80,46 +69,46 @@ def test_every_key_of_the_list_is_a_key_of_the_window(window) -> None:
         for keys, _ in SHORTCUTS
         for key in keys.replace("Page Up", "PgUp").replace("Page Down", "PgDown").split(", ")
     }
-    there = {keys.toString() for action in window.actions_by_name.values() for keys in action.shortcuts()}
-    there |= set(window.frame.module.panel.keys())
+    there = {keys.toString() for action in tidy.actions_by_name.values() for keys in action.shortcuts()}
+    there |= set(tidy.frame.module.panel.keys())
     for key in ("Up", "Down", "PgUp", "PgDown", "B", "S", "D", "Space", "R", "1", "2", "3"):
         assert key in there
         assert any(key in one for one in listed)
 
 
-def test_no_key_means_two_things(window) -> None:
+def test_no_key_means_two_things(tidy) -> None:
     from PySide6.QtGui import QShortcut
 
-    keys = [key.toString() for action in window.actions_by_name.values() for key in action.shortcuts()]
-    keys += [shortcut.key.toString() for shortcut in window.findChildren(QShortcut)]
+    keys = [key.toString() for action in tidy.actions_by_name.values() for key in action.shortcuts()]
+    keys += [shortcut.key.toString() for shortcut in tidy.findChildren(QShortcut)]
     assert len(keys) == len(set(keys))
 
 
-def test_comparing_side_by_side_keeps_the_keys(opened, hands) -> None:
+def test_comparing_side_by_side_keeps_the_keys(tidy, hands) -> None:
     """A view that comes must not take the keys away, not even for a moment."""
-    assert opened.isActiveWindow
-    opened.views.show_pair("", "")
-    opened.views.show_optional("MedQuantDifference", True)
+    assert tidy.isActiveWindow
+    tidy.views.show_pair("", "")
+    tidy.views.show_optional("MedQuantDifference", True)
     hands.wait()
-    assert opened.isActiveWindow
+    assert tidy.isActiveWindow
 
 
-def test_a_box_is_drawn_by_two_clicks_and_dragged(opened, hands) -> None:
+def test_a_box_is_drawn_by_two_clicks_and_dragged(tidy, hands) -> None:
     from MedQuantSlicerLib import boxes
 
-    view = opened.views.left
-    hands.press(opened, "B")
+    view = tidy.views.left
+    hands.press(tidy, "B")
     hands.click(view, 0.3, 0.3)
     hands.click(view, 0.6, 0.7)
     hands.wait(0.3)
-    (node,) = boxes.boxes_of(opened.views.volume)
+    (node,) = boxes.boxes_of(tidy.views.volume)
     size = node.GetSize()
     low = [min(corner[axis] for corner in boxes.corners_of(node)) for axis in range(3)]
     width, height = view.node.GetDimensions()[:2]
     field = view.node.GetFieldOfView()
     assert size[0] == pytest.approx(0.3 * field[0], abs=2 * field[0] / width)
     assert size[1] == pytest.approx(0.4 * field[1], abs=2 * field[1] / height)
-    assert opened.frame.presenter.shown.boxes
+    assert tidy.frame.presenter.shown.boxes
     # Its edge lies over its handles: the middle moves all of it.
     hands.drag(view, (0.45, 0.5), (0.5, 0.5))
     hands.wait(0.3)
@@ -129,19 +118,19 @@ def test_a_box_is_drawn_by_two_clicks_and_dragged(opened, hands) -> None:
     assert moved[1:] == pytest.approx(low[1:], abs=3 * field[1] / height)
 
 
-def test_after_a_box_left_drag_changes_the_window_again(opened, hands) -> None:
-    view = opened.views.left
-    hands.press(opened, "B")
+def test_after_a_box_left_drag_changes_the_window_again(tidy, hands) -> None:
+    view = tidy.views.left
+    hands.press(tidy, "B")
     hands.click(view, 0.4, 0.4)
     hands.click(view, 0.5, 0.5)
     hands.wait(0.3)
-    display = opened.views.volume.GetDisplayNode()
+    display = tidy.views.volume.GetDisplayNode()
     before = display.GetWindow()
     hands.drag(view, (0.7, 0.7), (0.9, 0.7))
     assert display.GetWindow() != pytest.approx(before)
 
 
-def test_the_difference_gets_a_view_and_a_profile(opened, hands, tmp_path) -> None:
+def test_the_difference_gets_a_view_and_a_profile(tidy, hands, tmp_path) -> None:
     import numpy as np
     from MedQuantSlicerLib import masks
     from MedQuantSlicerLib.host import DIFFERENCE, FP32_ONLY, Masks
@@ -151,36 +140,36 @@ def test_the_difference_gets_a_view_and_a_profile(opened, hands, tmp_path) -> No
     labels = np.zeros((12, 60, 80), np.uint8)
     labels[2, 30, 30:34] = labels[7, 20, 20] = FP32_ONLY
     np.save(tmp_path / "d.npy", labels)
-    host = opened.frame.module.host
+    host = tidy.frame.module.host
     host.show_masks(DIFFERENCE, Masks(str(tmp_path / "d.npy"), {FP32_ONLY: "FP32 only"}), partial=False)
     hands.wait()
-    assert opened.views.panes["MedQuantDifference"].isVisible()
-    node = masks.segmentation_of(DIFFERENCE, opened.views.volume)
+    assert tidy.views.panes["MedQuantDifference"].isVisible()
+    node = masks.segmentation_of(DIFFERENCE, tidy.views.volume)
     assert list(node.GetDisplayNode().GetViewNodeIDs()) == ["vtkMRMLSliceNodeMedQuantDifference"]
-    assert profile(str(tmp_path / "d.npy"), opened.views.left) == (0, 0, 4, 0, 0, 0, 0, 1, 0, 0, 0, 0)
-    opened.views.set_orientation("Coronal")
+    assert profile(str(tmp_path / "d.npy"), tidy.views.left) == (0, 0, 4, 0, 0, 0, 0, 1, 0, 0, 0, 0)
+    tidy.views.set_orientation("Coronal")
     # From the back to the front, as the view counts.
-    counts = profile(str(tmp_path / "d.npy"), opened.views.left)
+    counts = profile(str(tmp_path / "d.npy"), tidy.views.left)
     assert len(counts) == 60
     assert counts[60 - 1 - 30] == 4
     assert counts[60 - 1 - 20] == 1
     host.remove_masks(DIFFERENCE)
-    assert not opened.views.panes["MedQuantDifference"].isVisible()
+    assert not tidy.views.panes["MedQuantDifference"].isVisible()
 
 
-def test_surfaces_appear_in_3d(opened, hands, tmp_path) -> None:
+def test_surfaces_appear_in_3d(tidy, hands, tmp_path) -> None:
     import numpy as np
     from MedQuantSlicerLib.host import FP32, Masks
 
     labels = np.zeros((12, 60, 80), np.uint8)
     labels[3:8, 20:40, 30:50] = 1
     np.save(tmp_path / "m.npy", labels)
-    opened.frame.module.host.show_masks(FP32, Masks(str(tmp_path / "m.npy"), {1: "block"}), partial=False)
-    opened.bar.three_d.click()
+    tidy.frame.module.host.show_masks(FP32, Masks(str(tmp_path / "m.npy"), {1: "block"}), partial=False)
+    tidy.bar.three_d.click()
     hands.wait(0.2)
-    picture = opened.views.panes["MedQuant3D"].view._picture
+    picture = tidy.views.panes["MedQuant3D"].view._picture
     middle = picture.pixelColor(picture.width() // 2, picture.height() // 2)
     corner = picture.pixelColor(3, 3)
     assert middle.blue() > corner.blue() + 40, "the blue of FP32 stands in the middle"
-    hands.drag(opened.views.panes["MedQuant3D"].view, (0.4, 0.5), (0.6, 0.6))
-    assert opened.views.panes["MedQuant3D"].view._picture != picture
+    hands.drag(tidy.views.panes["MedQuant3D"].view, (0.4, 0.5), (0.6, 0.6))
+    assert tidy.views.panes["MedQuant3D"].view._picture != picture
