@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import threading
 import time
 from dataclasses import dataclass, field
@@ -32,6 +33,7 @@ class Work:
     _lock: threading.Lock = field(default_factory=threading.Lock)
     _answered: bool = False
     _reported: float = 0.0
+    _step: str = ""
 
     @property
     def cancelled(self) -> bool:
@@ -66,10 +68,10 @@ class Work:
         self._unless_answered(partial=content)
 
     def _report(self, fraction: float, text: str, seconds_left: float | None) -> None:
-        now = time.monotonic()
-        if now - self._reported < SECONDS_BETWEEN_REPORTS:
-            return
-        self._reported = now
+        now, step = time.monotonic(), re.sub(r"\d+", "", text)
+        if step == self._step and now - self._reported < SECONDS_BETWEEN_REPORTS:
+            return  # what is done now is told at once, how far it is now and then
+        self._reported, self._step = now, step
         self._unless_answered(progress={"fraction": round(fraction, 4), "text": text, "seconds_left": seconds_left})
 
     def _unless_answered(self, **content: Any) -> None:
