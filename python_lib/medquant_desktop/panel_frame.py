@@ -7,7 +7,7 @@ from typing import Any
 
 import slicer
 import vtk
-from PySide6.QtCore import QPoint, Qt, QTimer
+from PySide6.QtCore import Qt, QTimer
 from PySide6.QtWidgets import QScrollArea, QVBoxLayout
 
 from medquant_desktop.linked_views import LinkedViews
@@ -78,34 +78,10 @@ class PanelFrame(QScrollArea):
         self.module.cleanup()
 
     def _look_at_panel(self) -> None:
-        before, shown = self._seen, self.presenter.shown
-        if shown is before:
-            return
-        self._seen = shown
-        self.shown(shown)
-        section = news(before, shown)
-        if section:
-            inside = getattr(self.module.ui, f"{section}Section")
-            QTimer.singleShot(0, lambda: self._reveal(inside))
-
-    def _reveal(self, section: Any) -> None:
-        """Scroll until a section is seen, from its head down where there is not room for all of it."""
-        bar, page = self.verticalScrollBar(), self.viewport().height
-        top = section.mapTo(self.widget(), QPoint(0, 0)).y()
-        bottom = top + section.height
-        if top < bar.value or bottom > bar.value + page:
-            bar.setValue(top if section.height > page or top < bar.value else bottom - page)
-
-
-def news(before: Any, shown: Any) -> str:
-    """The section where something has come that the user waits for or must read; empty: nowhere."""
-    if shown.problem is not None and (before is None or before.problem != shown.problem):
-        return shown.problem.section
-    if shown.table is not None and (before is None or before.table is None):
-        return "compare"
-    if shown.waiting is not None and (before is None or before.waiting is None):
-        return shown.waiting.section
-    return ""
+        shown = self.presenter.shown
+        if shown is not self._seen:
+            self._seen = shown
+            self.shown(shown)
 
 
 def _module_class(views: LinkedViews, open_sample: Callable[[], None]) -> type:

@@ -115,7 +115,7 @@ def palette(theme: Theme) -> QPalette:
 def style_sheet(theme: Theme) -> str:
     """What a palette cannot say: edges, room, and the roles of the panel's widgets."""
     text = SHEET.read_text(encoding="utf-8")
-    return Template(text).substitute(asdict(theme), small=POINTS - 1)
+    return Template(text).substitute(asdict(theme), small=POINTS - 1, resources=SHEET.parent.as_posix())
 
 
 def _font() -> QFont:
