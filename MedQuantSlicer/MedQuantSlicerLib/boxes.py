@@ -120,10 +120,9 @@ def fit_box(node: Any, volume: Any, lower: tuple[int, int, int], upper: tuple[in
 
 def deepen_flat_box(node: Any, volume: Any) -> None:
     """Give a box that was drawn in a slice the depth of one slice of the scan, where it has none."""
-    spacing = scene.describe_volume(volume).spacing
     size = list(node.GetSize())
     thin = [axis for axis in range(3) if size[axis] < 1e-3]
     if thin:
         for axis in thin:
-            size[axis] = max(spacing)
+            size[axis] = max(volume.GetSpacing())
         node.SetSize(size)

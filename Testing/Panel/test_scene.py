@@ -336,3 +336,16 @@ def test_segments_that_the_user_adds_stay(slicer, scene):
     np.testing.assert_array_equal(_segment_mask(slicer, node, volume, "mine"), drawn == 1)
     masks.show("fp32", labels[:1], {1: "spleen"}, volume, title="FP32")
     np.testing.assert_array_equal(_segment_mask(slicer, node, volume, "mine"), drawn == 1)
+
+
+def test_a_flat_box_gets_the_depth_of_a_slice(scene):
+    from MedQuantSlicerLib import boxes
+
+    volume = geometries.add_volume()
+    box = boxes.new_box(volume)
+    boxes.fit_box(box, volume, (2, 3, 4), (7, 9, 4))
+    box.SetSize(10.0, 12.0, 0.0)
+    boxes.deepen_flat_box(box, volume)
+    assert box.GetSize() == (10.0, 12.0, 2.5)
+    boxes.deepen_flat_box(box, volume)
+    assert box.GetSize() == (10.0, 12.0, 2.5)
