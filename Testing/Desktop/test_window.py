@@ -159,6 +159,7 @@ def test_the_difference_gets_a_view_and_a_profile(tidy, hands, tmp_path) -> None
 
 def test_surfaces_appear_in_3d(tidy, hands, tmp_path) -> None:
     import numpy as np
+    from MedQuantSlicerLib import masks
     from MedQuantSlicerLib.host import FP32, Masks
 
     labels = np.zeros((12, 60, 80), np.uint8)
@@ -166,6 +167,11 @@ def test_surfaces_appear_in_3d(tidy, hands, tmp_path) -> None:
     np.save(tmp_path / "m.npy", labels)
     tidy.frame.module.host.show_masks(FP32, Masks(str(tmp_path / "m.npy"), {1: "block"}), partial=False)
     tidy.bar.three_d.click()
+    node = masks.segmentation_of(FP32, tidy.views.volume)
+    hands.until(lambda: node.GetSegmentation().ContainsRepresentation("Closed surface"))
+    surface = node.GetClosedSurfaceInternalRepresentation(node.GetSegmentation().GetNthSegmentID(0))
+    # voxels 30..49, 20..39, 3..7 of 2 x 2 x 5 mm from (-80, -60, 100) in LPS, here in RAS
+    assert surface.GetBounds() == pytest.approx((-19, 21, -19, 21, 112.5, 137.5), abs=1.5)
     hands.wait(0.2)
     picture = tidy.views.panes["MedQuant3D"].view._picture
     middle = picture.pixelColor(picture.width() // 2, picture.height() // 2)

@@ -13,6 +13,7 @@ from medquant_desktop.pane import DIFFERENCE, LEFT, NAMES, RIGHT, THREE_D, Pane
 from medquant_desktop.probe import describe_place
 from medquant_desktop.slice_slider import HEIGHT, SliceSlider
 from medquant_desktop.slice_view import ORIENTATIONS, SliceView
+from medquant_desktop.surfaces import SURFACE, Surfaces
 from medquant_desktop.three_d_view import ThreeDView
 
 
@@ -38,6 +39,7 @@ class LinkedViews(QWidget):
         self._grid = QGridLayout()
         self._grid.setContentsMargins(0, 0, 0, 0)
         self._grid.setSpacing(2)
+        self.surfaces = Surfaces()
         self.slider = SliceSlider()
         self.slider.chosen = lambda number: self.left.go_to_number(number)
         self._number = QLabel()
@@ -181,13 +183,12 @@ class LinkedViews(QWidget):
         """Show a segmentation's surface too, where there is a view for it."""
         if THREE_D not in self._shown:
             return
-        first = not any(self._surfaces())
-        segmentation.CreateClosedSurfaceRepresentation()
+        view = self.panes[THREE_D].view
         display = segmentation.GetDisplayNode()
         if display.GetNumberOfViewNodeIDs():
-            display.AddViewNodeID(self.panes[THREE_D].view.node.GetID())
-        if first:
-            self.panes[THREE_D].view.fit()
+            display.AddViewNodeID(view.node.GetID())
+        first = not any(self._surfaces())
+        self.surfaces.make(segmentation, view.fit if first else view.request_render)
 
     def _show_surfaces(self) -> None:
         for node in slicer.util.getNodesByClass("vtkMRMLSegmentationNode"):
@@ -197,7 +198,7 @@ class LinkedViews(QWidget):
     def _surfaces(self) -> list[bool]:
         """Of every segmentation, whether it has a surface."""
         nodes = slicer.util.getNodesByClass("vtkMRMLSegmentationNode")
-        return [node.GetSegmentation().ContainsRepresentation("Closed surface") for node in nodes]
+        return [node.GetSegmentation().ContainsRepresentation(SURFACE) for node in nodes]
 
     # -- where the views are
 
@@ -244,6 +245,7 @@ class LinkedViews(QWidget):
 
     def close_views(self) -> None:
         """Let go of the scene."""
+        self.surfaces.close()
         for pane in self.panes.values():
             pane.view.close_view()
 

@@ -10,6 +10,8 @@ is read as a segmentation on that grid. The answer has a `kind`:
   in place of `path` the CT phantom, and then `labels` like the next kind
 - `labels`: `array` (file, on the grid asked for), `names` {label: name}, `name`
 - `series`: `series`, those of a folder to choose from; `choice`: `what` ("component" or "frame") and `count`
+- `surfaces` (for `surfaces_of`, a file of labels that begin at the voxel `begin` (i, j, k), and `ijk_to_ras`):
+  `parts` {label: files of points, triangles, normals}
 - `error`: `message`, for the user
 """
 
@@ -90,6 +92,8 @@ def _read(request: dict[str, Any]) -> dict[str, Any]:
     folder = Path(request["folder"])
     if request.get("sample"):
         return _make_sample(folder)
+    if "surfaces_of" in request:
+        return _make_surfaces(request, folder)
     path = Path(request["path"]).expanduser()
     if holds_labels(path):
         return _read_labels(path, folder, request.get("labels_on"))
@@ -155,6 +159,18 @@ def _read_labels(path: Path, folder: Path, grid: dict[str, Any] | None) -> dict[
     found = read_labels(path, scan)
     names = {structure.label: structure.name for structure in found.structures}
     return {"kind": "labels", "array": _save(found.labels, folder), "names": names, "name": found.model_name}
+
+
+def _make_surfaces(request: dict[str, Any], folder: Path) -> dict[str, Any]:
+    from medquant_desktop.surface_maker import surfaces_of
+
+    matrix = np.array(request["ijk_to_ras"])
+    matrix[:3, 3] += matrix[:3, :3] @ request["begin"]
+    made = surfaces_of(np.load(request["surfaces_of"]), matrix)
+    return {
+        "kind": "surfaces",
+        "parts": {value: [_save(one, folder) for one in parts] for value, parts in made.items()},
+    }
 
 
 def _several_series(folder: Path) -> list[dict[str, Any]]:
