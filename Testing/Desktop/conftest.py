@@ -34,6 +34,9 @@ def application():
     from medquant_desktop import mrml_application
 
     mrml_application.start()
+    from medquant_desktop import theme
+
+    theme.apply(made, theme.DARK)
     return made
 
 
@@ -165,6 +168,21 @@ def idle(application) -> type:
     return IdleLogic
 
 
+@pytest.fixture(scope="session")
+def reader(application) -> Iterator[object]:
+    """The process that reads, started once for all windows: its imports take a second."""
+    from medquant_desktop.opening import ScanReader
+
+    class KeptReader(ScanReader):
+        def close(self) -> None:
+            self._done = None
+
+    made = KeptReader()
+    made.start()
+    yield made
+    ScanReader.close(made)
+
+
 @pytest.fixture
 def engine(idle, monkeypatch: pytest.MonkeyPatch) -> None:
     """No engine behind the panel."""
@@ -174,33 +192,36 @@ def engine(idle, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture
-def window(engine, hands: Hands, settings) -> Iterator[object]:
+def window(engine, hands: Hands, settings, reader) -> Iterator[object]:
     """The window on an empty scene, without an engine."""
-    yield from shown_window(hands, settings)
+    yield from shown_window(hands, settings, reader)
 
 
 @pytest.fixture
-def whole_window(application, hands: Hands, settings) -> Iterator[object]:
+def whole_window(application, hands: Hands, settings, reader) -> Iterator[object]:
     """The window on an empty scene, with the real engine."""
-    yield from shown_window(hands, settings)
+    yield from shown_window(hands, settings, reader)
 
 
-def shown_window(hands: Hands, settings: object) -> Iterator[object]:
+def shown_window(hands: Hands, settings: object, reader: object) -> Iterator[object]:
     """Show a window, and take it and its scene away."""
     import slicer
+    from PySide6.QtCore import QCoreApplication, QEvent
 
-    from medquant_desktop import mrml_application, theme
+    from medquant_desktop import mrml_application
     from medquant_desktop.window import Window
 
     slicer.mrmlScene.Clear(False)
-    theme.apply(hands.application, theme.DARK)
     made = Window(mrml_application.start(), settings)
     made.documents.may_lose = lambda: True
+    made.documents.close()
+    made.documents.reader = reader
     made.show()
     hands.wait()
     yield made
     made.close()
     made.deleteLater()
+    QCoreApplication.sendPostedEvents(None, QEvent.Type.DeferredDelete)
     hands.wait(0.02)
     slicer.mrmlScene.Clear(False)
 
@@ -221,7 +242,7 @@ def scan_file(tmp_path: Path) -> Path:
 
 
 @pytest.fixture(scope="module")
-def kept_window(idle, hands: Hands, tmp_path_factory: pytest.TempPathFactory) -> Iterator[object]:
+def kept_window(idle, hands: Hands, reader, tmp_path_factory: pytest.TempPathFactory) -> Iterator[object]:
     """One window with the small CT for all tests of a file."""
     import MedQuantSlicer
     from PySide6.QtCore import QSettings
@@ -229,7 +250,8 @@ def kept_window(idle, hands: Hands, tmp_path_factory: pytest.TempPathFactory) ->
     folder = tmp_path_factory.mktemp("kept")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(MedQuantSlicer, "MedQuantSlicerLogic", idle)
-        windows = shown_window(hands, QSettings(str(folder / "settings.ini"), QSettings.Format.IniFormat))
+        stored = QSettings(str(folder / "settings.ini"), QSettings.Format.IniFormat)
+        windows = shown_window(hands, stored, reader)
         made = next(windows)
     made.documents.open_path(write_scan(folder))
     hands.until(lambda: made.views.volume is not None)
