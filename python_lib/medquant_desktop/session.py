@@ -1,4 +1,4 @@
-"""Save and reopen everything: scan, boxes, masks, choices and views in one `.mrb` file, as Slicer reads and writes it.
+"""Save and reopen everything: scan, boxes, masks, choices and views in one `.mrb` file, the format of Slicer.
 
 MRML is written and read in the GUI thread, where it lives, but uncompressed and on the local disk; packing and
 unpacking, which take the time, are done by a thread.
@@ -23,7 +23,7 @@ from medquant.files import atomic_path
 POLL_MS = 30
 LEVEL = 1
 """Of compression: scans gain little by more, and it takes three times as long."""
-NOT_A_SESSION = "{} is not a session or is damaged. Choose an .mrb file that this window or 3D Slicer has saved."
+NOT_A_SESSION = "{} is not a session or is damaged. Choose an .mrb file that was saved here or in 3D Slicer."
 
 
 def save(path: Path, application_logic: Any, done: Callable[[str], None]) -> None:
