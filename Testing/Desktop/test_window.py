@@ -160,14 +160,14 @@ def test_the_difference_gets_a_view_and_a_profile(tidy, hands, tmp_path) -> None
 def test_surfaces_appear_in_3d(tidy, hands, tmp_path) -> None:
     import numpy as np
     from MedQuantSlicerLib import masks
-    from MedQuantSlicerLib.host import FP32, Masks
+    from MedQuantSlicerLib.host import QUANTIZED, Masks
 
     labels = np.zeros((12, 60, 80), np.uint8)
     labels[3:8, 20:40, 30:50] = 1
     np.save(tmp_path / "m.npy", labels)
-    tidy.frame.module.host.show_masks(FP32, Masks(str(tmp_path / "m.npy"), {1: "block"}), partial=False)
+    tidy.frame.module.host.show_masks(QUANTIZED, Masks(str(tmp_path / "m.npy"), {1: "block"}), partial=False)
     tidy.bar.three_d.click()
-    node = masks.segmentation_of(FP32, tidy.views.volume)
+    node = masks.segmentation_of(QUANTIZED, tidy.views.volume)
     hands.until(lambda: node.GetSegmentation().ContainsRepresentation("Closed surface"))
     surface = node.GetClosedSurfaceInternalRepresentation(node.GetSegmentation().GetNthSegmentID(0))
     # voxels 30..49, 20..39, 3..7 of 2 x 2 x 5 mm from (-80, -60, 100) in LPS, here in RAS
@@ -176,6 +176,6 @@ def test_surfaces_appear_in_3d(tidy, hands, tmp_path) -> None:
     picture = tidy.views.panes["MedQuant3D"].view._picture
     middle = picture.pixelColor(picture.width() // 2, picture.height() // 2)
     corner = picture.pixelColor(3, 3)
-    assert middle.blue() > corner.blue() + 40, "the blue of FP32 stands in the middle"
+    assert middle.red() > corner.red() + 60, "the amber of the quantized model stands in the middle"
     hands.drag(tidy.views.panes["MedQuant3D"].view, (0.4, 0.5), (0.6, 0.6))
     assert tidy.views.panes["MedQuant3D"].view._picture != picture
