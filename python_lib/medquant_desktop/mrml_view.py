@@ -68,7 +68,7 @@ class MrmlView(QWidget):
             if not factory.IsDisplayableManagerRegistered(name):
                 factory.RegisterDisplayableManager(name)
         self.group = slicer.vtkMRMLDisplayableManagerGroup()
-        self.group.AddObserver(vtk.vtkCommand.UpdateEvent, self._on_update)
+        self._update_tag = self.group.AddObserver(vtk.vtkCommand.UpdateEvent, self._on_update)
         self._factory = factory
 
     def prepare(self) -> None:
@@ -103,6 +103,8 @@ class MrmlView(QWidget):
 
     def close_view(self) -> None:
         """Let go of the scene and of the graphics memory."""
+        self._due.stop()
+        self.group.RemoveObserver(self._update_tag)
         self.group.SetMRMLDisplayableNode(None)
         self.render_window.Finalize()
 
