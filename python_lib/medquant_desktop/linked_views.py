@@ -16,6 +16,8 @@ from medquant_desktop.slice_view import ORIENTATIONS, SliceView
 from medquant_desktop.surfaces import SURFACE, Surfaces
 from medquant_desktop.three_d_view import ThreeDView
 
+ELLIPSIS = "\N{HORIZONTAL ELLIPSIS}"
+
 
 class LinkedViews(QWidget):
     """One large view at first; two linked ones once there is something to compare.
@@ -187,10 +189,20 @@ class LinkedViews(QWidget):
         display = segmentation.GetDisplayNode()
         if display.GetNumberOfViewNodeIDs():
             display.AddViewNodeID(view.node.GetID())
-        first = not any(self._surfaces())
-        self.surfaces.make(segmentation, view.fit if first else view.request_render)
+        if not any(self._surfaces()):
+            view.say(f"Making surfaces{ELLIPSIS}")
+        self.surfaces.make(segmentation, self._surface_made)
+
+    def _surface_made(self) -> None:
+        view = self.panes[THREE_D].view
+        if view.words:
+            view.say("")
+            view.fit()
+        view.request_render()
 
     def _show_surfaces(self) -> None:
+        if not any(self._surfaces()):
+            self.panes[THREE_D].view.say("Segment first: the surfaces of the masks appear here.")
         for node in slicer.util.getNodesByClass("vtkMRMLSegmentationNode"):
             if node.GetDisplayNode() is not None and node.GetDisplayNode().GetVisibility3D():
                 self.show_surface(node)

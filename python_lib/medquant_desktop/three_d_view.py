@@ -6,7 +6,8 @@ from typing import Any
 
 import slicer
 import vtk
-from PySide6.QtGui import QWheelEvent
+from PySide6.QtCore import QRectF, Qt
+from PySide6.QtGui import QColor, QPainter, QWheelEvent
 
 from medquant_desktop.mrml_view import MrmlView
 
@@ -17,6 +18,7 @@ MANAGERS = (
     "vtkMRMLSegmentationsDisplayableManager3D",
     "vtkMRMLMarkupsDisplayableManager",
 )
+QUIET = "#98A3B0"
 GROUND = (0.075, 0.085, 0.1)
 
 
@@ -26,6 +28,7 @@ class ThreeDView(MrmlView):
     def __init__(self, tag: str, application_logic: Any) -> None:
         factory = slicer.vtkMRMLThreeDViewDisplayableManagerFactory.GetInstance()
         super().__init__(factory, MANAGERS, application_logic)
+        self.words = ""
         self.prepare()
         self.logic = slicer.vtkMRMLViewLogic()
         self.logic.SetMRMLApplicationLogic(application_logic)
@@ -52,6 +55,15 @@ class ThreeDView(MrmlView):
             camera.RotateTo(slicer.vtkMRMLCameraNode.Anterior)
         self.renderer.ResetCamera()
         self.request_render()
+
+    def say(self, words: str) -> None:
+        """What stands in the middle while there is nothing to see."""
+        self.words = words
+        self.update()
+
+    def overlay(self, painter: QPainter, area: QRectF) -> None:
+        painter.setPen(QColor(QUIET))
+        painter.drawText(area, Qt.AlignmentFlag.AlignCenter, self.words)
 
     def close_view(self) -> None:
         """Let go of the scene and of the graphics memory."""
