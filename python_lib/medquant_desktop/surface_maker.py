@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-SMOOTHING, PASS_BAND = 15, 0.1
+SMOOTHING, PASS_BAND = 30, 0.01
 """Iterations and pass band of the windowed sinc filter: steps of voxels go, volume stays."""
 
 Surface = tuple[np.ndarray, np.ndarray, np.ndarray]

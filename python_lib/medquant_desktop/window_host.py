@@ -8,7 +8,7 @@ from typing import Any
 
 import slicer
 from MedQuantSlicerLib import masks
-from MedQuantSlicerLib.host import DIFFERENCE, Masks, Missing
+from MedQuantSlicerLib.host import DIFFERENCE, FP32, Masks, Missing
 from MedQuantSlicerLib.scene_host import SceneHost
 from PySide6.QtCore import QUrl
 from PySide6.QtGui import QDesktopServices
@@ -19,6 +19,7 @@ from medquant_desktop.linked_views import LinkedViews
 
 FILL = 0.5
 """A fill lets through what lies under it."""
+VEIL = 0.3
 
 
 class WindowHost(SceneHost):
@@ -45,7 +46,9 @@ class WindowHost(SceneHost):
             self._views.show_optional(linked_views.DIFFERENCE, False)
 
     def style(self) -> None:
-        """The slider's opacity is for the slices. In 3-D both are solid: what one has more sticks out of the other."""
+        """The slider's opacity is for the slices. In 3-D FP32 is a veil over the quantized surface:
+        two solid ones in nearly one place would flicker through each other.
+        """
         super().style()
         for node in slicer.util.getNodesByClass("vtkMRMLSegmentationNode"):
             display = node.GetDisplayNode()
@@ -54,6 +57,7 @@ class WindowHost(SceneHost):
             display.SetOpacity(1.0)
             display.SetOpacity2DOutline(self.parameters.opacity)
             display.SetOpacity2DFill(FILL * self.parameters.opacity)
+            display.SetOpacity3D(VEIL if node.GetAttribute(masks.KIND_ATTRIBUTE) == FP32 else 1.0)
 
     def show_pair(self, left_title: str, right_title: str) -> None:
         """See `Host`."""
