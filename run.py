@@ -2,7 +2,9 @@
 """Sets medquant up beside this file and runs it. Needs nothing but Python 3.10 to 3.13.
 
     python3 run.py                          the demonstration: quantize a model, see what it costs
+    python3 run.py app [scan or folder]     the window: open a scan, quantize, segment, compare
     python3 run.py test [pytest options]    the tests
+    python3 run.py package --out FOLDER     the extension as archives that 3D Slicer installs from a file
     python3 run.py COMMAND [options]        any medquant command; `python3 run.py --help` lists them
 
     --find-links FOLDER   before the command: take wheels from FOLDER first, from the network only if one is missing
@@ -38,6 +40,10 @@ SETUP_FAILED, CANCELLED = 3, 130
 # With PyTorch's CPU build, and what its build with GPU libraries takes more.
 DOWNLOAD_GB, DISK_GB = 0.6, 2.5
 GPU_DOWNLOAD_GB, GPU_DISK_GB = 2.7, 4.4
+WINDOW_DOWNLOAD_GB, WINDOW_DISK_GB = 0.3, 1.1
+# What some commands need besides, installed when they are first asked for.
+WINDOW = "requirements-app.txt"
+MORE_REQUIREMENTS = {"app": (WINDOW,), "test": ("requirements-test.txt", WINDOW)}
 PLATFORMS = "Python 3.10 to 3.13 on Linux, Windows, or macOS 14 or later (Apple silicon)"
 SIGNS_OF_NO_NETWORK = (
     "Failed to establish a new connection",
@@ -265,24 +271,29 @@ def install(python: Path, requirements: list[Path], request: Request, torch_gb: 
             pip(python, *folder, *arguments, status=status, log=log)
 
 
+def requirements_of(command: str) -> list[Path]:
+    """The files of pins that a command needs."""
+    return [LIBRARY / name for name in ("requirements.txt", *MORE_REQUIREMENTS.get(command, ()))]
+
+
 def prepare(request: Request) -> Path:
     """The interpreter of an environment that holds the pinned versions, made or brought up to date if needed."""
     python = environment_python(ENVIRONMENT)
-    requirements = [LIBRARY / "requirements.txt"]
-    if request.command[0] == "test":
-        requirements.append(LIBRARY / "requirements-test.txt")
+    requirements = requirements_of(request.command[0])
     common = (LIBRARY / "constraints.txt", LIBRARY / "pyproject.toml")
     stamps = {ENVIRONMENT / f"{file.stem}.stamp": fingerprint(file, *common) for file in requirements}
     if not request.reinstall and python.exists() and all(holds(stamp, word) for stamp, word in stamps.items()):
         return python
     began = time.monotonic()
     more_gb, more_disk_gb = (GPU_DOWNLOAD_GB, GPU_DISK_GB) if gpu_libraries_come(request) else (0.0, 0.0)
+    window_gb, window_disk_gb = (WINDOW_DOWNLOAD_GB, WINDOW_DISK_GB) if LIBRARY / WINDOW in requirements else (0.0, 0.0)
     if request.reinstall or not runs(python):
-        download_gb, disk_gb = DOWNLOAD_GB + more_gb, DISK_GB + more_disk_gb
+        download_gb, disk_gb = DOWNLOAD_GB + more_gb + window_gb, DISK_GB + more_disk_gb + window_disk_gb
         tell(f"Setting up medquant in {ENVIRONMENT}: once, {download_gb:.1f} GB to download, {disk_gb:.1f} GB on disk")
         make_environment(ENVIRONMENT, disk_gb, f"Make room. {SMALLER}" if more_gb else "Make room")
     else:
-        tell(f"Bringing {ENVIRONMENT} up to date with the pinned versions")
+        window = f", the window's {window_gb} GB among them" if window_gb else ""
+        tell(f"Bringing {ENVIRONMENT} up to date with the pinned versions{window}")
     for stamp in stamps:
         stamp.unlink(missing_ok=True)
     install(python, requirements, request, 0.2 + more_gb)
@@ -314,6 +325,8 @@ def main(arguments: list[str]) -> int:
     if arguments and arguments[0] in ("-h", "--help"):
         print(__doc__.strip(), end="\n\n", flush=True)
         return start([str(python), "-m", "medquant", "--help"]) if python.exists() else 0
+    if arguments and arguments[0] == "package":  # needs no environment
+        return start([sys.executable, str(ROOT / "Packaging" / "extension_archive.py"), *arguments[1:]])
     try:
         request = parse(arguments)
         python = prepare(request)

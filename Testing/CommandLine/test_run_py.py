@@ -319,7 +319,7 @@ def test_the_pins_are_exact_and_agree_with_the_package() -> None:
     from packaging.utils import canonicalize_name
 
     pinned: dict[str, set[str]] = {}
-    for name in ("requirements.txt", "requirements-test.txt", "constraints.txt"):
+    for name in ("requirements.txt", "requirements-test.txt", "requirements-app.txt", "constraints.txt"):
         for line in (CHECKOUT / "python_lib" / name).read_text(encoding="utf-8").splitlines():
             if line.startswith("#"):
                 continue

@@ -25,6 +25,7 @@ from rich.console import Console
 from typer.core import TyperGroup
 
 from medquant import __version__
+from medquant.commands import app as window
 from medquant.commands import (
     bench,
     cache,
@@ -38,6 +39,7 @@ from medquant.commands import (
     segment,
     series,
     train_demo,
+    worker,
 )
 from medquant.errors import Cancelled, UserError
 
@@ -95,6 +97,7 @@ app = typer.Typer(
     "2 wrong usage or wrong input, 130 stopped.",
 )
 app.command("demo", epilog=demo.EXAMPLES)(demo.demo)
+app.command("app", epilog=window.EXAMPLES)(window.app)
 app.command("models", epilog=models.EXAMPLES)(models.models)
 app.command("series", epilog=series.EXAMPLES)(series.series)
 app.command("quantize", epilog=quantize.EXAMPLES)(quantize.quantize)
@@ -106,6 +109,7 @@ app.command("doctor", epilog=doctor.EXAMPLES)(doctor.doctor)
 app.command("cache", epilog=cache.EXAMPLES)(cache.cache)
 app.add_typer(bench.app, name="bench")
 app.command("train-demo", epilog=train_demo.EXAMPLES)(train_demo.train_demo)
+app.command("worker", epilog=worker.EXAMPLES)(worker.worker)
 
 
 def _version(asked: bool) -> None:

@@ -5,9 +5,12 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from medquant.errors import Cancelled
+
+if TYPE_CHECKING:
+    import numpy as np
 
 
 @dataclass(frozen=True)
@@ -24,6 +27,8 @@ class ProgressEvent:
 
 ProgressCallback = Callable[[ProgressEvent], None]
 CancelCheck = Callable[[], bool]
+PartialCallback = Callable[["np.ndarray", tuple[int, int, int]], None]
+"""Takes a block of labels (k, j, i) that has just become known, and the voxel (k, j, i) of the scan where it begins."""
 
 
 @dataclass
@@ -39,6 +44,7 @@ class Progress:
     start: float = 0.0
     stop: float = 1.0
     began: float = field(default_factory=time.monotonic)
+    partial: PartialCallback | None = None
 
     def check(self) -> None:
         """Raise `Cancelled` if the user asked to stop."""
@@ -67,5 +73,10 @@ class Progress:
         """The same work seen from a part of it: 0 to 1 there is `start` to `stop` here."""
         width = self.stop - self.start
         return Progress(
-            self.callback, self.cancelled, self.start + width * start, self.start + width * stop, self.began
+            self.callback,
+            self.cancelled,
+            self.start + width * start,
+            self.start + width * stop,
+            self.began,
+            self.partial,
         )

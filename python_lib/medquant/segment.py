@@ -12,7 +12,7 @@ from medquant.errors import UserError
 from medquant.imaging.volume import Volume
 from medquant.layers import decoded_once
 from medquant.memory import PeakMemory, lacks_memory
-from medquant.progress import CancelCheck, Progress, ProgressCallback
+from medquant.progress import CancelCheck, PartialCallback, Progress, ProgressCallback
 from medquant.prompts import BoxPrompt
 from medquant.segmentation import Execution, Segmentation
 
@@ -28,10 +28,12 @@ def segment(
     prompt: BoxPrompt | None = None,
     progress: ProgressCallback | None = None,
     cancelled: CancelCheck | None = None,
+    partial: PartialCallback | None = None,
 ) -> Segmentation:
     """Segment `volume` with an FP32 or a quantized model.
 
-    Promptable models need a `prompt`; automatic ones take none. Returns labels on the volume's own grid, with the
+    Promptable models need a `prompt`; automatic ones take none. Models that walk through slices give the labels of each
+    to `partial` as they come, from a thread of their own. Returns labels on the volume's own grid, with the
     seconds and the peak memory of this call and what computed it. Raises `UserError` for a prompt that is missing,
     empty or outside the volume, and where the memory does not suffice; `Cancelled` when `cancelled()` turns true.
     """
@@ -39,7 +41,7 @@ def segment(
     decoded = nullcontext() if adapter.sessions else decoded_once(adapter.network)
     with PeakMemory() as memory, decoded, _memory_told(model.name):
         began = time.perf_counter()
-        result = adapter.segment(volume, prompt, Progress(progress, cancelled))
+        result = adapter.segment(volume, prompt, Progress(progress, cancelled, partial=partial))
         seconds = time.perf_counter() - began
     execution = execution_of(model)
     if result.fallback:

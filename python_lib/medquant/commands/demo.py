@@ -13,6 +13,7 @@ from rich.markup import escape
 from medquant.commands import options as o
 from medquant.commands.session import Session, output_folder, session, strong
 from medquant.errors import UserError
+from medquant.models.catalogue import DEMONSTRATES
 from medquant.progress import Progress
 
 if TYPE_CHECKING:
@@ -28,10 +29,6 @@ EXAMPLES = o.examples(
 )
 MAKING_PHANTOM = 0.05
 """Part of the whole that is over when the phantom is made."""
-DEMONSTRATES = {
-    "embedded": "A small model for demonstration, trained on procedural images only. It diagnoses nothing.",
-    "embedded-nnunet": "A small nnU-Net for demonstration, trained on procedural phantoms only. It diagnoses nothing.",
-}
 
 
 def demo(

@@ -13,11 +13,8 @@ import SimpleITK as sitk
 
 from medquant.errors import UserError
 from medquant.imaging.lattice import extents_of
-from medquant.imaging.terminology import ANATOMICAL_STRUCTURE, Code, colors_of, describe
+from medquant.imaging.terminology import colors_of, terminology_entry
 from medquant.segmentation import Structure
-
-# Slicer's own lists still name the category by the older of the two SNOMED CT concepts of that meaning.
-_SLICER_ANATOMICAL_STRUCTURE = Code("123037004", "Anatomical Structure")
 
 
 def header_fields(labels: np.ndarray, structures: Sequence[Structure]) -> dict[str, str]:
@@ -43,16 +40,6 @@ def header_fields(labels: np.ndarray, structures: Sequence[Structure]) -> dict[s
         }
         fields.update({f"Segment{number}_{key}": value for key, value in segment.items()})
     return fields
-
-
-def terminology_entry(name: str) -> str:
-    """Slicer's serialized terminology of a structure: context, category, type, modifier, and no anatomic region."""
-    term = describe(name)
-    category = _SLICER_ANATOMICAL_STRUCTURE if term.category == ANATOMICAL_STRUCTURE else term.category
-    codes = (category, term.type, term.modifier)
-    written = "~".join(f"SCT^{code.value}^{code.meaning}" if code else "^^" for code in codes)
-    context = "Segmentation category and type - 3D Slicer General Anatomy list"
-    return f"{context}~{written}~Anatomic codes - DICOM master list~^^~^^"
 
 
 def _extent(where: tuple[slice, ...] | None) -> str:

@@ -33,6 +33,8 @@ class Term:
 
 ANATOMICAL_STRUCTURE = Code("91723000", "Anatomical Structure")
 MORPHOLOGICALLY_ABNORMAL = Code("49755003", "Morphologically Abnormal Structure")
+# 3D Slicer's own lists still name it by the older of the two SNOMED CT concepts of that meaning.
+_SLICER_ANATOMICAL_STRUCTURE = Code("123037004", "Anatomical Structure")
 TISSUE = Code("85756007", "Tissue")
 SIDES = {"left": Code("7771000", "Left"), "right": Code("24028007", "Right")}
 
@@ -124,6 +126,16 @@ def describe(name: str) -> Term:
         return term
     color = _unit(_LEFT_KIDNEY) if sides == {"left"} and term.type.meaning == "Kidney" else term.color
     return Term(term.category, term.type, SIDES[sides.pop()], color)
+
+
+def terminology_entry(name: str) -> str:
+    """3D Slicer's serialized terminology of a structure: context, category, type, modifier, and no anatomic region."""
+    term = describe(name)
+    category = _SLICER_ANATOMICAL_STRUCTURE if term.category == ANATOMICAL_STRUCTURE else term.category
+    codes = (category, term.type, term.modifier)
+    written = "~".join(f"SCT^{code.value}^{code.meaning}" if code else "^^" for code in codes)
+    context = "Segmentation category and type - 3D Slicer General Anatomy list"
+    return f"{context}~{written}~Anatomic codes - DICOM master list~^^~^^"
 
 
 def colors_of(structures: Iterable[Structure]) -> dict[int, Color]:

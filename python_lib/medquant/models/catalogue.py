@@ -18,6 +18,11 @@ SAM_FILES = {
     "sam-vit-h": "sam_vit_h_4b8939.pth",
 }
 MONAI_NETWORKS = ("UNet", "DynUNet", "SegResNet", "UNETR", "SwinUNETR", "AttentionUnet", "BasicUNet", "VNet")
+DEMONSTRATES = {
+    "embedded": "A small model for demonstration, trained on procedural images only. It diagnoses nothing.",
+    "embedded-nnunet": "A small nnU-Net for demonstration, trained on procedural phantoms only. It diagnoses nothing.",
+}
+"""What is said of the embedded models wherever their masks are shown."""
 
 
 @dataclass(frozen=True)

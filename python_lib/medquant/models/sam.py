@@ -56,6 +56,10 @@ class _Slice:
     """A slice on its way: where its masks go, its pictures, those not encoded yet as pixels, and the embeddings."""
 
     into: np.ndarray
+    """The slice of the whole result, upright."""
+    axis: int
+    """The array axis (0, 1, 2 for k, j, i) that runs through the slices."""
+    index: int
     cuts: list[Cut]
     pixels: dict[str, torch.Tensor]
     embeddings: dict[str, torch.Tensor] = field(default_factory=dict)
@@ -137,6 +141,8 @@ class SamModelAdapter(Model):
 
     def forget(self) -> None:
         """Drop the image embeddings and the grey windows."""
+        self.encoded = 0
+        """Pictures that went through the encoder since; those whose embedding was known did not."""
         self._embeddings: OrderedDict[str, torch.Tensor] = OrderedDict()
         self._windows: WeakKeyDictionary[Volume, IntensityWindow] = WeakKeyDictionary()
 
@@ -203,6 +209,8 @@ class SamModelAdapter(Model):
         progress = progress or Progress()
         window = self._window(volume)
         winner = np.zeros(volume.shape, dtype=np.uint16)
+        labels = np.array([0, *(box.label for box in prompt.boxes)])
+        labels = labels.astype(np.uint8 if labels.max() < 256 else np.uint16)
         stages: dict[str, float] = dict.fromkeys(("preprocess", "encoder", "decoder"), 0.0)
         settings = self.preprocessing
 
@@ -214,7 +222,7 @@ class SamModelAdapter(Model):
             unseen = {p.key: p for cut in cuts for p in cut.pictures if p.key not in self._embeddings}
             pixels = {key: pixel_values(picture.grey, settings) for key, picture in unseen.items()}
             stages["preprocess"] += time.perf_counter() - began
-            return _Slice(view.picture(winner, index), cuts, pixels)
+            return _Slice(view.picture(winner, index), view.axis, index, cuts, pixels)
 
         def encode(one: _Slice) -> _Slice:
             began = time.perf_counter()
@@ -231,13 +239,15 @@ class SamModelAdapter(Model):
                 ):
                     np.maximum(one.into, box.order, out=one.into, where=mask)
             stages["decoder"] += time.perf_counter() - began
+            if progress.partial is not None:
+                begin = tuple(one.index if axis == one.axis else 0 for axis in range(3))
+                end = tuple(one.index + 1 if axis == one.axis else size for axis, size in enumerate(volume.shape))
+                progress.partial(labels[winner[tuple(map(slice, begin, end))]], begin)
 
         steps = [torch.inference_mode()(step) for step in (prepare, encode, decode)]
         work = slices_with_boxes(volume, prompt)
         pipelined(work, *steps, progress=progress, what="Slice")
         progress.report(1.0, "Segmented")
-        labels = np.array([0, *(box.label for box in prompt.boxes)])
-        labels = labels.astype(np.uint8 if labels.max() < 256 else np.uint16)
         named = {box.label: Structure(box.label, box.name) for box in reversed(prompt.boxes)}
         structures = tuple(named[label] for label in sorted(named))
         found = np.zeros(volume.shape, dtype=labels.dtype)
@@ -254,6 +264,7 @@ class SamModelAdapter(Model):
             pixels = pixel_values(picture.grey, self.preprocessing)
         with stoppable(self.network.vision_encoder, progress.check):
             embedding = self.compute("image_encoder", pixels.to(device_of(self.network)))
+        self.encoded += 1
         self._embeddings[picture.key] = embedding
         held = sum(tensor.nbytes for tensor in self._embeddings.values())
         while held > _CACHE_BYTES and len(self._embeddings) > 1:

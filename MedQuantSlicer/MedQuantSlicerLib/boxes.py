@@ -1,0 +1,128 @@
+"""Boxes in MRML: markups ROIs that the user draws on a scan, as corners for the engine."""
+
+from __future__ import annotations
+
+from itertools import product
+from typing import Any
+
+import slicer
+import vtk
+
+from MedQuantSlicerLib import scene
+from MedQuantSlicerLib.host import BoxInfo
+from MedQuantSlicerLib.messages import _
+
+BOX_ATTRIBUTE = "MedQuant.Box"
+VOLUME_ROLE = "MedQuant.Volume"
+
+
+def boxes_of(volume: Any) -> list[Any]:
+    """The finished boxes of a scan, in the order in which they were drawn."""
+    nodes = slicer.util.getNodesByClass("vtkMRMLMarkupsROINode")
+    drawn = (node for node in nodes if node.GetNumberOfDefinedControlPoints() > 0 and not _is_being_placed(node))
+    return [node for node in drawn if _belongs(node, volume)]
+
+
+def _belongs(node: Any, volume: Any) -> bool:
+    return node.GetAttribute(BOX_ATTRIBUTE) is not None and node.GetNodeReference(VOLUME_ROLE) is volume
+
+
+def _is_being_placed(node: Any) -> bool:
+    selection = slicer.mrmlScene.GetNodeByID("vtkMRMLSelectionNodeSingleton")
+    interaction = slicer.mrmlScene.GetNodeByID("vtkMRMLInteractionNodeSingleton")
+    if selection is None or interaction is None or interaction.GetCurrentInteractionMode() != interaction.Place:
+        return False
+    return selection.GetActivePlaceNodeID() == node.GetID()
+
+
+def describe_boxes(volume: Any) -> tuple[BoxInfo, ...]:
+    """The boxes of a scan for the engine: name, corners, and one label for each name."""
+    labels: dict[str, int] = {}
+    return tuple(
+        BoxInfo(node.GetName(), corners_of(node), labels.setdefault(node.GetName(), len(labels) + 1))
+        for node in boxes_of(volume)
+    )
+
+
+def corners_of(node: Any) -> tuple[tuple[float, float, float], ...]:
+    """The eight corners of a box in the world, LPS, with its own orientation and the transforms above it."""
+    half = [length / 2 for length in node.GetSize()]
+    matrix = scene.multiplied(scene.node_to_world(node), node.GetObjectToNodeMatrix())
+    corners = (matrix.MultiplyPoint([*map(lambda s, h: s * h, sign, half), 1.0]) for sign in product((-1, 1), repeat=3))
+    return tuple(scene.flipped(corner) for corner in corners)
+
+
+def new_box(volume: Any, name: str = "") -> Any:
+    """An empty box of a scan, ready to be drawn."""
+    node = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLMarkupsROINode", name or _free_name(volume))
+    node.SetAttribute(BOX_ATTRIBUTE, "1")
+    node.SetNodeReferenceID(VOLUME_ROLE, volume.GetID())
+    node.CreateDefaultDisplayNodes()
+    display = node.GetDisplayNode()
+    if display is not None:
+        display.SetColor(1.0, 1.0, 1.0)
+        display.SetSelectedColor(1.0, 1.0, 1.0)
+        display.SetFillVisibility(False)
+        display.SetPropertiesLabelVisibility(False)
+        display.SetGlyphScale(1.6)
+        # The eight corners and six faces to drag, nothing to turn: the model sees the scan's own slices.
+        display.SetHandlesInteractive(True)
+        display.SetScaleHandleVisibility(True)
+        display.SetRotationHandleVisibility(False)
+        display.SetTranslationHandleVisibility(False)
+    return node
+
+
+def _free_name(volume: Any) -> str:
+    taken = {node.GetName() for node in boxes_of(volume)}
+    number = next(n for n in range(1, len(taken) + 2) if _("Structure {n}").format(n=n) not in taken)
+    return _("Structure {n}").format(n=number)
+
+
+def begin_placing(node: Any) -> None:
+    """Let the next two clicks in a slice view draw this box."""
+    selection = slicer.mrmlScene.GetNodeByID("vtkMRMLSelectionNodeSingleton")
+    interaction = slicer.mrmlScene.GetNodeByID("vtkMRMLInteractionNodeSingleton")
+    selection.SetReferenceActivePlaceNodeClassName(node.GetClassName())
+    selection.SetActivePlaceNodeID(node.GetID())
+    interaction.SetPlaceModePersistence(0)
+    interaction.SetCurrentInteractionMode(interaction.Place)
+
+
+def end_placing() -> None:
+    """Clicks draw nothing any longer; boxes that were not drawn are taken away."""
+    interaction = slicer.mrmlScene.GetNodeByID("vtkMRMLInteractionNodeSingleton")
+    if interaction is not None and interaction.GetCurrentInteractionMode() == interaction.Place:
+        interaction.SetCurrentInteractionMode(interaction.ViewTransform)
+    for node in slicer.util.getNodesByClass("vtkMRMLMarkupsROINode"):
+        if node.GetAttribute(BOX_ATTRIBUTE) is not None and node.GetNumberOfDefinedControlPoints() == 0:
+            slicer.mrmlScene.RemoveNode(node)
+
+
+def fit_box(node: Any, volume: Any, lower: tuple[int, int, int], upper: tuple[int, int, int]) -> None:
+    """Put a box around the voxels from `lower` to `upper` (i, j, k; both inclusive), along the scan's own axes."""
+    to_world = scene.ijk_to_world(volume)
+    middle = [(low + high) / 2 for low, high in zip(lower, upper)]
+    center = to_world.MultiplyPoint([*middle, 1.0])
+    into_node = scene.inverted(scene.node_to_world(node))
+    placed, size = vtk.vtkMatrix4x4(), []
+    for axis in range(3):
+        column = [to_world.GetElement(row, axis) for row in range(3)]
+        length = sum(part * part for part in column) ** 0.5
+        size.append((upper[axis] - lower[axis] + 1) * length)
+        for row in range(3):
+            placed.SetElement(row, axis, column[row] / length)
+    for row in range(3):
+        placed.SetElement(row, 3, center[row])
+    node.SetSize(size)
+    node.SetAndObserveObjectToNodeMatrix(scene.multiplied(into_node, placed))
+
+
+def deepen_flat_box(node: Any, volume: Any) -> None:
+    """Give a box that was drawn in a slice the depth of one slice of the scan, where it has none."""
+    size = list(node.GetSize())
+    thin = [axis for axis in range(3) if size[axis] < 1e-3]
+    if thin:
+        for axis in thin:
+            size[axis] = max(volume.GetSpacing())
+        node.SetSize(size)

@@ -1,0 +1,312 @@
+"""The engine in a process of its own, as its user sees it: requests that are answered by callbacks.
+
+Standard library only: how bytes get to the process and back is the business of a `Transport`.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import math
+import os
+import shutil
+import signal
+import tempfile
+import time
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import Any, Protocol
+
+from MedQuantSlicerLib import messages
+
+START_SECONDS = 120.0
+"""The engine is given so long until it says that it is ready."""
+SILENT_SECONDS = 10.0
+"""It says that it lives every second; after so long without a word it hangs."""
+CANCEL_SECONDS = 3.0
+"""A request that is cancelled and not answered within this time is ended with the process."""
+DEAF_SECONDS = 3.0
+"""Where `tick` did not come for so long, it was us who did not listen."""
+LONGEST_LINE = 64_000_000
+LOG = "worker.log"
+
+_log = logging.getLogger("medquant.panel")
+
+
+class Transport(Protocol):
+    """One start of the process. Its callbacks come in the thread of the event loop, and none after `on_exit`."""
+
+    def start(self, command: Sequence[str], environment: Mapping[str, str]) -> None:
+        """Start the program with these variables added to the environment; a failure ends in `on_exit(None)`."""
+
+    def send(self, data: bytes) -> None:
+        """Write to its standard input, without waiting."""
+
+    def kill(self) -> None:
+        """End it at once."""
+
+
+MakeTransport = Callable[[Callable[[bytes], None], Callable[["int | None"], None]], Transport]
+"""`make(on_bytes, on_exit)`: `on_bytes(data)` with what comes from standard output, in any pieces, and once
+`on_exit(code)`: the exit code, minus the signal where one ended it, None where it could not be started."""
+
+
+class Request:
+    """A question that was asked; one of `on_result` and `on_error` is called, once."""
+
+    def __init__(
+        self, engine: EngineProcess, id: int, method: str, params: Mapping[str, Any], callbacks: Mapping[str, Any]
+    ) -> None:
+        self.id, self.method, self.params = id, method, params
+        self.cancelled_at: float | None = None
+        self._engine, self._callbacks = engine, callbacks
+
+    def cancel(self) -> None:
+        """Stop it: `on_error` gets the kind "cancelled", within three seconds whatever the engine does."""
+        self._engine._cancel(self)
+
+    def tell(self, name: str, content: Any) -> None:
+        """Call one of the callbacks."""
+        callback = self._callbacks.get(name)
+        if callback is None:
+            return
+        try:
+            callback(content)
+        except Exception:  # a fault in what the answer is used for must not cost the other answers
+            _log.exception("the answer of %s could not be used", self.method)
+
+
+class EngineProcess:
+    """Starts the engine when it is first asked for, and again after it has ended.
+
+    `command` starts it (`--folder` is added), `environment` is added to its variables. Requests that it did not come to
+    answer are asked again after a restart; the one that it was busy with is reported as failed. What was exchanged lies
+    in `folder`, which outlives the process.
+    """
+
+    def __init__(
+        self,
+        make_transport: MakeTransport,
+        command: Sequence[str],
+        environment: Mapping[str, str] | None = None,
+        *,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self.starts = 0
+        """How often the process was started."""
+        self.restarted: Callable[[], None] = lambda: None
+        """Called when it starts again after it ended by itself."""
+        self._make_transport, self._command, self._environment = make_transport, list(command), dict(environment or {})
+        self._clock = clock
+        self._folder: Path | None = None
+        self._transport: Transport | None = None
+        self._open: dict[int, Request] = {}
+        self._last_id = self._generation = 0
+        self._reset()
+
+    # -- asking
+
+    def request(
+        self,
+        method: str,
+        params: Mapping[str, Any] | None = None,
+        *,
+        on_progress: Callable[[dict], None] | None = None,
+        on_partial: Callable[[dict], None] | None = None,
+        on_result: Callable[[dict], None] | None = None,
+        on_error: Callable[[dict], None] | None = None,
+    ) -> Request:
+        """Ask. `on_error` gets {"kind", "message", "log"}; kinds are "user", "memory", "cancelled", "engine" (it ended
+        or hung) and "internal"."""
+        self._last_id += 1
+        callbacks = {"progress": on_progress, "partial": on_partial, "result": on_result, "error": on_error}
+        request = Request(self, self._last_id, method, dict(params or {}), callbacks)
+        self._open[request.id] = request
+        if self._transport is None:
+            self._start()
+        else:
+            self._send_request(request)
+        return request
+
+    @property
+    def folder(self) -> Path:
+        """Where arrays are exchanged: private, removed by `close`."""
+        if self._folder is None:
+            self._folder = Path(tempfile.mkdtemp(prefix="medquant-panel-"))
+        self._folder.mkdir(mode=0o700, exist_ok=True)
+        return self._folder
+
+    @property
+    def log(self) -> str:
+        """The engine's log, or "" before it has written one."""
+        path = None if self._folder is None else self._folder / LOG
+        return str(path) if path is not None and path.is_file() else ""
+
+    def path(self, name: str) -> str:
+        """The path of a file in the folder."""
+        return str(self.folder / name)
+
+    def discard(self, name: str) -> None:
+        """A file of the folder is no longer needed."""
+        with suppress(OSError):  # on Windows the engine may still look at it; it goes with the folder
+            (self.folder / name).unlink()
+
+    @property
+    def running(self) -> bool:
+        """Whether the process runs."""
+        return self._transport is not None
+
+    # -- time
+
+    def tick(self) -> None:
+        """To be called twice a second or so: notices an engine that hangs, or that does not hear that it is to stop."""
+        now = self._clock()
+        if now - self._ticked > DEAF_SECONDS:
+            self._heard = now
+        self._ticked = now
+        if self._transport is None:
+            return
+        if now - self._heard > self._patience:
+            busy = self._end()
+            self._fail(busy, "engine", messages.ENGINE_HANGS)
+            return
+        for request in list(self._open.values()):
+            if request.cancelled_at is None or now - request.cancelled_at <= CANCEL_SECONDS:
+                continue
+            if request is next(iter(self._open.values())):  # it is what the process is busy with
+                self._end()
+            self._fail(request, "cancelled", messages.STOPPED)
+            return
+
+    def close(self) -> None:
+        """End the process and remove what was exchanged. Nobody is told of requests that were open."""
+        self._open.clear()
+        if self._transport is not None:
+            self._transport.send(_line(method="shutdown"))
+            self._generation += 1
+            self._kill()
+        if self._folder is not None:
+            shutil.rmtree(self._folder, ignore_errors=True)
+            self._folder = None
+
+    # -- the process
+
+    def _reset(self) -> None:
+        self._buffer, self._pid = b"", 0
+        self._ready = False
+        self._patience = START_SECONDS
+        self._heard = self._ticked = self._clock()
+
+    def _start(self) -> None:
+        self._reset()
+        self.starts += 1
+        self._generation += 1
+        number = self._generation  # what an earlier process still says does not count
+        self._transport = self._make_transport(
+            lambda data: self._on_bytes(data) if number == self._generation else None,
+            lambda code: self._on_exit(code) if number == self._generation else None,
+        )
+        self._transport.start([*self._command, "--folder", str(self.folder)], self._environment)
+        for request in list(self._open.values()):
+            self._send_request(request)
+        if self.starts > 1:
+            self.restarted()
+
+    def _send_request(self, request: Request) -> None:
+        if self._transport is not None:
+            self._transport.send(_line(id=request.id, method=request.method, params=request.params))
+
+    def _cancel(self, request: Request) -> None:
+        if request.id not in self._open or request.cancelled_at is not None:
+            return
+        request.cancelled_at = self._clock()
+        if self._transport is not None:
+            self._transport.send(_line(method="cancel", params={"id": request.id}))
+
+    def _end(self) -> Request | None:
+        """Kill the process; gives the request that it was busy with, which is the oldest."""
+        self._generation += 1  # its last words do not count
+        self._kill()
+        return next(iter(self._open.values()), None)
+
+    def _kill(self) -> None:
+        transport, self._transport = self._transport, None
+        if transport is None:
+            return
+        if self._pid > 1 and self._pid != os.getpid():  # the transport may know a launcher only
+            with suppress(OSError):
+                os.kill(self._pid, getattr(signal, "SIGKILL", signal.SIGTERM))
+        transport.kill()
+
+    def _on_exit(self, code: int | None) -> None:
+        if self._transport is None:
+            return
+        self._transport = None
+        if code is None or not self._ready:
+            everyone = list(self._open.values())
+            self._open.clear()
+            for request in everyone:
+                request.tell("error", {"kind": "engine", "message": messages.ENGINE_NOT_STARTED, "log": self.log})
+            return
+        killed = code in (-9, 137)  # nobody but the system ends a process like that
+        busy = next(iter(self._open.values()), None)
+        self._fail(busy, *(("memory", messages.ENGINE_OUT_OF_MEMORY) if killed else ("engine", messages.ENGINE_ENDED)))
+
+    def _fail(self, request: Request | None, kind: str, message: str) -> None:
+        """Report one request, and ask the others again."""
+        if request is not None:
+            self._open.pop(request.id, None)
+        for other in [other for other in self._open.values() if other.cancelled_at is not None]:
+            self._open.pop(other.id)
+            other.tell("error", {"kind": "cancelled", "message": messages.STOPPED})
+        if self._open and self._transport is None:
+            self._start()
+        if request is not None:
+            if request.cancelled_at is not None:
+                kind, message = "cancelled", messages.STOPPED
+            request.tell("error", {"kind": kind, "message": message, "log": self.log})
+
+    # -- what it says
+
+    def _on_bytes(self, data: bytes) -> None:
+        self._heard = self._clock()
+        *lines, self._buffer = (self._buffer + data).split(b"\n")
+        if len(self._buffer) > LONGEST_LINE:
+            self._buffer = b""
+        for line in lines:
+            try:
+                message = json.loads(line)
+                if not isinstance(message, dict):
+                    raise ValueError("no message")
+            except ValueError:
+                if line.strip():
+                    _log.warning("the engine said something that is no message: %r", line[:200])
+                continue
+            self._on_message(message)
+
+    def _on_message(self, message: dict[str, Any]) -> None:
+        if "event" in message:
+            if message["event"] in ("ready", "heartbeat"):
+                if message["event"] == "ready":
+                    self._ready, self._pid = True, int(_number(message.get("pid")))
+                self._patience = max(SILENT_SECONDS, _number(message.get("patience")))
+            return
+        request = self._open.get(int(_number(message.get("id"))))
+        if request is None:
+            return
+        for name in ("progress", "partial"):
+            if isinstance(message.get(name), dict) and request.cancelled_at is None:
+                request.tell(name, message[name])
+        for name in ("result", "error"):
+            if isinstance(message.get(name), dict) and request.id in self._open:
+                self._open.pop(request.id)
+                request.tell(name, message[name])
+
+
+def _line(**message: Any) -> bytes:
+    return json.dumps(message, separators=(",", ":")).encode("ascii") + b"\n"
+
+
+def _number(value: Any) -> float:
+    return float(value) if isinstance(value, int | float) and math.isfinite(value) else 0.0

@@ -1,0 +1,215 @@
+"""What the presenter knows, and what follows from it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from MedQuantSlicerLib.host import FP32, QUANTIZED, BoxInfo, VolumeInfo
+from MedQuantSlicerLib.state import RESTING, HeatCell, HeatLayer, ModelLine, Options, Problem, State, Table
+
+Settings = tuple
+"""What a quantized model was made with; equal ones make the same model."""
+
+
+@dataclass(frozen=True)
+class Quantized:
+    """A quantized model that was made here, or a file of one."""
+
+    handle: str
+    bits: int
+    text: str
+
+
+@dataclass(frozen=True)
+class Computed:
+    """Masks, and what they were computed from."""
+
+    told: Mapping[str, Any]
+    """The engine's `mask`, to be handed back to it."""
+    source: tuple
+    """Scan, model, boxes and how: equal ones give the same masks."""
+    title: str
+    """"4-bit  2.5 MB  1.02 s"."""
+
+
+@dataclass
+class Running:
+    """Work that is under way."""
+
+    section: str
+    text: str
+    fraction: float | None = None
+    ends: float | None = None
+    """When it is expected to end, on the presenter's clock."""
+    cancelling: bool = False
+
+
+@dataclass
+class Facts:
+    """Everything that is known. `Shown` follows from it."""
+
+    state: State = State.NO_VOLUME
+    running: Running | None = None
+    problem: Problem | None = None
+    notice: tuple[str, str] = ("", "")
+    """Section and text."""
+
+    volume: VolumeInfo | None = None
+    models: list[ModelLine] = field(default_factory=list)
+    model: str = "embedded"
+    bits: int = 4
+    options: Options = field(default_factory=Options)
+    choices: dict[tuple, dict[str, Any]] = field(default_factory=dict)
+    """The engine's `sizes` by model and recipe."""
+    overrides: dict[str, dict[str, int]] = field(default_factory=dict)
+    """Layers that the user wants precise, by model."""
+
+    made: dict[Settings, Quantized] = field(default_factory=dict)
+    boxes: tuple[BoxInfo, ...] = ()
+    masks: dict[str, Computed] = field(default_factory=dict)
+    """By kind: FP32, QUANTIZED."""
+    compared: tuple | None = None
+    """The sources of the masks and the reference that `table` compares."""
+    table: Table | None = None
+    worst: Mapping[str, Any] | None = None
+    difference: Mapping[str, Any] | None = None
+    difference_shown: bool = False
+    reference: str = ""
+
+    heat_layers: dict[str, HeatLayer] = field(default_factory=dict)
+    heat_cells: dict[tuple[str, int], HeatCell] = field(default_factory=dict)
+    heat_of: str = ""
+    """The model that they belong to."""
+    heat_complete: bool = False
+    layer: str = ""
+
+    exported: str = ""
+    machine: str = ""
+    cache: str = ""
+    cache_folder: str = ""
+
+    # -- what follows
+
+    @property
+    def rests(self) -> bool:
+        """Whether nothing runs."""
+        return self.state in RESTING
+
+    @property
+    def usable_volume(self) -> VolumeInfo | None:
+        """The scan, if it can be worked on."""
+        return self.volume if self.volume is not None and not self.volume.problem else None
+
+    @property
+    def line(self) -> ModelLine | None:
+        """The chosen model."""
+        return next((one for one in self.models if one.spec == self.model), None)
+
+    @property
+    def needs_box(self) -> bool:
+        """Whether the chosen model takes boxes."""
+        return self.line is None or self.line.needs_box
+
+    @property
+    def wishes(self) -> dict[str, int]:
+        """Layers of the chosen model that the user wants precise, with their bits."""
+        return self.overrides.get(self.model, {})
+
+    @property
+    def recipe(self) -> dict[str, Any]:
+        """The choices that decide a quantized model, as the engine takes them."""
+        options = self.options
+        slices: dict[str, Any] = {"count": options.slices, "where": options.where}
+        if options.where == "range":
+            slices |= {"first": options.first, "last": options.last}
+        return {
+            "bits": self.bits,
+            "method": options.method,
+            "granularity": options.granularity,
+            "activations": options.activations,
+            "slices": slices,
+            "overrides": self.wishes,
+        }
+
+    @property
+    def settings(self) -> Settings:
+        """Model and recipe, to be compared."""
+        return (self.model, repr(self.recipe))
+
+    def choice_key(self) -> tuple:
+        """What the sizes of the chosen model depend on."""
+        recipe = {name: value for name, value in self.recipe.items() if name not in ("bits", "slices")}
+        return (self.model, repr(recipe))
+
+    @property
+    def quantized(self) -> Quantized | None:
+        """The quantized model of the present choices."""
+        if self.line is not None and self.line.is_quantized:
+            return Quantized(self.model, self.line.bits, self.line.size)
+        return self.made.get(self.settings)
+
+    @property
+    def latest(self) -> Quantized | None:
+        """That one, or else the one of this model that was made last."""
+        of_model = [made for settings, made in self.made.items() if settings[0] == self.model]
+        return self.quantized or (of_model[-1] if of_model else None)
+
+    def wanted_masks(self) -> tuple[str, ...]:
+        """The kinds that Segment computes, in order."""
+        if self.line is not None and self.line.is_quantized:
+            return (QUANTIZED,)
+        return {"both": (FP32, QUANTIZED), "fp32": (FP32,), "quantized": (QUANTIZED,)}[self.options.run]
+
+    def source(self, kind: str) -> tuple:
+        """What masks of a kind would be computed from now."""
+        spec = self.model if kind == FP32 else (self.quantized.handle if self.quantized else "")
+        options = self.options
+        how = (options.extent, options.plane) if self.needs_box else ()
+        key = self.volume.key if self.volume else ""
+        boxes = tuple((box.name, box.label, box.corners) for box in self.boxes) if self.needs_box else ()
+        return (key, self.model, spec, boxes, how, options.runtime)
+
+    def is_current(self, kind: str) -> bool:
+        """Whether masks of a kind are there as they would be computed now."""
+        return kind in self.masks and self.masks[kind].source == self.source(kind)
+
+    @property
+    def comparable(self) -> bool:
+        """Whether there are masks of both kinds that belong together."""
+        if FP32 not in self.masks or QUANTIZED not in self.masks:
+            return False
+        first, second = (self.masks[kind].source for kind in (FP32, QUANTIZED))
+        return first[:2] == second[:2] and first[3:5] == second[3:5] and self.volume_key == first[0]
+
+    @property
+    def volume_key(self) -> str:
+        """Of the chosen scan."""
+        return self.volume.key if self.volume else ""
+
+    @property
+    def comparison_of(self) -> tuple:
+        """What a comparison of the masks that are there would be about."""
+        sources = [self.masks[kind].source for kind in (FP32, QUANTIZED) if kind in self.masks]
+        return (*sources, self.reference)
+
+    @property
+    def is_compared(self) -> bool:
+        """Whether the table is about the masks that are there."""
+        return self.table is not None and self.compared == self.comparison_of
+
+    def forget_results(self) -> None:
+        """The masks and all that follows from them belong to something else now."""
+        self.masks, self.table, self.worst, self.difference = {}, None, None, None
+        self.compared, self.difference_shown = None, False
+
+    def forget_heat(self) -> None:
+        """The sensitivity belongs to something else now."""
+        self.heat_layers, self.heat_cells, self.heat_of, self.heat_complete, self.layer = {}, {}, "", False, ""
+
+
+def as_params(volume: VolumeInfo, array: str) -> dict[str, Any]:
+    """A scan as the engine takes it."""
+    told = asdict(volume)
+    return {"array": array, **{name: told[name] for name in ("ijk_to_lps", "modality", "name")}}

@@ -1,0 +1,139 @@
+"""What only the application around the panel can do: its scene, its views, its dialogs.
+
+Implemented once for Slicer and once for the stand-alone window. Coordinates are LPS millimetres and arrays are
+(k, j, i) on the scan's own grid; whoever implements this turns them into the scene's RAS.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+Point = tuple[float, float, float]
+"""x, y, z in LPS millimetres."""
+Matrix = tuple[tuple[float, float, float, float], ...]
+"""Four rows of four numbers."""
+
+FP32, QUANTIZED, DIFFERENCE = "fp32", "quantized", "difference"
+"""The kinds of masks. A difference has the labels `FP32_ONLY` and `QUANTIZED_ONLY`."""
+FP32_ONLY, QUANTIZED_ONLY = 1, 2
+
+
+@dataclass(frozen=True)
+class VolumeInfo:
+    """A scan of the scene, without its voxels."""
+
+    key: str
+    """Changes with the voxels and the geometry, transforms included: what was written or segmented under an old key is
+    not used under a new one."""
+    name: str
+    modality: str
+    """"CT", "MR" or "" where the scene does not tell."""
+    shape: tuple[int, int, int]
+    """Voxels along (k, j, i)."""
+    spacing: tuple[float, float, float]
+    """Millimetres along (i, j, k)."""
+    ijk_to_lps: Matrix
+    """From voxel indices (i, j, k, 1) to the world, with the linear transforms that the volume stands under."""
+    problem: str = ""
+    """Why it cannot be used, in two sentences (a colour picture, a non-linear transform); empty: it can."""
+
+
+@dataclass(frozen=True)
+class BoxInfo:
+    """A box that the user drew."""
+
+    name: str
+    corners: tuple[Point, ...]
+    """Its eight corners in the world (two opposite ones will do for a box along the scan's axes)."""
+    label: int = 1
+
+
+@dataclass(frozen=True)
+class Masks:
+    """Labels on the scan's grid, in a file of numpy's."""
+
+    file: str
+    """`.npy`, unsigned integers (k, j, i), 0 for background. It stays until the next result of this kind."""
+    labels: dict[int, str]
+    """Name of each label value."""
+    offset: tuple[int, int, int] = (0, 0, 0)
+    """The voxel (k, j, i) of the scan at which this block begins. A partial result is a block of slices that have just
+    become known; a whole one covers the scan."""
+    shown_as: str = ""
+    """What computed it, for the title of the view and of the segmentation: "FP32", "4-bit"."""
+
+
+@dataclass(frozen=True)
+class Missing:
+    """What has to be installed before the engine can run."""
+
+    text: str
+    """What, how large and where from, for the one question that is asked."""
+
+
+class Host(Protocol):
+    """The application. Everything is called from its GUI thread and returns at once, unless it says otherwise."""
+
+    # -- what the scene holds
+
+    def volume(self) -> VolumeInfo | None:
+        """The scan that is chosen in the panel; None where there is none."""
+
+    def write_volume(self, path: str) -> None:
+        """Write the chosen scan's voxels, (k, j, i), to the `.npy` file `path`. The scene is not changed."""
+
+    def boxes(self) -> Sequence[BoxInfo]:
+        """The boxes on the chosen scan, in the order in which they were drawn."""
+
+    def write_reference(self, path: str) -> dict[int, str]:
+        """Write the chosen reference segmentation as labels on the scan's grid to `path`; gives their names.
+
+        Raises `ValueError`, with a sentence for the user, where it cannot be put on that grid.
+        """
+
+    # -- what the scene is given
+
+    def start_box(self, from_segment: bool = False) -> None:
+        """Let the user draw a box, or put one around the selected segment. Ends in `Presenter.boxes_changed`."""
+
+    def show_masks(self, kind: str, masks: Masks, partial: bool) -> None:
+        """Put masks of a kind into its segmentation (in place of earlier ones) and into its view.
+
+        `partial`: only the block that `masks` covers is new; the rest of the segmentation stays.
+        """
+
+    def remove_masks(self, kind: str) -> None:
+        """Take the segmentation of a kind away where there is one."""
+
+    def show_pair(self, left_title: str, right_title: str) -> None:
+        """Show the two linked views; empty titles where nothing was computed yet."""
+
+    def restore_layout(self) -> None:
+        """The layout that the user had before `show_pair`."""
+
+    def jump_to(self, position: Point) -> None:
+        """Show the slices through a place in both views."""
+
+    # -- what the application asks and opens
+
+    def confirm(self, text: str) -> bool:
+        """Ask a question of yes and no, and wait for the answer."""
+
+    def open_folder(self, path: str) -> None:
+        """Show a folder in the system's file browser."""
+
+    # -- the engine's packages
+
+    def missing(self) -> Missing | None:
+        """What the engine lacks to run in this application; None where it can start."""
+
+    def install(self, on_progress: Callable[[str], None], on_done: Callable[[], None], on_error: Callable) -> None:
+        """Install it in the background. `on_progress(text)`; at the end `on_done()` or `on_error(text, log_path)`."""
+
+    def cancel_install(self) -> None:
+        """Stop installing; `on_error` is not called."""
+
+    def restarted(self) -> None:
+        """The engine was restarted after it ended by itself; the application may note it in its log."""

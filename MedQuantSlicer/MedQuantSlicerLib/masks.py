@@ -1,0 +1,255 @@
+"""Masks in MRML: label arrays as ordinary segmentations with names, terminology and colours, and back."""
+
+from __future__ import annotations
+
+import colorsys
+from typing import Any
+
+import slicer
+import vtk
+
+from MedQuantSlicerLib import scene
+from MedQuantSlicerLib.host import DIFFERENCE, FP32, FP32_ONLY, QUANTIZED
+
+KIND_ATTRIBUTE = "MedQuant.Kind"
+COLORS = {FP32: (0x4C / 255, 0x9B / 255, 0xE8 / 255), QUANTIZED: (0xF2 / 255, 0xA3 / 255, 0x3A / 255)}
+"""Blue and amber: told apart by colour-blind people too, and both hold on grey."""
+VIEWS = {
+    FP32: (scene.FP32_VIEW,),
+    QUANTIZED: (scene.QUANTIZED_VIEW,),
+    DIFFERENCE: (scene.DIFFERENCE_VIEW,),
+}
+_LABELMAP = "Binary labelmap"
+_OWN = "MedQuant_"
+"""With the label value, the id of a segment; those that a user adds are left alone."""
+
+
+def segmentation_of(kind: str, volume: Any) -> Any:
+    """The segmentation with the masks of a kind on a scan; None where there is none."""
+    for node in slicer.util.getNodesByClass("vtkMRMLSegmentationNode"):
+        if node.GetAttribute(KIND_ATTRIBUTE) == kind and _reference_volume(node) is volume:
+            return node
+    return None
+
+
+def is_own(node: Any) -> bool:
+    """Whether a segmentation holds results of this module."""
+    return bool(node.GetAttribute(KIND_ATTRIBUTE))
+
+
+def show(
+    kind: str, labels: Any, names: dict[int, str], volume: Any, *, title: str, offset=(0, 0, 0), partial: bool = False
+) -> Any:
+    """Put labels (k, j, i) on a scan's grid into the segmentation of a kind, which is made where there is none.
+
+    `partial`: `labels` is a block that begins at the voxel `offset` (k, j, i); the rest stays as it was. The scan
+    is not touched. Returns the segmentation node.
+    """
+    node = segmentation_of(kind, volume) or _new(kind, volume)
+    node.SetName(f"{volume.GetName()} {title}")
+    node.SetAndObserveTransformNodeID(volume.GetTransformNodeID())
+    old, begin = _current(node, volume) if partial else (None, (0, 0, 0))
+    image = _image(*_united(old, begin, labels, offset), volume)
+    was_modifying = node.StartModify()
+    _set_segments(node, image, names, kind)
+    node.EndModify(was_modifying)
+    return node
+
+
+def remove(kind: str, volume: Any) -> None:
+    """Take the segmentation of a kind away."""
+    node = segmentation_of(kind, volume)
+    if node is not None:
+        slicer.mrmlScene.RemoveNode(node)
+
+
+def labels_on(segmentation: Any, volume: Any, segments: list[str] | None = None) -> tuple[Any, dict[int, str]]:
+    """Segments (all: None) as labels 1, 2... on a scan's grid (k, j, i), whatever grid and transforms they have.
+
+    Raises `ValueError` where MRML cannot put them there.
+    """
+    segmentation_core = segmentation.GetSegmentation()
+    chosen = segments or list(segmentation_core.GetSegmentIDs())
+    identifiers = vtk.vtkStringArray()
+    for identifier in chosen:
+        identifiers.InsertNextValue(identifier)
+    # A label for each in the order given: segments keep values of their own inside.
+    exported = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLLabelMapVolumeNode")
+    exported.SetHideFromEditors(True)
+    try:
+        logic = slicer.vtkSlicerSegmentationsModuleLogic
+        if not chosen or not logic.ExportSegmentsToLabelmapNode(segmentation, identifiers, exported, volume):
+            raise ValueError
+        array = slicer.util.arrayFromVolume(exported).copy()
+    finally:
+        display = exported.GetDisplayNode()
+        if display is not None and display.GetColorNode() is not None:
+            slicer.mrmlScene.RemoveNode(display.GetColorNode())
+        slicer.mrmlScene.RemoveNode(exported)
+    return array, {n: segmentation_core.GetSegment(i).GetName() for n, i in enumerate(chosen, 1)}
+
+
+def style(*, opacity: float, filled: bool) -> None:
+    """How all results of this module are drawn."""
+    for node in slicer.util.getNodesByClass("vtkMRMLSegmentationNode"):
+        display = node.GetDisplayNode()
+        if is_own(node) and display is not None:
+            display.SetOpacity(opacity)
+            # The difference is a matter of areas: its outline would be mistaken for a mask's.
+            display.SetVisibility2DFill(filled or node.GetAttribute(KIND_ATTRIBUTE) == DIFFERENCE)
+
+
+def set_visible(kind: str, volume: Any, visible: bool) -> None:
+    """Show the masks of a kind, or hide them without losing them."""
+    node = segmentation_of(kind, volume)
+    if node is not None and node.GetDisplayNode() is not None:
+        node.GetDisplayNode().SetVisibility(visible)
+
+
+def confine(kind: str, node: Any, views: tuple[str, ...] | None = None) -> None:
+    """Draw a segmentation in its own views only."""
+    display = node.GetDisplayNode()
+    if display is not None:
+        display.SetViewNodeIDs([scene.view_id(tag) for tag in views or VIEWS[kind]])
+
+
+# -- inside
+
+
+def _reference_volume(node: Any) -> Any:
+    return node.GetNodeReference(node.GetReferenceImageGeometryReferenceRole())
+
+
+def _new(kind: str, volume: Any) -> Any:
+    node = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLSegmentationNode")
+    node.SetAttribute(KIND_ATTRIBUTE, kind)
+    node.CreateDefaultDisplayNodes()
+    node.SetReferenceImageGeometryParameterFromVolumeNode(volume)
+    display = node.GetDisplayNode()
+    if display is not None:
+        display.SetVisibility2DOutline(kind != DIFFERENCE)
+        display.SetVisibility2DFill(kind == DIFFERENCE)
+        display.SetSliceIntersectionThickness(2)
+    confine(kind, node)
+    return node
+
+
+def _united(old: Any, old_begin: Any, block: Any, block_begin: Any) -> tuple[Any, tuple[int, int, int]]:
+    """One array around all labels of an earlier array and of a block that replaces its part of it, and where it begins.
+
+    Kept as small as the labels are: three whole scans of labels would be most of the window's memory.
+    """
+    import numpy as np
+
+    parts = [] if old is None else [(old, old_begin)]
+    parts.append((block, block_begin))
+    boxes = [box for array, begin in parts if (box := _bounds(array, begin)) is not None]
+    if not boxes:
+        return np.zeros((1, 1, 1), np.uint8), (0, 0, 0)
+    lower = np.min([low for low, _high in boxes], axis=0)
+    upper = np.max([high for _low, high in boxes], axis=0)
+    united = np.zeros(upper - lower, block.dtype if old is None else np.promote_types(old.dtype, block.dtype))
+    for array, begin in parts:
+        begin = np.asarray(begin)
+        low, high = np.maximum(lower, begin), np.minimum(upper, begin + array.shape)
+        if (high > low).all():
+            into = tuple(map(slice, low - lower, high - lower))
+            united[into] = array[tuple(map(slice, low - begin, high - begin))]
+    return united, tuple(int(value) for value in lower)
+
+
+def _bounds(array: Any, begin: Any) -> tuple[Any, Any] | None:
+    """First voxel and the one after the last that is not 0, along each axis; None where all are."""
+    import numpy as np
+
+    inside = array != 0
+    ends = []
+    for axis in range(3):
+        found = np.flatnonzero(inside.any(axis=tuple(other for other in range(3) if other != axis)))
+        if not found.size:
+            return None
+        ends.append((found[0] + begin[axis], found[-1] + 1 + begin[axis]))
+    return np.array([low for low, _ in ends]), np.array([high for _, high in ends])
+
+
+def _current(node: Any, volume: Any) -> tuple[Any, tuple[int, int, int]]:
+    """The labels that a segmentation of ours holds, and the voxel (k, j, i) at which they begin."""
+    import numpy as np
+    from vtk.util.numpy_support import vtk_to_numpy
+
+    segmentation = node.GetSegmentation()
+    own = [identifier for identifier in segmentation.GetSegmentIDs() if identifier.startswith(_OWN)]
+    if not own:
+        return None, (0, 0, 0)
+    image = segmentation.GetSegment(own[0]).GetRepresentation(_LABELMAP)
+    if image is None or segmentation.GetNumberOfLayers() != 1 or segmentation.GetNumberOfSegments() != len(own):
+        # Edited by the user meanwhile: segments may have layers, and labels, of their own.
+        array, _names = labels_on(node, volume, own)
+        values = [0, *(int(identifier.removeprefix(_OWN)) for identifier in own)]
+        return np.array(values, np.uint8 if max(values) < 256 else np.uint16)[array], (0, 0, 0)
+    extent = image.GetExtent()
+    shape = tuple(extent[2 * axis + 1] - extent[2 * axis] + 1 for axis in (2, 1, 0))
+    if 0 in shape or image.GetPointData().GetScalars() is None:
+        return None, (0, 0, 0)
+    return vtk_to_numpy(image.GetPointData().GetScalars()).reshape(shape), (extent[4], extent[2], extent[0])
+
+
+def _image(array: Any, begin: tuple[int, int, int], volume: Any) -> Any:
+    """Labels as an oriented image of VTK, with the scan's own geometry (without the transforms above it)."""
+    import numpy as np
+    from vtk.util.numpy_support import numpy_to_vtk
+
+    image = slicer.vtkOrientedImageData()
+    extent = [(begin[axis], begin[axis] + array.shape[axis] - 1) for axis in (2, 1, 0)]
+    image.SetExtent([bound for pair in extent for bound in pair])
+    matrix = vtk.vtkMatrix4x4()
+    volume.GetIJKToRASMatrix(matrix)
+    image.SetImageToWorldMatrix(matrix)
+    image.GetPointData().SetScalars(numpy_to_vtk(np.ascontiguousarray(array).ravel(), deep=True))
+    return image
+
+
+def _set_segments(node: Any, image: Any, names: dict[int, str], kind: str) -> None:
+    """Give a segmentation one segment for each label, all in one image, as Slicer keeps what does not overlap."""
+    segmentation = node.GetSegmentation()
+    kept = {f"{_OWN}{value}" for value in names}
+    for identifier in list(segmentation.GetSegmentIDs()):
+        if identifier.startswith(_OWN) and identifier not in kept:
+            segmentation.RemoveSegment(identifier)
+    for order, (value, name) in enumerate(sorted(names.items())):
+        segment = segmentation.GetSegment(f"{_OWN}{value}")
+        if segment is None:
+            segment = slicer.vtkSegment()
+            segment.SetName(name)
+            segment.SetColor(*_color(kind, order, value, len(names)))
+            segment.SetTag(segment.GetTerminologyEntryTagName(), _terminology(name))
+            segment.SetLabelValue(value)
+            segment.AddRepresentation(_LABELMAP, image)
+            segmentation.AddSegment(segment, f"{_OWN}{value}")
+        else:
+            segment.SetName(name)
+            segment.SetLabelValue(value)
+            segment.AddRepresentation(_LABELMAP, image)
+    # What was derived from the old labels, a surface for one, is derived anew when it is needed.
+    segmentation.InvalidateNonSourceRepresentations()
+    segmentation.Modified()
+
+
+def _color(kind: str, order: int, value: int, count: int) -> tuple[float, float, float]:
+    """The colour of the model: exactly for one structure, in neighbouring shades for several."""
+    if kind == DIFFERENCE:
+        return COLORS[FP32 if value == FP32_ONLY else QUANTIZED]
+    hue, saturation, brightness = colorsys.rgb_to_hsv(*COLORS[kind])
+    if count == 1:
+        return COLORS[kind]
+    # A tenth of the colour wheel, lighter and darker in turn.
+    hue += 0.1 * ((order + 0.5) / count - 0.5)
+    return colorsys.hsv_to_rgb(
+        hue % 1.0, saturation * (1.0, 0.65, 0.85)[order % 3], brightness * (1.0, 1.0, 0.8)[order % 3]
+    )
+
+
+def _terminology(name: str) -> str:
+    from medquant.imaging.terminology import terminology_entry
+
+    return terminology_entry(name)

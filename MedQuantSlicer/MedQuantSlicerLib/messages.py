@@ -1,0 +1,186 @@
+"""The words of the presenter, in one place to be translated."""
+
+from __future__ import annotations
+
+try:
+    from slicer.i18n import tr as _  # there in Slicer only
+except ImportError:
+
+    def _(text: str) -> str:
+        return text
+
+
+# -- the engine
+
+STOPPED = _("Stopped.")
+ENGINE_HANGS = _("The engine did not answer any more and was ended. Try again; it starts anew by itself.")
+ENGINE_ENDED = _("The engine ended unexpectedly. Try again; it starts anew by itself. The log tells more.")
+ENGINE_NOT_STARTED = _("The engine could not be started. Look into the log, or install the extension again.")
+ENGINE_OUT_OF_MEMORY = _(
+    "The system ended the engine, most likely because memory ran out. Close other programs, cut the scan to the part "
+    "of interest, or take a smaller model."
+)
+NOT_INSTALLED = _("The engine's packages are not installed. Press the button again to install them.")
+
+# -- buttons
+
+CANCEL = _("Cancel")
+CANCEL_TIP = _("Stop; what was there before stays.")
+STOPPING = _("Stopping")
+INSTALLING = _("Installing what the engine needs")
+STARTING = _("Starting")
+
+TEXTS = {
+    "add_weights": _("Add weights..."),
+    "download": _("Download"),
+    "clear_cache": _("Clear"),
+    "open_cache": _("Open folder"),
+    "quantize": _("Quantize"),
+    "place_box": _("Place box"),
+    "box_from_segment": _("Box from segment"),
+    "segment": _("Segment"),
+    "compare": _("Compare"),
+    "jump_to_worst": _("Jump to the slice that differs most"),
+    "difference": _("Show difference"),
+    "save_report": _("Save report..."),
+    "find_sensitivity": _("Find sensitive layers"),
+    "keep_precise": _("Keep at 8 bits"),
+    "forget_wishes": _("Forget wishes"),
+    "export": _("Export..."),
+    "open_exported": _("Open folder"),
+    "open_log": _("Open log"),
+    "cancel": CANCEL,
+}
+TIPS = {
+    "add_weights": _("A MedSAM file or folder, an nnU-Net results folder, or a quantized model."),
+    "download": _("Fetch the model's weights once; they stay on this machine."),
+    "clear_cache": _("Remove what was compiled for this machine; downloads stay."),
+    "open_cache": _("Show the folder of what is kept to start faster."),
+    "quantize": _("Make the model smaller, fitted on slices of this scan. The scan is neither labelled nor stored."),
+    "place_box": _("Draw a box around a structure (B)."),
+    "box_from_segment": _("Put a box around the selected segment."),
+    "segment": _("Segment what lies in the boxes (S)."),
+    "segment_automatic": _("Segment the whole scan (S)."),
+    "compare": _("Compare the masks, with the reference where one is chosen."),
+    "jump_to_worst": _("Show the slice in which the masks differ most."),
+    "difference": _("What only FP32 and only the quantized model have, as a segmentation of its own (D)."),
+    "save_report": _("Write the comparison to a page that prints well. It names no patient."),
+    "find_sensitivity": _("Quantize one layer at a time and measure what that does to the output."),
+    "keep_precise": _("Give the chosen layer more bits the next time the model is quantized."),
+    "forget_wishes": _("Let the recipe decide about every layer again."),
+    "export": _("Write the quantized model to files that other programs open."),
+    "open_exported": _("Show the folder that was written last."),
+    "open_log": _("Show what the engine wrote about this."),
+    "cancel": CANCEL_TIP,
+}
+NO_LONGER_PRECISE = _("Do not keep precise")
+HIDE_DIFFERENCE = _("Hide difference")
+
+# -- what is missing
+
+NEED_SCAN = _("Open a scan first.")
+NEED_REST = _("Wait for what is running, or cancel it.")
+NEED_MODEL = _("Choose a model first.")
+NEED_WEIGHTS = _("Its weights are not on this machine: download them, or add them from a file.")
+NEED_QUANTIZED = _("Quantize the model first.")
+NEED_QUANTIZED_OR_FP32 = _("Quantize the model first, or choose to segment with FP32 only.")
+NEED_BOX = _("Place a box around a structure first.")
+NEED_NO_BOX = _("This model finds the structures by itself and takes no box.")
+NEED_BOTH = _("Segment with FP32 and with the quantized model first.")
+NEED_COMPARISON = _("Compare the masks first.")
+NO_DIFFERENCE = _("The masks are the same in every slice.")
+NEED_LAYER = _("Click on a layer of the heatmap first.")
+NO_WISHES = _("No layer is kept precise.")
+IS_QUANTIZED = _("This model is quantized already.")
+FITS = _("The model is quantized with these settings already; quantize again to repeat it.")
+NOTHING_EXPORTED = _("Nothing was exported yet.")
+NOTHING_CACHED = _("Nothing is known of the cache before the engine has run.")
+NO_LOG = _("There is no log.")
+CANNOT_DOWNLOAD = _("This model is not to be downloaded.")
+NOTHING_RUNS = _("Nothing is running.")
+
+# -- next steps
+
+HINT_OPEN = _("Open a scan: drop a DICOM folder here, or open the sample CT.")
+HINT_DOWNLOAD = _("Download the model, or add its weights.")
+HINT_QUANTIZE = _("Choose the bits, then quantize.")
+HINT_BOX = _("Place a box around a structure.")
+HINT_SEGMENT = _("Segment with both models.")
+HINT_COMPARE = _("Compare the masks.")
+HINT_LOOK = _("Look where the masks differ most.")
+HINT_SAME = _("The masks are the same. Try fewer bits.")
+
+# -- results and questions
+
+NOT_MEASURED = _("not measured")
+NOT_QUANTIZED = _("no quantized model")
+DEMONSTRATION = _("demonstration")
+MEASURED_ALL = _("All layers are measured.")
+
+
+def left(minutes: int, seconds: int) -> str:
+    """The time left."""
+    return _("{minutes}:{seconds:02d} left").format(minutes=minutes, seconds=seconds)
+
+
+def boxes(count: int, names: str) -> str:
+    """How many boxes there are."""
+    if not count:
+        return _("no box")
+    return (_("1 box: {names}") if count == 1 else _("{count} boxes: {names}")).format(count=count, names=names)
+
+
+def bits(number: int) -> str:
+    """ "4-bit", "FP32"."""
+    return "FP32" if number >= 32 else _("{number}-bit").format(number=number)
+
+
+def kept_at(number: int) -> str:
+    """How precise a layer is kept."""
+    return _("kept in floating point") if number >= 32 else _("kept at {number} bits").format(number=number)
+
+
+def ask_download(title: str, size: str) -> str:
+    """Before anything is fetched."""
+    return _(
+        "Download {title} ({size}) from huggingface.co? It is kept on this machine; nothing is sent but the request. "
+        "Without a network, get the file elsewhere and use Add weights."
+    ).format(title=title, size=size)
+
+
+def ask_clear(text: str) -> str:
+    """Before the cache is cleared."""
+    return _("Remove what was compiled for this machine ({text})? It is made again when it is needed.").format(
+        text=text
+    )
+
+
+def cannot_hand_over(reason: str) -> str:
+    """The scan could not be written to the engine's folder."""
+    return _(
+        "The scan could not be handed to the engine ({reason}). Free some space on the disk and try again."
+    ).format(reason=reason)
+
+
+def downloaded(title: str) -> str:
+    return _("{title} is on this machine now.").format(title=title)
+
+
+def added(title: str) -> str:
+    return _("{title} was added.").format(title=title)
+
+
+def quantized(bits_text: str, text: str) -> str:
+    """What the quantized model is."""
+    return f"{bits_text}: {text}"
+
+
+def saved(path: str) -> str:
+    return _("Saved: {path}").format(path=path)
+
+
+def layer(name: str, kind: str, shape: str, share: str, effects: str) -> str:
+    """What is known of a layer."""
+    return _("{name}: {kind} {shape}, {share} of the weights. Effect: {effects}").format(
+        name=name, kind=kind, shape=shape, share=share, effects=effects
+    )

@@ -1,0 +1,204 @@
+"""The panel: sections that paint what the presenter shows, and what the user does handed on to it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import qt
+import vtk
+
+from MedQuantSlicerLib import parameters as fields
+from MedQuantSlicerLib import style
+from MedQuantSlicerLib.presenter import Presenter
+from MedQuantSlicerLib.section_compare import CompareSection
+from MedQuantSlicerLib.section_export import ExportSection
+from MedQuantSlicerLib.section_layers import LayersSection
+from MedQuantSlicerLib.section_model import ModelSection
+from MedQuantSlicerLib.section_quantize import QuantizeSection
+from MedQuantSlicerLib.section_scan import ScanSection
+from MedQuantSlicerLib.section_segment import SegmentSection
+from MedQuantSlicerLib.state import SECTIONS, Shown
+from MedQuantSlicerLib.widgets import Messages, show_text
+
+TICK_MS = 500
+
+
+class Panel:
+    """`ui` has the widgets of the `.ui` file, `root` is the widget around them."""
+
+    def __init__(self, root: Any, ui: Any, engine: Any, host: Any, open_sample: Callable[[], None]) -> None:
+        self._root, self._ui, self._host = root, ui, host
+        self._parameters: Any = None
+        self._observer: int | None = None
+        self._chosen: dict[str, Any] = {}
+        self._brought: tuple[Any, Any] = (None, None)
+        self.presenter = Presenter(engine, host, self.show)
+        host.boxes_changed = self.presenter.boxes_changed
+        host.volume_changed = self.presenter.volume_chosen
+        presenter = self.presenter
+        self.sections = [
+            ScanSection(ui, presenter, host, open_sample),
+            ModelSection(ui, presenter),
+            QuantizeSection(ui, presenter, lambda: self._parameters),
+            SegmentSection(ui, presenter, host),
+            CompareSection(ui, presenter),
+            LayersSection(ui, presenter),
+            ExportSection(ui, presenter),
+        ]
+        self.messages = {
+            name: Messages(getattr(ui, f"{name}Messages"), presenter.open_log, presenter.dismiss) for name in SECTIONS
+        }
+        for name in SECTIONS:
+            # What changed while a section was folded shows when it opens.
+            section = getattr(ui, f"{name}Section")
+            section.contentsCollapsed.connect(lambda *_: self.show(self.presenter.shown))
+        style.mark(ui.hintLabel, "hint")
+        for quiet in (ui.machineLabel, ui.disclaimerLabel):
+            style.mark(quiet, "quiet")
+        style.apply(root)
+        self._timer = qt.QTimer(root)
+        self._timer.setInterval(TICK_MS)
+        self._timer.timeout.connect(self._tick)
+        self._shortcuts = [self._shortcut(*pair) for pair in self.keys().items()]
+
+    # -- life
+
+    def start(self, parameters: Any) -> None:
+        """Begin with these choices."""
+        self.use(parameters)
+        self.presenter.start()
+        self._timer.start()
+
+    def use(self, parameters: Any) -> None:
+        """Follow another parameter node; None: none, while a scene closes."""
+        if self._observer is not None:
+            self._parameters.RemoveObserver(self._observer)
+            self._observer = None
+        self._parameters, self._chosen = parameters, {}
+        if parameters is not None:
+            self._host.parameters = parameters
+            self._observer = parameters.AddObserver(vtk.vtkCommand.ModifiedEvent, self._parameters_changed)
+            self._parameters_changed()
+
+    def close(self) -> None:
+        """Stop everything."""
+        self._timer.stop()
+        for shortcut in self._shortcuts:
+            shortcut.setEnabled(False)
+            shortcut.deleteLater()
+        self._shortcuts = []
+        self.use(None)
+        self.presenter.close()
+        self._host.close()
+
+    def _tick(self) -> None:
+        self.presenter.tick()
+        style.apply(self._root)  # the application may have turned dark meanwhile
+
+    # -- what the user chose
+
+    def _parameters_changed(self, caller: Any = None, event: Any = None) -> None:
+        """Tell the presenter of every choice that is another now."""
+        chosen = {name: fields.option(self._parameters, name) for name in fields.OPTIONS}
+        chosen |= {
+            name: getattr(self._parameters, name)
+            for name in ("inputVolume", "referenceSegmentation", "model", "bits", "opacity", "filled")
+        }
+        changed = {
+            name: value for name, value in chosen.items() if name not in self._chosen or self._chosen[name] != value
+        }
+        self._chosen = chosen
+        for name, value in changed.items():
+            if name in fields.OPTIONS:
+                self.presenter.set_option(name, value)
+        if "model" in changed and chosen["model"]:
+            self.presenter.model_chosen(chosen["model"])
+        if "bits" in changed:
+            self.presenter.bits_chosen(chosen["bits"])
+        if "inputVolume" in changed:
+            self._host.watch_volume(chosen["inputVolume"])
+            self.presenter.volume_chosen(chosen["inputVolume"])
+        if "referenceSegmentation" in changed:
+            reference = chosen["referenceSegmentation"]
+            self.presenter.reference_chosen(reference.GetName() if reference is not None else "")
+        if changed.keys() & {"opacity", "filled"}:
+            self._host.style()
+
+    # -- what is shown
+
+    def show(self, shown: Shown) -> None:
+        """Paint."""
+        for section in self.sections:
+            section.show(shown)
+        for name, messages in self.messages.items():
+            messages.show(
+                shown.waiting if shown.waiting is not None and shown.waiting.section == name else None,
+                shown.problem if shown.problem is not None and shown.problem.section == name else None,
+                shown.notice if shown.notice_section == name else "",
+            )
+        show_text(self._ui.hintLabel, shown.hint or (shown.waiting.text if shown.waiting is not None else ""))
+        show_text(self._ui.machineLabel, shown.machine)
+        self._bring_news(shown)
+        if self._parameters is not None and shown.model and shown.model != self._parameters.model:
+            self._chosen["model"] = shown.model
+            self._parameters.model = shown.model
+
+    def _bring_news(self, shown: Shown) -> None:
+        """Scroll to a comparison or a problem that is new: on a small screen it would stand out of sight."""
+        table, problem = self._brought
+        self._brought = (shown.table, shown.problem)
+        if shown.problem is not None and shown.problem is not problem:
+            news = getattr(self._ui, f"{shown.problem.section}Messages")
+        elif shown.table is not None and shown.table is not table:
+            news = self._ui.headlineLabel
+        else:
+            return
+        # The layout learns of what was shown just now only after this.
+        qt.QTimer.singleShot(0, lambda: scroll_to(news))
+
+    # -- keys
+
+    def keys(self) -> dict[str, Callable[[], None]]:
+        """Keyboard shortcuts: B places a box, S segments, D shows the difference, space flips the masks."""
+        return {
+            "B": lambda: self._press("place_box"),
+            "S": lambda: self._press("segment"),
+            "D": lambda: self._press("difference"),
+            "Space": self._flip,
+        }
+
+    def _flip(self) -> None:
+        """Swap the masks, unless the space bar is meant for a button that has the focus."""
+        focused = qt.QApplication.focusWidget()
+        if focused is not None and hasattr(focused, "click"):
+            focused.click()
+        else:
+            self._host.flip()
+
+    def _press(self, name: str) -> None:
+        action = self.presenter.shown.actions.get(name)
+        if action is not None and action.enabled:
+            getattr(self.presenter, name)()
+
+    def _shortcut(self, keys: str, function: Callable[[], None]) -> Any:
+        shortcut = qt.QShortcut(qt.QKeySequence(keys), self._root.window())
+        shortcut.setContext(qt.Qt.WindowShortcut)
+        shortcut.activated.connect(lambda *_: function())
+        shortcut.setEnabled(False)
+        return shortcut
+
+    def enable_keys(self, enabled: bool) -> None:
+        """The keys work while the module is entered; elsewhere in Slicer they mean other things."""
+        for shortcut in self._shortcuts:
+            shortcut.setEnabled(enabled)
+
+
+def scroll_to(widget: Any) -> None:
+    """Bring a widget to the upper part of the scroll area that it lies in; where there is none, it is in sight."""
+    area = widget.parent()
+    while area is not None and not hasattr(area, "ensureWidgetVisible"):
+        area = area.parent()
+    if area is not None:
+        top = widget.mapTo(area.widget(), qt.QPoint(0, 0)).y()
+        area.verticalScrollBar().setValue(top - 60)

@@ -1,0 +1,158 @@
+"""The choices that belong to a scene and are saved with it."""
+
+from __future__ import annotations
+
+import enum
+from typing import Annotated
+
+from slicer import vtkMRMLScalarVolumeNode, vtkMRMLSegmentationNode
+from slicer.parameterNodeWrapper import WithinRange, parameterNodeWrapper
+
+from MedQuantSlicerLib.messages import _
+
+
+class Words(enum.Enum):
+    """A choice in a combo box: its value is the engine's word, its label the user's."""
+
+    def label(self) -> str:
+        """What the combo box says."""
+        return _LABELS[self]
+
+
+class Method(Words):
+    """How codes are found."""
+
+    PERMUTATION_COMQ = "permutation-comq"
+    COMQ = "comq"
+    GPTQ = "gptq"
+    RTN = "rtn"
+
+
+class Granularity(Words):
+    """What shares a scale."""
+
+    PER_CHANNEL = "per-channel"
+    PER_GROUP = "per-group-64"
+    PER_TENSOR = "per-tensor"
+
+
+class Activations(Words):
+    """Bits of what flows between the layers."""
+
+    FLOAT = 0
+    EIGHT = 8
+    FOUR = 4
+
+
+class Where(Words):
+    """Which slices calibrate."""
+
+    BODY = "body"
+    EVEN = "even"
+    RANGE = "range"
+
+
+class Run(Words):
+    """What Segment runs."""
+
+    BOTH = "both"
+    FP32 = "fp32"
+    QUANTIZED = "quantized"
+
+
+class Extent(Words):
+    """Which slices of a box are segmented."""
+
+    BOX = "box"
+    SLICE = "slice"
+
+
+class Plane(Words):
+    """Along which slices the model walks."""
+
+    NATIVE = ""
+    AXIAL = "axial"
+    CORONAL = "coronal"
+    SAGITTAL = "sagittal"
+
+
+class Runtime(Words):
+    """What computes."""
+
+    AUTO = "auto"
+    PYTORCH = "pytorch"
+    OPENVINO = "openvino"
+    ONNXRUNTIME = "onnxruntime"
+
+
+_LABELS = {
+    Method.PERMUTATION_COMQ: _("Permutation-COMQ (best)"),
+    Method.COMQ: _("COMQ"),
+    Method.GPTQ: _("GPTQ"),
+    Method.RTN: _("Round to nearest (fastest)"),
+    Granularity.PER_CHANNEL: _("One for each channel"),
+    Granularity.PER_GROUP: _("One for each 64 weights"),
+    Granularity.PER_TENSOR: _("One for each layer"),
+    Activations.FLOAT: _("Floating point (smaller, not faster)"),
+    Activations.EIGHT: _("8 bits (smaller and faster)"),
+    Activations.FOUR: _("4 bits (simulated, to study)"),
+    Where.BODY: _("Chosen from the body"),
+    Where.EVEN: _("Evenly spaced"),
+    Where.RANGE: _("From a range"),
+    Run.BOTH: _("FP32 and quantized"),
+    Run.FP32: _("FP32 only"),
+    Run.QUANTIZED: _("Quantized only"),
+    Extent.BOX: _("All slices of the box"),
+    Extent.SLICE: _("One slice, its middle"),
+    Plane.NATIVE: _("As scanned"),
+    Plane.AXIAL: _("Axial"),
+    Plane.CORONAL: _("Coronal"),
+    Plane.SAGITTAL: _("Sagittal"),
+    Runtime.AUTO: _("Fastest here"),
+    Runtime.PYTORCH: _("PyTorch"),
+    Runtime.OPENVINO: _("OpenVINO"),
+    Runtime.ONNXRUNTIME: _("ONNX Runtime"),
+}
+OPTIONS = (
+    "method",
+    "granularity",
+    "activations",
+    "slices",
+    "where",
+    "first",
+    "last",
+    "run",
+    "extent",
+    "plane",
+    "runtime",
+)
+"""Fields that are options of the presenter, by the same name."""
+
+
+@parameterNodeWrapper
+class MedQuantSlicerParameterNode:
+    """What is chosen in the panel."""
+
+    inputVolume: vtkMRMLScalarVolumeNode
+    referenceSegmentation: vtkMRMLSegmentationNode
+    model: str
+    bits: Annotated[int, WithinRange(2, 8)] = 4
+    method: Method = Method.PERMUTATION_COMQ
+    granularity: Granularity = Granularity.PER_CHANNEL
+    activations: Activations = Activations.EIGHT
+    slices: Annotated[int, WithinRange(1, 64)] = 8
+    where: Where = Where.BODY
+    first: Annotated[int, WithinRange(0, 9999)] = 0
+    last: Annotated[int, WithinRange(0, 9999)] = 0
+    run: Run = Run.BOTH
+    extent: Extent = Extent.BOX
+    plane: Plane = Plane.NATIVE
+    runtime: Runtime = Runtime.AUTO
+    opacity: Annotated[float, WithinRange(0.0, 1.0)] = 0.9
+    filled: bool = False
+
+
+def option(parameters: MedQuantSlicerParameterNode, name: str) -> object:
+    """The value of a field in the engine's words."""
+    value = getattr(parameters, name)
+    return value.value if isinstance(value, enum.Enum) else value

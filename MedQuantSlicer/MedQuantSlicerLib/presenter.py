@@ -1,0 +1,326 @@
+"""What happens when the user does something: plain Python, without Qt and without MRML.
+
+The panel calls a verb for every button and is told what to show after every change. Nothing here waits: the engine
+answers by callbacks that arrive in the same thread.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from MedQuantSlicerLib import messages as m
+from MedQuantSlicerLib.engine_process import EngineProcess
+from MedQuantSlicerLib.facts import Facts, Quantized
+from MedQuantSlicerLib.host import DIFFERENCE, Host
+from MedQuantSlicerLib.known_models import KNOWN_MODELS
+from MedQuantSlicerLib.layer_work import LayerWork
+from MedQuantSlicerLib.mask_work import MaskWork
+from MedQuantSlicerLib.questions import Questions
+from MedQuantSlicerLib.showing import shown_of
+from MedQuantSlicerLib.state import BITS, OPTION_VALUES, Shown, State
+from MedQuantSlicerLib.works import Works
+
+WITH_SCAN = frozenset({State.QUANTIZING, State.SEGMENTING, State.COMPARING, State.MEASURING})
+"""What is about the chosen scan, and stops when another one is chosen."""
+
+
+class Presenter:
+    """The panel's mind.
+
+    `engine` is an `EngineProcess` (or what behaves like one), `host` the application, `changed(shown)` is called after
+    every change with all that is to be shown, and once by `start`.
+    """
+
+    def __init__(
+        self,
+        engine: EngineProcess,
+        host: Host,
+        changed: Callable[[Shown], None],
+        *,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self.facts = Facts(models=list(KNOWN_MODELS))
+        self._engine, self._host = engine, host
+        self._changed, self._clock = changed, clock
+        self._shown = shown_of(self.facts, clock())
+        self._works = Works(self.facts, engine, host, self.update, clock)
+        self._questions = Questions(self._works)
+        self._masks = MaskWork(self._works, self._questions.measured)
+        self._layers = LayerWork(self._works)
+        self._works.installed = self._questions.look_around
+        engine.restarted = host.restarted
+
+    @property
+    def shown(self) -> Shown:
+        """What `changed` was called with last."""
+        return self._shown
+
+    # -- life
+
+    def start(self) -> None:
+        """The panel is there: show what is known. Asks the engine nothing that would need an installation."""
+        self.volume_chosen()
+        self.update()
+
+    def tick(self) -> None:
+        """To be called about twice a second: counts the time left down and notices an engine that has hung."""
+        self._engine.tick()
+        if self.facts.running is not None and self.facts.running.ends is not None:
+            self.update()
+
+    def close(self) -> None:
+        """The panel goes: end the engine, give the layout back."""
+        if self.facts.state is State.INSTALLING:
+            self._host.cancel_install()
+        self._works.files.forget()
+        self._works.rest()
+        self._engine.close()
+        self._host.restore_layout()
+
+    def scene_closed(self) -> None:
+        """The scene was emptied: forget all that was about it."""
+        self.cancel()
+        self.facts.boxes, self.facts.reference = (), ""
+        self.facts.forget_results()
+        self._works.files.forget()
+        self.volume_chosen()
+
+    def update(self) -> None:
+        """Show what is known now."""
+        self._shown = shown_of(self.facts, self._clock())
+        self._changed(self._shown)
+
+    # -- scan and model
+
+    def volume_chosen(self, volume: object = None) -> None:
+        """Another scan is chosen, or it has changed; the host is asked which."""
+        facts, before = self.facts, self.facts.volume
+        facts.volume = self._host.volume()
+        if facts.volume != before:
+            if facts.volume_key != (before.key if before else ""):
+                if facts.state in WITH_SCAN:
+                    self.cancel()
+                facts.forget_results()
+                facts.forget_heat()
+            if facts.rests:
+                self._works.dismiss()
+                self._works.rest()
+            if facts.usable_volume is not None:
+                self._questions.look_around()
+        facts.boxes = tuple(self._host.boxes()) if facts.volume is not None else ()
+        self.update()
+
+    def model_chosen(self, spec: str) -> None:
+        """Another model of the list."""
+        if spec != self.facts.model and any(one.spec == spec for one in self.facts.models):
+            self.facts.model = spec
+            self.facts.layer = ""
+            self._works.dismiss()
+            self._questions.sizes()
+        self.update()
+
+    def add_weights(self, path: str = "") -> None:
+        """A file or folder of the user's: MedSAM, nnU-Net results, a quantized model. It is listed and chosen."""
+
+        def known(result: dict[str, Any]) -> None:
+            told = result["model"]
+            self._questions.listed(told)
+            self.facts.model = told["spec"]
+            self.facts.notice = ("model", m.added(told["title"]))
+            self._questions.sizes()
+
+        if path:
+            self._works.run("add_weights", "model", "add_weights", {"path": path}, known, state=State.DOWNLOADING)
+
+    def download(self) -> None:
+        """Fetch the chosen model, after a question that says how much and from where; while that runs: cancel."""
+        if self._works.cancels("download"):
+            return
+        line = self.facts.line
+        if line is None or not self._host.confirm(m.ask_download(line.title, line.size)):
+            return
+
+        def known(result: dict[str, Any]) -> None:
+            self._questions.listed(result["model"])
+            self.facts.notice = ("model", m.downloaded(line.title))
+            self._questions.sizes()
+
+        self._works.run("download", "model", "download", {"model": line.spec}, known)
+
+    def clear_cache(self) -> None:
+        """Remove what was compiled (downloads stay), after a question."""
+        if self._works.can("clear_cache") and self._host.confirm(m.ask_clear(self.facts.cache)):
+            self._questions.ask("cache", self._questions.cache_known, {"clear": True})
+
+    def open_cache(self) -> None:
+        """Show the cache's folder."""
+        if self.facts.cache_folder:
+            self._host.open_folder(self.facts.cache_folder)
+
+    # -- quantize
+
+    def bits_chosen(self, bits: int) -> None:
+        """8, 4 or 2."""
+        if bits in BITS:
+            self.facts.bits = bits
+            self._works.dismiss()
+        self.update()
+
+    def set_option(self, name: str, value: object) -> None:
+        """Change one of `Options`. A value that is not allowed is ignored."""
+        options = self.facts.options
+        kind = type(getattr(options, name, None))
+        allowed = OPTION_VALUES.get(name)
+        if isinstance(value, kind) and (value in allowed if allowed else value >= (1 if name == "slices" else 0)):
+            before = self.facts.choice_key()
+            self.facts.options = replace(options, **{name: value})
+            self._works.dismiss()
+            if self.facts.choice_key() != before:
+                self._questions.sizes()
+        self.update()
+
+    def quantize(self) -> None:
+        """Quantize the chosen model with slices of the scan; while that runs: cancel."""
+        if self._works.cancels("quantize"):
+            return
+        settings = self.facts.settings
+        params = {"model": self.facts.model, **self.facts.recipe}
+
+        def known(result: dict[str, Any]) -> None:
+            self.facts.made.pop(settings, None)
+            self.facts.made[settings] = Quantized(result["handle"], result["bits"], result["text"])
+            self._questions.measured()
+
+        self._works.run("quantize", "quantize", "quantize", params, known, with_volume=True)
+
+    # -- segment and compare
+
+    def place_box(self) -> None:
+        """Let the user draw a box."""
+        if self._works.can("place_box"):
+            self._works.dismiss()
+            self._host.start_box()
+            self.update()
+
+    def box_from_segment(self) -> None:
+        """Put a box around the selected segment."""
+        if self._works.can("box_from_segment"):
+            self._works.dismiss()
+            self._host.start_box(from_segment=True)
+            self.update()
+
+    def boxes_changed(self) -> None:
+        """The host's boxes have changed."""
+        boxes = tuple(self._host.boxes()) if self.facts.volume is not None else ()
+        if boxes != self.facts.boxes:
+            self.facts.boxes = boxes
+            self.update()
+
+    def segment(self) -> None:
+        """Segment with FP32, quantized or both, then compare where both are there; while that runs: cancel."""
+        if not self._works.cancels("segment"):
+            self._masks.segment()
+
+    def compare(self) -> None:
+        """Compare the masks that are there once more, with the reference that is chosen now."""
+        if not self._works.cancels("compare"):
+            self._masks.compare()
+
+    def reference_chosen(self, name: str = "") -> None:
+        """Another reference segmentation is chosen in the panel; empty: none."""
+        self.facts.reference = name
+        if self.facts.table is not None and self._works.can("compare"):
+            self._masks.compare()
+        self.update()
+
+    def jump_to_worst(self) -> None:
+        """Show the slice in which the masks differ most."""
+        if self.facts.worst:
+            self._host.jump_to(tuple(self.facts.worst["position"]))
+
+    def difference(self) -> None:
+        """Show the difference as a segmentation of its own, or take it away."""
+        if not self._works.can("difference") or self.facts.difference is None:
+            return
+        self.facts.difference_shown = not self.facts.difference_shown
+        if self.facts.difference_shown:
+            self._masks.show_difference()
+        else:
+            self._host.remove_masks(DIFFERENCE)
+        self.update()
+
+    def difference_file(self) -> str:
+        """The `.npy` file of the difference, labels (k, j, i) as in `host.FP32_ONLY`; "" before a comparison."""
+        told = self.facts.difference
+        return self._engine.path(told["array"]) if told else ""
+
+    def save_report(self, path: str = "") -> None:
+        """Write the comparison as a page."""
+        if path and self._works.can("save_report"):
+            self._masks.report(path)
+
+    # -- layers
+
+    def find_sensitivity(self) -> None:
+        """Quantize one layer at a time and measure what that does to the output; while that runs: cancel."""
+        if not self._works.cancels("find_sensitivity"):
+            self._layers.measure()
+
+    def layer_chosen(self, name: str = "") -> None:
+        """A row of the heatmap was clicked; empty: none."""
+        self.facts.layer = name if name in self.facts.heat_layers else ""
+        self.update()
+
+    def keep_precise(self, layer: str = "", bits: int = 8) -> None:
+        """Keep a layer (empty: the chosen one) at `bits` (32: floating point), or where it is kept so, no longer."""
+        if layer := layer or self.facts.layer:
+            self._layers.keep(layer, bits)
+            self._wishes_changed()
+
+    def forget_wishes(self) -> None:
+        """No layer is kept precise any longer."""
+        self.facts.overrides[self.facts.model] = {}
+        self._wishes_changed()
+
+    def _wishes_changed(self) -> None:
+        self._works.dismiss()
+        self._questions.sizes()
+        self.update()
+
+    # -- export and the rest
+
+    def export(self, format: str = "", folder: str = "") -> None:
+        """Write the quantized model to a new folder inside `folder`; while that runs: cancel."""
+        if self._works.cancels("export") or not folder:
+            return
+        latest = self.facts.latest
+        params = {"handle": latest.handle if latest else "", "format": format or "artifact", "folder": folder}
+
+        def known(result: dict[str, Any]) -> None:
+            self.facts.exported = result["folder"]
+            self.facts.notice = ("export", m.saved(result["folder"]))
+
+        self._works.run("export", "export", "export", params, known)
+
+    def open_exported(self) -> None:
+        """Show the folder that was written last."""
+        if self.facts.exported:
+            self._host.open_folder(self.facts.exported)
+
+    def open_log(self) -> None:
+        """Show the folder of the log of the problem that is shown."""
+        if self.facts.problem is not None and self.facts.problem.log:
+            self._host.open_folder(str(Path(self.facts.problem.log).parent))
+
+    def dismiss(self) -> None:
+        """The problem has been read."""
+        self._works.dismiss()
+        self.update()
+
+    def cancel(self) -> None:
+        """Stop what runs; what was there before stays."""
+        self._works.cancel()

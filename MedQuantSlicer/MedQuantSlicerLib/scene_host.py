@@ -1,0 +1,237 @@
+"""The part of a `Host` that is MRML alone, the same in Slicer and in the window."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import qt
+import slicer
+
+from MedQuantSlicerLib import boxes, masks, scene
+from MedQuantSlicerLib.host import BoxInfo, Masks, Point, VolumeInfo
+from MedQuantSlicerLib.messages import _
+
+BOX_EVENTS = ("PointModifiedEvent", "PointEndInteractionEvent", "PointPositionDefinedEvent", "PointRemovedEvent")
+SETTLE_MS = 150
+"""A drag tells every millimetre; the presenter hears of the box once it rests."""
+WINDOWS = {
+    "soft": (40.0, 400.0),
+    "lung": (-600.0, 1500.0),
+    "bone": (400.0, 1800.0),
+    "brain": (40.0, 80.0),
+}
+"""Level and width of the usual CT windows, in HU."""
+
+
+class SceneHost:
+    """Scans, boxes and masks of the scene. `parameters` is the parameter node; `boxes_changed` and `volume_changed`
+    are called when the boxes, or the voxels and transforms of the scan, have changed in the scene."""
+
+    def __init__(self, parameters: Any) -> None:
+        self.parameters = parameters
+        self.boxes_changed: Callable[[], None] = lambda: None
+        self.volume_changed: Callable[[], None] = lambda: None
+        self.chosen_segment: tuple[Any, str] | None = None
+        """Segmentation node and segment id for a box from a segment."""
+        self._observed: dict[Any, list[int]] = {}
+        self._watched: tuple[Any, list[int]] = (None, [])
+        self._flipped = self._volume_moved = False
+        self._settle = qt.QTimer()
+        self._settle.setSingleShot(True)
+        self._settle.setInterval(SETTLE_MS)
+        self._settle.timeout.connect(self._boxes_rest)
+        self._scene_tags = [
+            (observed, observed.AddObserver(event, self._scene_changed)) for observed, event in self._scene_events()
+        ]
+        self._observe_boxes()
+
+    def close(self) -> None:
+        """Observe nothing any longer."""
+        self._settle.stop()
+        for observed, tag in self._scene_tags:
+            observed.RemoveObserver(tag)
+        self._scene_tags = []
+        for node in list(self._observed):
+            self._forget(node)
+        self.watch_volume(None)
+        boxes.end_placing()
+
+    def watch_volume(self, node: Any) -> None:
+        """Tell of changes of this volume, and of no other."""
+        watched, tags = self._watched
+        for tag in tags:
+            watched.RemoveObserver(tag)
+        events = (
+            slicer.vtkMRMLVolumeNode.ImageDataModifiedEvent,
+            slicer.vtkMRMLTransformableNode.TransformModifiedEvent,
+        )
+        tags = [node.AddObserver(event, self._volume_event) for event in events] if node is not None else []
+        self._watched = (node, tags)
+
+    # -- what the scene holds
+
+    @property
+    def node(self) -> Any:
+        """The volume that is chosen, or None."""
+        return self.parameters.inputVolume
+
+    def volume(self) -> VolumeInfo | None:
+        """See `Host`."""
+        return scene.describe_volume(self.node) if self.node is not None else None
+
+    def write_volume(self, path: str) -> None:
+        """See `Host`."""
+        import numpy as np
+
+        np.save(path, scene.volume_array(self.node))
+
+    def boxes(self) -> Sequence[BoxInfo]:
+        """See `Host`."""
+        return boxes.describe_boxes(self.node) if self.node is not None else ()
+
+    def box_nodes(self) -> list[Any]:
+        """The boxes themselves, for the panel's list."""
+        return boxes.boxes_of(self.node) if self.node is not None else []
+
+    def write_reference(self, path: str) -> dict[int, str]:
+        """See `Host`."""
+        import numpy as np
+
+        reference = self.parameters.referenceSegmentation
+        if reference is None:
+            raise ValueError(_("No reference is chosen. Choose a segmentation that an expert drew."))
+        if masks.is_own(reference):
+            raise ValueError(_("The reference is a result of this panel. Choose a segmentation that an expert drew."))
+        try:
+            array, names = masks.labels_on(reference, self.node)
+        except ValueError:
+            raise ValueError(_("The reference has no segments on this scan. Choose another one.")) from None
+        np.save(path, array)
+        return names
+
+    # -- what the scene is given
+
+    def start_box(self, from_segment: bool = False) -> None:
+        """See `Host`."""
+        boxes.end_placing()
+        if not from_segment:
+            boxes.begin_placing(boxes.new_box(self.node))
+        elif self.chosen_segment is not None:
+            self._box_around(*self.chosen_segment)
+
+    def _box_around(self, segmentation: Any, segment: str) -> None:
+        import numpy as np
+
+        array, names = masks.labels_on(segmentation, self.node, [segment])
+        where = np.argwhere(array)
+        if where.size:
+            box = boxes.new_box(self.node, names[1])
+            # (k, j, i) to (i, j, k)
+            boxes.fit_box(box, self.node, tuple(where.min(axis=0)[::-1]), tuple(where.max(axis=0)[::-1]))
+        self.boxes_changed()
+
+    def remove_box(self, node: Any) -> None:
+        """Take a box away."""
+        slicer.mrmlScene.RemoveNode(node)
+
+    def show_masks(self, kind: str, result: Masks, partial: bool) -> None:
+        """See `Host`."""
+        import numpy as np
+
+        labels = np.load(result.file, mmap_mode="r")
+        masks.show(
+            kind,
+            labels,
+            result.labels,
+            self.node,
+            title=result.shown_as or kind,
+            offset=result.offset,
+            partial=partial,
+        )
+        self.style()
+
+    def remove_masks(self, kind: str) -> None:
+        """See `Host`."""
+        if self.node is not None:
+            masks.remove(kind, self.node)
+
+    def jump_to(self, position: Point) -> None:
+        """See `Host`."""
+        for tag in (scene.FP32_VIEW, scene.QUANTIZED_VIEW, scene.DIFFERENCE_VIEW):
+            view = slicer.mrmlScene.GetNodeByID(scene.view_id(tag))
+            if view is not None:
+                view.JumpSliceByOffsetting(*scene.flipped(position))
+
+    # -- how it looks
+
+    def style(self) -> None:
+        """Draw all masks as the panel's opacity and fill say."""
+        masks.style(opacity=self.parameters.opacity, filled=self.parameters.filled)
+
+    def flip(self) -> None:
+        """Swap the masks of the two views in place: the eye sees a flicker better than two pictures."""
+        self._flipped = not self._flipped
+        views = (scene.QUANTIZED_VIEW, scene.FP32_VIEW) if self._flipped else (scene.FP32_VIEW, scene.QUANTIZED_VIEW)
+        for kind, view in zip((masks.FP32, masks.QUANTIZED), views):
+            node = masks.segmentation_of(kind, self.node) if self.node is not None else None
+            if node is not None:
+                masks.confine(kind, node, (view,))
+
+    def set_window(self, name: str) -> None:
+        """Show the scan in one of `WINDOWS`, or "" for a window that its values suggest."""
+        display = self.node.GetDisplayNode() if self.node is not None else None
+        if display is None:
+            return
+        if name:
+            level, width = WINDOWS[name]
+            display.SetAutoWindowLevel(False)
+            display.SetWindowLevel(width, level)
+        else:
+            display.SetAutoWindowLevel(True)
+
+    # -- inside
+
+    @staticmethod
+    def _scene_events() -> list[tuple[Any, int]]:
+        """Nodes that come and go, and the end of drawing a box."""
+        events = [(slicer.mrmlScene, slicer.vtkMRMLScene.NodeAddedEvent)]
+        events.append((slicer.mrmlScene, slicer.vtkMRMLScene.NodeRemovedEvent))
+        interaction = slicer.mrmlScene.GetNodeByID("vtkMRMLInteractionNodeSingleton")
+        if interaction is not None:
+            events.append((interaction, interaction.InteractionModeChangedEvent))
+        return events
+
+    def _scene_changed(self, caller: Any = None, event: Any = None) -> None:
+        self._settle.start()
+
+    def _volume_event(self, caller: Any = None, event: Any = None) -> None:
+        self._volume_moved = True
+        self._settle.start()
+
+    def _boxes_rest(self) -> None:
+        self._observe_boxes()
+        if self._volume_moved:
+            self._volume_moved = False
+            self.volume_changed()
+        for node in self.box_nodes():
+            boxes.deepen_flat_box(node, self.node)
+        self.boxes_changed()
+
+    def _observe_boxes(self) -> None:
+        present = [
+            node
+            for node in slicer.util.getNodesByClass("vtkMRMLMarkupsROINode")
+            if node.GetAttribute(boxes.BOX_ATTRIBUTE) is not None
+        ]
+        for node in [known for known in self._observed if known not in present]:
+            self._forget(node)
+        for node in present:
+            if node not in self._observed:
+                events = [getattr(node, name) for name in BOX_EVENTS]
+                events.append(slicer.vtkMRMLTransformableNode.TransformModifiedEvent)
+                self._observed[node] = [node.AddObserver(event, self._scene_changed) for event in events]
+
+    def _forget(self, node: Any) -> None:
+        for tag in self._observed.pop(node, []):
+            node.RemoveObserver(tag)

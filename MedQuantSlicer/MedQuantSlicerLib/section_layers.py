@@ -1,0 +1,55 @@
+"""The section "Layers": which of them break first, and those that the user wants precise."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from MedQuantSlicerLib import style
+from MedQuantSlicerLib.colormap import legend
+from MedQuantSlicerLib.heatmap import HeatmapTree
+from MedQuantSlicerLib.messages import _
+from MedQuantSlicerLib.state import Shown
+from MedQuantSlicerLib.widgets import show_action, show_text
+
+FLOATING_POINT = 32
+
+
+class LayersSection:
+    """Sensitivity."""
+
+    def __init__(self, ui: Any, presenter: Any) -> None:
+        self._ui = ui
+        self._heatmap = HeatmapTree(ui.heatmap, presenter.layer_chosen)
+        style.mark(ui.layersLabel, "quiet")
+        style.mark(ui.wishesLabel, "quiet")
+        ui.sensitivityButton.clicked.connect(lambda *_: presenter.find_sensitivity())
+        ui.keepButton.clicked.connect(lambda *_: presenter.keep_precise())
+        ui.keepFloatButton.clicked.connect(lambda *_: presenter.keep_precise("", FLOATING_POINT))
+        ui.forgetButton.clicked.connect(lambda *_: presenter.forget_wishes())
+
+    def show(self, shown: Shown) -> None:
+        """Paint."""
+        ui, measured = self._ui, shown.heatmap is not None and bool(shown.heatmap.layers)
+        self._heatmap.show(shown.heatmap)
+        show_action(ui.sensitivityButton, shown.actions.get("find_sensitivity"))
+        show_text(ui.legendLabel, legend(self._heatmap.largest) if measured else "")
+        show_text(ui.layerLabel, shown.layer.text if shown.layer else _("Click on a layer.") if measured else "")
+        keep = shown.actions.get("keep_precise")
+        for button in (ui.keepButton, ui.keepFloatButton):
+            button.setVisible(measured)
+            show_action(button, keep, text=button is ui.keepButton)
+        ui.keepFloatButton.setVisible(measured and (shown.layer is None or shown.layer.kept is None))
+        show_text(ui.wishesLabel, wishes_of(shown))
+        show_action(ui.forgetButton, shown.actions.get("forget_wishes"), text=False)
+        ui.forgetButton.setVisible(bool(shown.overrides))
+
+
+def wishes_of(shown: Shown) -> str:
+    """The layers that are kept precise, in a line."""
+    if not shown.overrides:
+        return ""
+    names = [
+        f"{name} ({_('float') if bits >= FLOATING_POINT else _('{bits} bits').format(bits=bits)})"
+        for name, bits in shown.overrides
+    ]
+    return _("Kept precise the next time you quantize: {names}").format(names=", ".join(names))

@@ -1,0 +1,84 @@
+"""The section "Quantize": three large choices, the button, and what came of it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import qt
+
+from MedQuantSlicerLib import style
+from MedQuantSlicerLib.messages import _
+from MedQuantSlicerLib.state import BITS, BitsChoice, Shown
+from MedQuantSlicerLib.widgets import Fold, label, show_action, show_text
+
+
+class BitsButton:
+    """One of the three: the number large, below it size, seconds and what the masks lose."""
+
+    def __init__(self, button: Any, bits: int) -> None:
+        self.button = button
+        style.mark(button, "bits")
+        self._figure, self._unit = label(str(bits), figure=True), label(_("bits"), quiet=True)
+        self._size, self._accuracy, self._seconds = label(), label(quiet=True, word_wrap=True), label(quiet=True)
+        self._size.setStyleSheet("font-weight: bold")
+        head = qt.QHBoxLayout()
+        head.setSpacing(4)
+        head.addStretch(1)
+        head.addWidget(self._figure)
+        head.addWidget(self._unit)
+        head.addStretch(1)
+        rows = qt.QVBoxLayout(button)
+        rows.setContentsMargins(4, 6, 4, 6)
+        rows.setSpacing(1)
+        rows.addStretch(1)
+        rows.addLayout(head)
+        for part in (self._size, self._seconds, self._accuracy):
+            part.setAlignment(qt.Qt.AlignHCenter | qt.Qt.AlignVCenter)
+            rows.addWidget(part)
+        rows.addStretch(1)
+        for part in (self._figure, self._unit, self._size, self._seconds, self._accuracy):
+            part.setAttribute(qt.Qt.WA_TransparentForMouseEvents)
+        button.setAccessibleName(_("{bits} bits").format(bits=bits))
+
+    def show(self, choice: BitsChoice) -> None:
+        """Paint."""
+        self.button.setChecked(choice.chosen)
+        self._size.text = choice.size or "\N{EN DASH}"
+        show_text(self._seconds, choice.seconds)
+        self._accuracy.text = choice.accuracy
+        measured = _("Size of the file that was made.") if choice.measured else _("Size as computed before quantizing.")
+        self.button.toolTip = f"{measured} {_('Masks')}: {choice.accuracy}."
+
+
+class QuantizeSection:
+    """Bits, method, calibration, the button."""
+
+    def __init__(self, ui: Any, presenter: Any, parameters: Any) -> None:
+        self._ui = ui
+        self._group = qt.QButtonGroup(ui.bits4Button.parent())
+        self._group.setExclusive(True)
+        self.bits = {bits: BitsButton(getattr(ui, f"bits{bits}Button"), bits) for bits in BITS}
+        for bits, one in self.bits.items():
+            self._group.addButton(one.button)
+            one.button.clicked.connect(self._choose(parameters, bits))
+        self._method = Fold(ui.methodFold, ui.methodBody)
+        style.mark(ui.quantizedLabel, "quiet")
+        ui.quantizeButton.clicked.connect(lambda *_: presenter.quantize())
+
+    @staticmethod
+    def _choose(parameters: Any, bits: int) -> Any:
+        def choose(*_: Any) -> None:
+            parameters().bits = bits
+
+        return choose
+
+    def show(self, shown: Shown) -> None:
+        """Paint."""
+        ui = self._ui
+        for choice in shown.choices:
+            self.bits[choice.bits].show(choice)
+        show_action(ui.quantizeButton, shown.actions.get("quantize"))
+        show_text(ui.quantizedLabel, shown.quantized)
+        ranged = shown.options.where == "range"
+        ui.rangeWidget.setVisible(ranged)
+        ui.rangeLabel.setVisible(ranged)

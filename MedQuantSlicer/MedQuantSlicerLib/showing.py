@@ -1,0 +1,188 @@
+"""From what is known to what the panel shows."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from MedQuantSlicerLib import messages as m
+from MedQuantSlicerLib.actions import actions_of, hint_of
+from MedQuantSlicerLib.facts import Facts
+from MedQuantSlicerLib.host import FP32, QUANTIZED, VolumeInfo
+from MedQuantSlicerLib.state import (
+    BITS,
+    BitsChoice,
+    Cell,
+    ExportChoice,
+    HeatCell,
+    HeatLayer,
+    Heatmap,
+    LayerLine,
+    ModelLine,
+    Row,
+    Shown,
+    Table,
+    Waiting,
+)
+
+TIMES = "\N{MULTIPLICATION SIGN}"
+WORST = 5
+EXPORTS = (
+    ExportChoice("artifact", m._("MedQuant's own, the smallest"), m._("One .mq.safetensors file, a card and a script")),
+    ExportChoice("onnx", m._("ONNX, for most programs"), m._("ONNX files, a card, an example and a script")),
+    ExportChoice("openvino", m._("OpenVINO, for processors"), m._("OpenVINO files, a card, an example and a script")),
+    ExportChoice("torch", m._("PyTorch"), m._("torch.export files, a card, an example and a script")),
+)
+
+
+def shown_of(facts: Facts, now: float) -> Shown:
+    """All that is to be shown."""
+    section, notice = facts.notice
+    masks = facts.masks
+    latest = facts.latest
+    return Shown(
+        state=facts.state,
+        scan=scan_line(facts.volume),
+        scan_name=facts.volume.name if facts.volume else "",
+        hint=hint_of(facts),
+        models=tuple(facts.models),
+        model=facts.model,
+        bits=facts.bits,
+        choices=_choices(facts),
+        options=facts.options,
+        waiting=_waiting(facts, now),
+        problem=facts.problem,
+        notice=notice,
+        notice_section=section,
+        quantized=m.quantized(m.bits(latest.bits), latest.text) if latest else "",
+        quantized_fits=facts.quantized is not None,
+        boxes=_boxes(facts) if facts.needs_box else "",
+        needs_box=facts.needs_box,
+        left_title=masks[FP32].title if FP32 in masks else "",
+        right_title=masks[QUANTIZED].title if QUANTIZED in masks else "",
+        table=facts.table,
+        difference_shown=facts.difference_shown,
+        worst=str(facts.worst["text"]) if facts.worst else "",
+        heatmap=_heatmap(facts),
+        layer=_layer(facts),
+        overrides=tuple(facts.wishes.items()),
+        exports=EXPORTS,
+        exported=facts.exported,
+        machine=facts.machine,
+        cache=facts.cache,
+        cache_folder=facts.cache_folder,
+        actions=actions_of(facts),
+    )
+
+
+def scan_line(volume: VolumeInfo | None) -> str:
+    """What a scan is, in one line."""
+    if volume is None:
+        return ""
+    k, j, i = volume.shape
+    size = f" {TIMES} ".join(str(n) for n in (i, j, k))
+    spacing = f" {TIMES} ".join(f"{millimetres:.2f}" for millimetres in volume.spacing)
+    return ", ".join(filter(None, (volume.modality, size, f"{spacing} mm")))
+
+
+def model_line(told: Mapping[str, Any]) -> ModelLine:
+    """A model as the engine tells of it."""
+    return ModelLine(
+        spec=told["spec"],
+        title=told["title"],
+        task=told.get("about", ""),
+        needs_box=told.get("task") == "box",
+        modality=told.get("modality", ""),
+        size=told.get("size", ""),
+        seconds=told.get("seconds", ""),
+        licence=told.get("licence", ""),
+        present=told.get("present", True),
+        needs=told.get("needs", ""),
+        can_download=told.get("can_download", False),
+        is_demo=told.get("is_demo", False),
+        is_quantized=told.get("is_quantized", False),
+        bits=told.get("bits", 32),
+    )
+
+
+def table_of(told: Mapping[str, Any]) -> Table:
+    """A table as the engine tells it."""
+    rows = tuple(
+        Row(
+            title=row["title"],
+            cells=tuple(Cell(cell["text"], cell.get("strong", False)) for cell in row["cells"]),
+            of_all=row.get("of_all", False),
+            badges=tuple(row.get("badges", ())),
+        )
+        for row in told["rows"]
+    )
+    return Table(
+        columns=tuple(told["columns"]),
+        tooltips=tuple(told["tooltips"]),
+        rows=rows,
+        headline=told["headline"],
+        notes=tuple(told.get("notes", ())),
+        csv=told.get("csv", ""),
+    )
+
+
+def block_of(layer: str) -> str:
+    """The block that a layer belongs to: its name up to the last number, or else its parent."""
+    words = layer.split(".")
+    numbers = [place for place, word in enumerate(words) if word.isdigit()]
+    return ".".join(words[: numbers[0] + 1] if numbers else words[:-1])
+
+
+def _choices(facts: Facts) -> tuple[BitsChoice, ...]:
+    known = facts.choices.get(facts.choice_key(), {})
+    only = facts.quantized.bits if facts.line is not None and facts.line.is_quantized else None
+    choices = []
+    for bits in BITS:
+        told = known.get(str(bits), {})
+        words = (told.get("size", ""), told.get("seconds", ""), told.get("accuracy") or m.NOT_MEASURED)
+        choices.append(BitsChoice(bits, bits == (only or facts.bits), *words, bool(told.get("measured"))))
+    return tuple(choices)
+
+
+def _waiting(facts: Facts, now: float) -> Waiting | None:
+    running = facts.running
+    if running is None:
+        return None
+    left = ""
+    if running.ends is not None and not running.cancelling:
+        left = m.left(*divmod(max(0, round(running.ends - now)), 60))
+    text = m.STOPPING if running.cancelling else running.text
+    return Waiting(running.section, text, running.fraction, left, running.cancelling)
+
+
+def _boxes(facts: Facts) -> str:
+    return m.boxes(len(facts.boxes), ", ".join(dict.fromkeys(box.name for box in facts.boxes)))
+
+
+def _heatmap(facts: Facts) -> Heatmap | None:
+    if not facts.heat_cells or facts.heat_of != facts.model:
+        return None
+    cells = tuple(facts.heat_cells.values())
+    bits = tuple(sorted({cell.bits for cell in cells}, reverse=True))
+    fewest = sorted((cell for cell in cells if cell.bits == bits[-1]), key=lambda cell: -cell.effect)
+    layers = tuple(
+        HeatLayer(one.name, one.block, one.kind, one.shape, one.share, facts.wishes.get(one.name))
+        for one in facts.heat_layers.values()
+    )
+    return Heatmap(layers, bits, cells, tuple(cell.layer for cell in fewest[:WORST]), facts.heat_complete)
+
+
+def _layer(facts: Facts) -> LayerLine | None:
+    layer = facts.heat_layers.get(facts.layer)
+    if layer is None:
+        return None
+    effects = [f"{cell.effect:.1%} ({m.bits(cell.bits)})" for cell in _cells_of(facts, layer)]
+    shape = f" {TIMES} ".join(str(n) for n in layer.shape)
+    kept = facts.wishes.get(layer.name)
+    text = m.layer(layer.name, layer.kind, shape, f"{layer.share:.1%}", ", ".join(effects))
+    return LayerLine(layer.name, text if kept is None else f"{text}; {m.kept_at(kept)}", kept)
+
+
+def _cells_of(facts: Facts, layer: HeatLayer) -> list[HeatCell]:
+    cells = [cell for cell in facts.heat_cells.values() if cell.layer == layer.name]
+    return sorted(cells, key=lambda cell: -cell.bits)

@@ -1,0 +1,164 @@
+"""What runs: one piece of long work at a time, with its progress, its end, its failure, and the wish to stop it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from MedQuantSlicerLib import messages as m
+from MedQuantSlicerLib.actions import STATE_OF, actions_of
+from MedQuantSlicerLib.engine_process import EngineProcess
+from MedQuantSlicerLib.facts import Facts, Running
+from MedQuantSlicerLib.host import Host
+from MedQuantSlicerLib.scan_files import ScanFiles
+from MedQuantSlicerLib.state import Problem, State
+
+Told = dict[str, Any]
+Then = Callable[[], None]
+
+
+class Works:
+    """Runs requests in a state of their own. `update` shows what has changed."""
+
+    def __init__(
+        self, facts: Facts, engine: EngineProcess, host: Host, update: Then, clock: Callable[[], float]
+    ) -> None:
+        self.facts, self.engine, self.host, self.update = facts, engine, host, update
+        self.files = ScanFiles(engine, host)
+        self.installed: Then = lambda: None
+        """Called once the engine can be asked."""
+        self._clock = clock
+        self._request: Any = None
+
+    def can(self, verb: str) -> bool:
+        """Whether a verb is possible now."""
+        return actions_of(self.facts)[verb].enabled
+
+    def run(
+        self,
+        verb: str,
+        section: str,
+        method: str,
+        params: Told,
+        on_result: Callable[[Told], None],
+        **how: Any,
+    ) -> None:
+        """Ask the engine for what a button stands for, if that is possible now; `how` goes to `step`."""
+        if self.can(verb):
+            state = how.pop("state", STATE_OF.get(verb, State.COMPARING))
+            self.begin(section, lambda: self.step(state, section, method, params, on_result, **how))
+
+    def begin(self, section: str, then: Then) -> None:
+        """Do something that needs the engine, after installing it where that is wished."""
+        self.dismiss()
+        missing = self.host.missing()
+        if missing is None:
+            then()
+        elif self.host.confirm(missing.text):
+            self._install(section, then)
+        else:
+            self.fail(section, {"kind": "user", "message": m.NOT_INSTALLED})
+
+    def step(
+        self,
+        state: State,
+        section: str,
+        method: str,
+        params: Told,
+        on_result: Callable[[Told], None],
+        *,
+        with_volume: bool = False,
+        on_partial: Callable[[Told], None] | None = None,
+        on_failed: Then = lambda: None,
+    ) -> None:
+        """One request. `on_result` may go on with the next step; `on_failed` tidies up what partial results left."""
+        facts = self.facts
+        facts.state, facts.running = state, Running(section, m.STARTING)
+        self.update()
+        try:
+            asked = {**params, "volume": self.files.volume(facts.volume)} if with_volume else params
+        except OSError as error:
+            self.rest()
+            self.fail(section, {"kind": "user", "message": m.cannot_hand_over(error.strerror or str(error))})
+            return
+
+        def progress(told: Told) -> None:
+            running = facts.running
+            if running is not None and not running.cancelling:
+                running.text, running.fraction = told.get("text") or running.text, told.get("fraction")
+                left = told.get("seconds_left")
+                running.ends = None if left is None else self._clock() + left
+                self.update()
+
+        def result(told: Told) -> None:
+            self.rest()
+            on_result(told)
+            self.update()
+
+        def error(told: Told) -> None:
+            self.rest()
+            on_failed()
+            self.fail(section, told)
+
+        self._request = self.engine.request(
+            method, asked, on_progress=progress, on_partial=on_partial, on_result=result, on_error=error
+        )
+
+    def cancel(self) -> None:
+        """Stop what runs; what was there before stays."""
+        if self.facts.state is State.INSTALLING:
+            self.host.cancel_install()
+            self.rest()
+        elif self._request is not None and self.facts.running is not None:
+            self.facts.running.cancelling = True
+            self._request.cancel()
+        self.update()
+
+    def cancels(self, verb: str) -> bool:
+        """Whether pressing the verb's button means to stop its work; then it is being stopped."""
+        if self.facts.state is not STATE_OF[verb]:
+            return False
+        self.cancel()
+        return True
+
+    def rest(self) -> None:
+        """Nothing runs any more."""
+        self.facts.running, self._request = None, None
+        self.facts.state = State.IDLE if self.facts.volume is not None else State.NO_VOLUME
+
+    def fail(self, section: str, told: Told) -> None:
+        """Show what went wrong; that the user stopped something is nothing wrong."""
+        if told.get("kind") != "cancelled":
+            text = told.get("message") or m.ENGINE_ENDED
+            self.facts.problem = Problem(section, text, told.get("kind") or "internal", told.get("log") or "")
+            self.facts.state = State.FAILED
+        self.update()
+
+    def dismiss(self) -> None:
+        """The last problem and the last good news have been read."""
+        self.facts.problem, self.facts.notice = None, ("", "")
+        if self.facts.state is State.FAILED:
+            self.rest()
+
+    def _install(self, section: str, then: Then) -> None:
+        facts = self.facts
+        facts.state, facts.running = State.INSTALLING, Running(section, m.INSTALLING)
+
+        def progress(text: str) -> None:
+            if facts.state is State.INSTALLING and facts.running is not None:
+                facts.running.text = text
+                self.update()
+
+        def done() -> None:
+            if facts.state is State.INSTALLING:
+                self.rest()
+                self.installed()
+                then()
+
+        def error(text: str, log: str = "") -> None:
+            if facts.state is State.INSTALLING:
+                self.rest()
+                self.fail(section, {"kind": "user", "message": text, "log": log})
+
+        self.update()
+        self.host.install(progress, done, error)

@@ -1,0 +1,43 @@
+"""The panel and the helpers of these tests on the path; Slicer's stand-ins where slicer-core and PySide6 are."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+
+import pytest
+
+MODULE = Path(__file__).resolve().parents[2] / "MedQuantSlicer"
+for folder in (MODULE, Path(__file__).resolve().parent):
+    if str(folder) not in sys.path:
+        sys.path.insert(0, str(folder))
+
+
+@pytest.fixture(scope="session")
+def slicer():
+    """The package `slicer` with its stand-ins and a Qt application without a screen."""
+    pytest.importorskip("slicer_core", reason="slicer-core is not installed (pip install medquant[app])")
+    pytest.importorskip("PySide6", reason="PySide6 is not installed (pip install medquant[app])")
+    os.environ.setdefault("QT_QPA_PLATFORM", "offscreen")
+    from medquant_desktop.slicer_compat import bootstrap
+
+    bootstrap.start()
+    import qt
+    import slicer
+
+    application = qt.QApplication.instance() or qt.QApplication([])
+    application.setApplicationName("MedQuant tests")
+    from medquant_desktop import mrml_application
+
+    mrml_application.start()
+    yield slicer
+    slicer.mrmlScene.Clear(0)
+
+
+@pytest.fixture
+def scene(slicer):
+    """An empty scene."""
+    slicer.mrmlScene.Clear(0)
+    yield slicer.mrmlScene
+    slicer.mrmlScene.Clear(0)

@@ -1,0 +1,115 @@
+"""An engine that answers what a test tells it to, and a host without views, for the real panel."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+
+@dataclass
+class Asked:
+    """One request as the panel made it."""
+
+    method: str
+    params: dict[str, Any]
+    callbacks: dict[str, Any]
+    cancelled: bool = False
+
+    def cancel(self) -> None:
+        """The user stopped it."""
+        self.cancelled = True
+        self.callbacks["on_error"]({"kind": "cancelled", "message": "Stopped."})
+
+
+class FakeEngine:
+    """Keeps requests until `answer` is called."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder, self.asked = folder, []
+        self.restarted = lambda: None
+
+    def request(self, method: str, params=None, **callbacks) -> Asked:
+        """As of `EngineProcess`."""
+        self.asked.append(Asked(method, dict(params or {}), callbacks))
+        return self.asked[-1]
+
+    def last(self, method: str) -> Asked:
+        """The last request of a method."""
+        return next(one for one in reversed(self.asked) if one.method == method)
+
+    def answer(self, method: str, result: dict[str, Any]) -> None:
+        """Give the result of the last request of a method."""
+        self.last(method).callbacks["on_result"](result)
+
+    def path(self, name: str) -> str:
+        """A file of the exchange."""
+        return str(self.folder / name)
+
+    def discard(self, name: str) -> None:
+        """Of no concern here."""
+
+    def tick(self) -> None:
+        """Never hangs."""
+
+    def close(self) -> None:
+        """Nothing to end."""
+
+
+def make_widget(engine: FakeEngine, parent: Any) -> Any:
+    """The module's own widget with this engine and a host that has a scene but no views."""
+    from MedQuantSlicer import MedQuantSlicerLogic, MedQuantSlicerWidget
+    from MedQuantSlicerLib.scene_host import SceneHost
+
+    class Host(SceneHost):
+        def __init__(self, parameters):
+            super().__init__(parameters)
+            self.calls, self.lacks = [], None
+
+        def show_pair(self, left, right):
+            self.calls.append(("pair", left, right))
+
+        def restore_layout(self):
+            self.calls.append(("restore",))
+
+        def confirm(self, text):
+            self.calls.append(("confirm", text))
+            return True
+
+        def open_folder(self, path):
+            self.calls.append(("open", path))
+
+        def missing(self):
+            return self.lacks
+
+        def install(self, on_progress, on_done, on_error):
+            self.calls.append(("install", on_progress, on_done, on_error))
+
+        def cancel_install(self):
+            self.calls.append(("cancel_install",))
+
+        def restarted(self):
+            pass
+
+    class Logic(MedQuantSlicerLogic):
+        def __init__(self):
+            super().__init__()
+            self.moduleName = "MedQuantSlicer"
+
+        def make_engine(self):
+            return engine
+
+    class Widget(MedQuantSlicerWidget):
+        def make_host(self, parameters):
+            return Host(parameters)
+
+        def make_logic(self):
+            return Logic()
+
+        def open_sample(self):
+            self.sampled = True
+
+    widget = Widget(parent)
+    widget.setup()
+    widget.enter()
+    return widget

@@ -1,0 +1,530 @@
+"""The panel by real clicks, with an engine that answers what it is told to."""
+
+from __future__ import annotations
+
+import numpy as np
+import panel_fakes as fakes
+import panel_geometries as geometries
+import pytest
+
+SIZES = {
+    "choices": {"8": {"size": "4.3 MB"}, "4": {"size": "2.5 MB", "seconds": "48 ms a slice"}, "2": {"size": "1.6 MB"}}
+}
+QUANTIZED = {"handle": "q1", "bits": 4, "text": "2.5 MB, 4.2 bits/weight, calibrated on 8 slices"}
+
+
+@pytest.fixture
+def engine(tmp_path):
+    return fakes.FakeEngine(tmp_path)
+
+
+@pytest.fixture
+def widget(slicer, scene, engine):
+    import qt
+
+    holder = qt.QWidget()
+    qt.QVBoxLayout(holder)
+    made = fakes.make_widget(engine, holder)
+    holder.resize(420, 1400)
+    holder.show()
+    _settle()
+    yield made
+    made.cleanup()
+    holder.close()
+    _settle()
+
+
+def _settle(milliseconds=30):
+    import time
+
+    import qt
+
+    end = time.monotonic() + milliseconds / 1000
+    while time.monotonic() < end:
+        qt.QApplication.processEvents()
+        time.sleep(0.002)
+
+
+def _click(button):
+    from PySide6.QtCore import Qt
+    from PySide6.QtTest import QTest
+
+    assert button.isVisible(), f"{button.objectName} cannot be seen"
+    assert button.enabled, f"{button.objectName} cannot be pressed: {button.toolTip}"
+    QTest.mouseClick(button, Qt.LeftButton)
+    _settle()
+
+
+def _scan(widget, name="axial"):
+    volume = geometries.add_volume(name)
+    volume.CreateDefaultDisplayNodes()
+    widget.parameters.inputVolume = volume
+    _settle()
+    return volume
+
+
+def _box(widget, volume, name="liver"):
+    from MedQuantSlicerLib import boxes
+
+    box = boxes.new_box(volume, name)
+    boxes.fit_box(box, volume, (2, 3, 2), (9, 9, 5))
+    _settle(250)
+    return box
+
+
+def _mask(engine, name, labels):
+    np.save(engine.folder / name, labels)
+    return {"array": name, "labels": {"1": "liver"}, "bits": 4}
+
+
+def _table():
+    def cells(*texts):
+        return [{"text": text} for text in texts]
+
+    return {
+        "columns": ["Dice", "time", "on disk"],
+        "tooltips": ["overlap", "of the whole scan", "the file"],
+        "headline": "Dice .994, masks as FP32",
+        "notes": ["Smaller, not faster."],
+        "rows": [
+            {"title": "liver", "cells": cells(".994", "", "")},
+            {"title": "FP32", "cells": cells("1", "3.1 s", "7.7 MB"), "of_all": True, "badges": ["float32", "CPU"]},
+            {"title": "4-bit", "cells": cells(".994", "2.9 s", "2.5 MB"), "of_all": True, "badges": ["simulated"]},
+        ],
+    }
+
+
+def _primary(widget):
+    import qt
+
+    return [b.objectName for b in widget.root.findChildren(qt.QPushButton) if b.property("primary")]
+
+
+def test_without_a_scan_the_sample_is_the_one_thing_to_press(widget, engine):
+    assert _primary(widget) == ["sampleButton"]
+    assert not widget.ui.quantizeButton.enabled
+    assert "scan" in widget.ui.quantizeButton.toolTip
+    assert engine.asked == [], "nothing is asked, so nothing is started"
+    _click(widget.ui.sampleButton)
+    assert widget.sampled
+
+
+def test_a_scan_is_described(widget):
+    _scan(widget)
+    assert "16 \N{MULTIPLICATION SIGN} 12 \N{MULTIPLICATION SIGN} 9" in widget.ui.scanLabel.text
+    assert not widget.ui.emptyWidget.isVisible()
+    assert _primary(widget) == ["quantizeButton"]
+
+
+def test_what_cannot_be_used_says_why(widget, slicer, scene):
+    colour = scene.AddNewNodeByClass("vtkMRMLVectorVolumeNode", "colour")
+    slicer.util.updateVolumeFromArray(colour, np.zeros((2, 3, 4, 3), np.uint8))
+    widget.parameters.inputVolume = colour
+    _settle()
+    assert "several values" in widget.ui.hintLabel.text
+    assert not widget.ui.quantizeButton.enabled
+
+
+def test_from_scan_to_comparison_by_clicks(widget, engine, slicer):
+    from MedQuantSlicerLib import masks
+
+    volume = _scan(widget)
+    engine.answer("sizes", SIZES)
+    _click(widget.ui.bits2Button)
+    assert widget.parameters.bits == 2
+    _click(widget.ui.bits4Button)
+    assert widget.ui.bits4Button.checked
+    assert not widget.ui.bits2Button.checked
+
+    _click(widget.ui.quantizeButton)
+    asked = engine.last("quantize")
+    assert (asked.params["bits"], asked.params["method"]) == (4, "permutation-comq")
+    np.testing.assert_array_equal(
+        np.load(engine.path(asked.params["volume"]["array"])), slicer.util.arrayFromVolume(volume)
+    )
+    asked.callbacks["on_progress"]({"fraction": 0.36, "text": "Quantizing layer 17 of 48", "seconds_left": 42})
+    _settle()
+    messages = widget.panel.messages["quantize"]
+    assert (messages.what.text, messages.left.text) == ("Quantizing layer 17 of 48", "0:42 left")
+    assert messages.bar.value == 360
+    assert widget.ui.quantizeButton.text == "Cancel"
+    assert not widget.ui.segmentButton.enabled
+    engine.answer("quantize", QUANTIZED)
+    _settle()
+    assert "2.5 MB" in widget.ui.quantizedLabel.text
+    assert _primary(widget) == ["placeBoxButton"]
+
+    _box(widget, volume)
+    assert widget.ui.boxList.topLevelItem(0).text(0) == "liver"
+    assert _primary(widget) == ["segmentButton"]
+    _click(widget.ui.segmentButton)
+    first = np.zeros((9, 12, 16), np.uint8)
+    first[3:5, 4:8, 4:9] = 1
+    part = _mask(engine, "part.npy", first[3:4]) | {"offset": [3, 0, 0]}
+    engine.last("segment").callbacks["on_partial"]({"masks": part})
+    node = masks.segmentation_of("fp32", volume)
+    assert masks.labels_on(node, volume)[0].sum() == first[3].sum()
+    done = {"size_text": "7.7 MB", "seconds_text": "3.1 s"}
+    engine.answer("segment", {"mask": _mask(engine, "fp32.npy", first), **done})
+    second = first.copy()
+    second[4, 7] = 0
+    engine.answer("segment", {"mask": _mask(engine, "w4.npy", second), **done})
+    for kind, labels in (("fp32", first), ("quantized", second)):
+        np.testing.assert_array_equal(masks.labels_on(masks.segmentation_of(kind, volume), volume)[0], labels)
+
+    difference = _mask(engine, "difference.npy", (first != second).astype(np.uint8))
+    worst = {"text": "Slice 4 differs most: 5 voxels", "position": [0.0, 0.0, 0.0]}
+    engine.answer("compare", {"table": _table(), "worst": worst, "difference": difference, "verdict": "masks as FP32"})
+    _settle()
+    assert widget.ui.headlineLabel.text == "Dice .994, masks as FP32"
+    assert widget.ui.compareTable.topLevelItem(0).text(1) == ".994"
+    rows = [widget.ui.costTable.topLevelItem(row) for row in range(widget.ui.costTable.topLevelItemCount)]
+    assert ["on disk", "7.7 MB", "2.5 MB"] in [[row.text(place) for place in range(3)] for row in rows]
+    assert _primary(widget) == ["worstButton"]
+    _click(widget.ui.differenceButton)
+    assert masks.segmentation_of("difference", volume) is not None
+    _click(widget.ui.differenceButton)
+    assert masks.segmentation_of("difference", volume) is None
+    np.testing.assert_array_equal(
+        slicer.util.arrayFromVolume(volume).ravel(), np.arange(volume.GetImageData().GetNumberOfPoints())
+    )
+
+
+def test_cancel_stands_where_the_work_was_started(widget, engine):
+    _scan(widget)
+    _click(widget.ui.quantizeButton)
+    _click(widget.ui.quantizeButton)
+    assert engine.last("quantize").cancelled
+    assert widget.ui.quantizeButton.text == "Quantize"
+    assert not widget.panel.messages["quantize"].problem.isVisible()
+
+
+def test_a_problem_stands_where_the_action_was(widget, engine):
+    _scan(widget)
+    _click(widget.ui.quantizeButton)
+    engine.last("quantize").callbacks["on_error"](
+        {"kind": "memory", "message": "No memory. Do this.", "log": "/logs/engine.log"}
+    )
+    _settle()
+    messages = widget.panel.messages["quantize"]
+    assert messages.problem.isVisible()
+    assert messages.trouble.text == "No memory. Do this."
+    assert not widget.panel.messages["segment"].problem.isVisible()
+    _click(messages.log)
+    assert ("open", "/logs") in [call for call in widget.host.calls if call[0] == "open"]
+    _click(messages.close)
+    assert not messages.problem.isVisible()
+    assert widget.ui.quantizeButton.enabled
+
+
+def test_choices_reach_the_engine_and_the_scene(widget, engine):
+    _scan(widget)
+    _click(widget.ui.methodFold)
+    widget.ui.methodSelector.setCurrentText("GPTQ")
+    widget.ui.granularitySelector.setCurrentText("One for each 64 weights")
+    widget.ui.activationsSelector.setCurrentText("Floating point (smaller, not faster)")
+    widget.ui.slicesSpin.setValue(5)
+    assert not widget.ui.firstSpin.isVisible()
+    widget.ui.whereSelector.setCurrentText("From a range")
+    _settle()
+    assert widget.ui.firstSpin.isVisible()
+    widget.ui.firstSpin.setValue(2)
+    widget.ui.lastSpin.setValue(7)
+    _click(widget.ui.quantizeButton)
+    params = engine.last("quantize").params
+    assert (params["method"], params["granularity"], params["activations"]) == ("gptq", "per-group-64", 0)
+    assert params["slices"] == {"count": 5, "where": "range", "first": 2, "last": 7}
+    node = widget.parameters.parameterNode
+    assert (node.GetParameter("method"), node.GetParameter("slices")) == ("GPTQ", "5")
+
+
+def test_models_are_searched_and_chosen(widget):
+    _scan(widget)
+    assert not widget.ui.modelList.isVisible()
+    _click(widget.ui.modelButton)
+    everything = widget.ui.modelList.topLevelItemCount
+    widget.ui.modelSearch.setText("medsam")
+    _settle()
+    found = widget.ui.modelList.topLevelItemCount
+    assert 0 < found < everything
+    assert "MedSAM" in widget.ui.modelList.topLevelItem(0).text(0)
+    widget.ui.modelList.itemClicked.emit(widget.ui.modelList.topLevelItem(0), 0)
+    _settle()
+    assert not widget.ui.modelList.isVisible()
+    assert widget.parameters.model == widget.panel.presenter.shown.model == "medsam"
+    assert _primary(widget) == ["downloadButton"]
+
+
+def test_a_box_is_named_and_removed_in_the_list(widget):
+    volume = _scan(widget)
+    box = _box(widget, volume, "Structure 1")
+    _box(widget, volume, "Structure 2")
+    item = widget.ui.boxList.topLevelItem(0)
+    item.setText(0, "spleen")
+    _settle()
+    assert box.GetName() == "spleen"
+    assert [one.name for one in widget.host.boxes()] == ["spleen", "Structure 2"]
+    widget.ui.boxList.itemClicked.emit(widget.ui.boxList.topLevelItem(0), 1)
+    _settle(250)
+    assert [one.name for one in widget.host.boxes()] == ["Structure 2"]
+    assert widget.ui.boxList.topLevelItemCount == 1
+
+
+def test_a_box_from_a_segment(widget):
+    from MedQuantSlicerLib import masks
+
+    volume = _scan(widget, "oblique")
+    labels = np.zeros((9, 12, 16), np.uint8)
+    labels[3:6, 2:8, 5:9] = 1
+    node = masks.show("fp32", labels, {1: "liver"}, volume, title="drawn")
+    node.SetAttribute(masks.KIND_ATTRIBUTE, "")
+    menu = widget.ui.boxFromSegmentButton.menu()
+    menu.aboutToShow.emit()
+    menu.actions()[0].trigger()
+    _settle(250)
+    (box,) = widget.host.boxes()
+    assert box.name == "liver"
+    inverse = np.linalg.inv(np.array(widget.host.volume().ijk_to_lps))
+    corners = np.array([inverse @ [*corner, 1.0] for corner in box.corners])[:, :3]
+    np.testing.assert_allclose(corners.min(axis=0), [4.5, 1.5, 2.5], atol=1e-4)
+    np.testing.assert_allclose(corners.max(axis=0), [8.5, 7.5, 5.5], atol=1e-4)
+
+
+def test_a_moved_scan_is_noticed(widget):
+    volume = _scan(widget)
+    before = widget.panel.presenter.shown
+    volume.SetAndObserveTransformNodeID(geometries.add_transform(geometries.moved()).GetID())
+    _settle(250)
+    assert widget.panel.presenter.facts.volume.key == widget.host.volume().key
+    assert before.scan == widget.panel.presenter.shown.scan
+
+
+def test_heatmap_fills_folds_and_is_clicked(widget, engine):
+    _scan(widget)
+    widget.ui.layersSection.collapsed = False
+    _settle()
+    _click(widget.ui.sensitivityButton)
+    partial = engine.last("sensitivity").callbacks["on_partial"]
+    for block in (0, 1):
+        for layer in ("attn.qkv", "mlp.lin1"):
+            for bits, effect in ((8, 0.001), (4, 0.01), (2, 0.2 + 0.1 * block)):
+                cell = {"layer": f"encoder.layers.{block}.{layer}", "kind": "Linear", "shape": [8, 8], "share": 0.1}
+                partial({"cell": {**cell, "bits": bits, "effect": effect}})
+    engine.answer("sensitivity", {"cells": []})
+    _settle()
+    tree = widget.ui.heatmap
+    assert tree.isVisible()
+    assert tree.topLevelItemCount == 2
+    block = tree.topLevelItem(1)
+    assert block.text(0) == "encoder.layers.1"
+    assert block.child(0).text(3) == "30"
+    assert block.text(3) == "30", "a folded block shows its worst layer"
+    bright, dark = (block.child(0).background(place).color().lightness() for place in (1, 3))
+    assert bright > 230
+    assert dark < 100
+    assert not widget.ui.keepButton.enabled
+    tree.itemClicked.emit(block.child(0), 3)
+    _settle()
+    assert "encoder.layers.1.attn.qkv" in widget.ui.layerLabel.text
+    _click(widget.ui.keepButton)
+    assert "encoder.layers.1.attn.qkv" in widget.ui.wishesLabel.text
+    _click(widget.ui.quantizeButton)
+    assert engine.last("quantize").params["overrides"] == {"encoder.layers.1.attn.qkv": 8}
+
+
+def test_export_says_what_it_writes(widget, engine, tmp_path):
+    _scan(widget)
+    _click(widget.ui.quantizeButton)
+    engine.answer("quantize", QUANTIZED)
+    widget.ui.exportSection.collapsed = False
+    widget.ui.folderEdit.setText(str(tmp_path))
+    widget.ui.formatSelector.setCurrentIndex(1)
+    _settle()
+    assert "ONNX" in widget.ui.writesLabel.text
+    _click(widget.ui.exportButton)
+    params = engine.last("export").params
+    assert (params["format"], params["folder"], params["handle"]) == ("onnx", str(tmp_path), "q1")
+    engine.answer("export", {"folder": str(tmp_path / "made")})
+    _settle()
+    assert str(tmp_path / "made") in widget.panel.messages["export"].notice.text
+    _click(widget.ui.openExportedButton)
+    assert ("open", str(tmp_path / "made")) in widget.host.calls
+
+
+def test_packages_are_asked_for_once_and_only_by_a_button(widget, engine):
+    from MedQuantSlicerLib.host import Missing
+
+    widget.host.lacks = Missing("MedQuant needs PyTorch. Install?")
+    _scan(widget)
+    assert engine.asked == []
+    _click(widget.ui.quantizeButton)
+    assert [call for call in widget.host.calls if call[0] == "confirm"] == [
+        ("confirm", "MedQuant needs PyTorch. Install?")
+    ]
+    (_, progress, done, _error) = next(call for call in widget.host.calls if call[0] == "install")
+    progress("Fetching torch")
+    _settle()
+    assert widget.panel.messages["quantize"].what.text == "Fetching torch"
+    widget.host.lacks = None
+    done()
+    assert engine.last("quantize").params["bits"] == 4
+
+
+def test_opacity_and_fill_reach_the_masks(widget):
+    from MedQuantSlicerLib import masks
+
+    volume = _scan(widget)
+    node = masks.show("fp32", np.ones((9, 12, 16), np.uint8), {1: "liver"}, volume, title="FP32")
+    widget.ui.opacitySlider.setValue(0.4)
+    widget.ui.filledBox.setChecked(True)
+    _settle()
+    display = node.GetDisplayNode()
+    assert display.GetOpacity() == pytest.approx(0.4)
+    assert display.GetVisibility2DFill()
+
+
+def test_keys(widget, engine):
+    from MedQuantSlicerLib import masks
+
+    volume = _scan(widget)
+    _box(widget, volume)
+    widget.parameters.run = type(widget.parameters.run).FP32
+    keys = widget.panel.keys()
+    keys["S"]()
+    assert engine.last("segment").params["of"] == "embedded"
+    labels = np.ones((9, 12, 16), np.uint8)
+    node = masks.show("fp32", labels, {1: "liver"}, volume, title="FP32")
+    widget.root.setFocus()
+    keys["Space"]()
+    assert list(node.GetDisplayNode().GetViewNodeIDs()) == ["vtkMRMLSliceNodeMedQuantQuantized"]
+    keys["Space"]()
+    assert list(node.GetDisplayNode().GetViewNodeIDs()) == ["vtkMRMLSliceNodeMedQuantFP32"]
+
+
+def test_a_closed_scene_leaves_an_empty_panel(widget, slicer):
+    _box(widget, _scan(widget))
+    slicer.mrmlScene.Clear(0)
+    _settle(250)
+    assert widget.panel.presenter.shown.scan == ""
+    assert widget.ui.boxList.topLevelItemCount == 0
+    assert widget.parameters.parameterNode.GetScene() is slicer.mrmlScene
+    _scan(widget)
+    assert widget.panel.presenter.shown.scan
+    _click(widget.ui.bits8Button)
+    assert widget.panel.presenter.shown.bits == 8
+
+
+def test_leaving_gives_the_layout_back_and_cleanup_observes_nothing(widget, slicer):
+    widget.exit()
+    assert ("restore",) in widget.host.calls
+
+
+@pytest.mark.parametrize("width", [340, 420, 600])
+def test_nothing_is_cut_off(widget, width):
+    """Every visible label and button has the room that its text needs."""
+    import qt
+
+    _scan(widget)
+    _click(widget.ui.methodFold)
+    widget.parent.resize(width, 1800)
+    _settle()
+    assert widget.root.minimumSizeHint.width() <= width
+    for button in widget.root.findChildren(qt.QPushButton):
+        if button.isVisible() and button.text:
+            needed = button.fontMetrics().horizontalAdvance(button.text)
+            assert button.width >= needed, button.objectName
+    for one in widget.root.findChildren(qt.QLabel):
+        if one.isVisible() and one.wordWrap and one.text:
+            assert one.height >= one.heightForWidth(one.width) - 2, one.text
+
+
+def test_the_table_with_a_reference_fits_a_narrow_panel(widget, engine):
+    """Six numbers for each structure stand in two tables; what each model has against the reference in one line."""
+    from MedQuantSlicerLib import compare_table
+    from MedQuantSlicerLib.state import Cell, Row, Table
+
+    def row(title, *texts, **named):
+        return Row(title, tuple(Cell(text) for text in texts), **named)
+
+    small = ("int8 kernels (openvino)", "CPU", "4.2 bits/weight")
+    table = Table(
+        ("Dice", "NSD", "HD95 mm", "Volume mL", "FP32 Dice", "Its Dice", "Seconds"),
+        ("",) * 7,
+        (
+            row("FP32", "", "", "", "2006.5", ".800", "", "1.95 s", of_all=True, badges=("float32", "CPU")),
+            row("4-bit", ".991", ".98", "1.1", "2014.0", "", ".798", "1.97 s", of_all=True, badges=small),
+            row("liver", ".989", ".978", "1.5", "1801.9 (+6.9)", ".821", ".819", ""),
+        ),
+        "",
+    )
+    ui = widget.ui
+    compare_table.fill_structures((ui.compareTable, ui.referenceTable), table)
+    compare_table.fill_models(ui.costTable, table)
+    assert [ui.referenceTable.headerItem().text(place) for place in range(3)] == ["Structure", "FP32 Dice", "Its Dice"]
+    lines = [ui.costTable.topLevelItem(row) for row in range(ui.costTable.topLevelItemCount)]
+    told = [[line.text(place) for place in range(3)] for line in lines]
+    assert ["Reference Dice", ".800", ".798"] in told
+    assert ["Seconds", "1.95 s", "1.97 s"] in told
+    assert ["Arithmetic", "float32", "int8 kernels"] in told
+    assert ["Runtime", "PyTorch", "OpenVINO"] in told
+    assert ["Weights", "", "4.2 bits/weight"] in told
+    assert "NSD" not in [line[0] for line in told], "FP32 has none: it stands with the structures"
+    widget.parent.resize(360, 1800)
+    _settle()
+    for tree in (ui.compareTable, ui.referenceTable, ui.costTable):
+        widths = [tree.columnWidth(place) for place in range(tree.columnCount)]
+        assert sum(widths) <= tree.width
+        assert widths[0] >= tree.fontMetrics().horizontalAdvance("Seconds")
+
+
+def test_choices_return_with_a_saved_session(widget, slicer, scene, tmp_path):
+    volume = _scan(widget, "coronal")
+    _box(widget, volume)
+    _click(widget.ui.bits2Button)
+    widget.parameters.method = type(widget.parameters.method).RTN
+    path = tmp_path / "session.mrb"
+    assert scene.WriteToMRB(str(path))
+    scene.Clear(0)
+    _settle(200)
+    _click(widget.ui.bits8Button)
+    assert widget.panel.presenter.shown.scan == ""
+    reader = slicer.vtkMRMLApplicationLogic()
+    reader.SetMRMLScene(scene)
+    (tmp_path / "unpacked").mkdir()
+    assert reader.OpenSlicerDataBundle(str(path), str(tmp_path / "unpacked"))
+    _settle(250)
+    shown = widget.panel.presenter.shown
+    assert widget.parameters.inputVolume.GetName() == "coronal scan"
+    assert "16" in shown.scan
+    assert (shown.bits, shown.options.method) == (2, "rtn")
+    assert widget.ui.bits2Button.checked
+    assert widget.ui.methodSelector.currentText == "Round to nearest (fastest)"
+    assert [box.name for box in widget.host.boxes()] == ["liver"]
+    assert widget.ui.boxList.topLevelItemCount == 1
+
+
+def test_news_are_scrolled_into_sight(slicer, scene, engine):
+    import qt
+
+    area, holder = qt.QScrollArea(), qt.QWidget()
+    qt.QVBoxLayout(holder)
+    widget = fakes.make_widget(engine, holder)
+    area.setWidget(holder)
+    area.setWidgetResizable(True)
+    area.resize(380, 500)
+    area.show()
+    try:
+        _scan(widget)
+        widget.ui.layersSection.collapsed = False
+        _settle()
+        assert area.verticalScrollBar().value == 0
+        widget.panel.presenter.find_sensitivity()
+        engine.last("sensitivity").callbacks["on_error"]({"kind": "user", "message": "Too small. Take another."})
+        _settle(60)
+        place = widget.panel.messages["layers"].problem
+        top = place.mapTo(area.viewport(), qt.QPoint(0, 0)).y()
+        assert 0 <= top < area.viewport().height - 40
+    finally:
+        widget.cleanup()
+        area.close()
+        _settle()

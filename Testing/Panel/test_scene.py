@@ -1,0 +1,351 @@
+"""Volumes, boxes and masks in real MRML, in every orientation and under transforms."""
+
+from __future__ import annotations
+
+import numpy as np
+import panel_geometries as geometries
+import pytest
+
+LPS = np.diag([-1.0, -1.0, 1.0, 1.0])
+every_geometry = pytest.mark.parametrize("geometry", geometries.DIRECTIONS)
+
+
+def _points(matrix, voxels):
+    return [tuple(np.asarray(matrix) @ [*voxel, 1.0])[:3] for voxel in voxels]
+
+
+def _segment_mask(slicer, node, volume, segment="MedQuant_1"):
+    return slicer.util.arrayFromSegmentBinaryLabelmap(node, segment, volume).astype(bool)
+
+
+@every_geometry
+def test_volume_description(scene, geometry):
+    from MedQuantSlicerLib import scene as mrml
+
+    info = mrml.describe_volume(geometries.add_volume(geometry))
+    assert info.shape == (9, 12, 16)
+    assert info.spacing == pytest.approx(geometries.SPACING)
+    np.testing.assert_allclose(info.ijk_to_lps, LPS @ geometries.ijk_to_ras(geometry), atol=1e-9)
+    assert info.problem == ""
+
+
+@every_geometry
+def test_volume_under_two_transforms(scene, geometry):
+    from MedQuantSlicerLib import scene as mrml
+
+    volume = geometries.add_volume(geometry)
+    before = mrml.describe_volume(volume)
+    outer = geometries.add_transform(geometries.moved())
+    inner = geometries.add_transform(
+        np.diag([1.0, 1.0, 1.0, 1.0]) + np.array([[0, 0, 0, 3.0]] + [[0] * 4] * 3), above=outer
+    )
+    volume.SetAndObserveTransformNodeID(inner.GetID())
+    shift = np.eye(4)
+    shift[0, 3] = 3.0
+    expected = LPS @ geometries.moved() @ shift @ geometries.ijk_to_ras(geometry)
+    info = mrml.describe_volume(volume)
+    np.testing.assert_allclose(info.ijk_to_lps, expected, atol=1e-9)
+    assert info.key != before.key
+
+
+def test_the_key_follows_voxels_and_nothing_else(scene):
+    from MedQuantSlicerLib import scene as mrml
+
+    volume = geometries.add_volume()
+    first = mrml.describe_volume(volume).key
+    volume.SetName("another name")
+    volume.CreateDefaultDisplayNodes()
+    assert mrml.describe_volume(volume).key == first
+    changed = mrml.volume_array(volume).copy() + 1
+    import slicer
+
+    slicer.util.updateVolumeFromArray(volume, changed)
+    assert mrml.describe_volume(volume).key != first
+
+
+def test_voxels_cannot_be_written(scene):
+    from MedQuantSlicerLib import scene as mrml
+
+    array = mrml.volume_array(geometries.add_volume())
+    with pytest.raises(ValueError, match="read-only"):
+        array[0, 0, 0] = 1
+
+
+def test_what_cannot_be_used_says_why(scene):
+    import slicer
+    from MedQuantSlicerLib import scene as mrml
+
+    empty = scene.AddNewNodeByClass("vtkMRMLScalarVolumeNode")
+    assert "no voxels" in mrml.describe_volume(empty).problem
+    colour = scene.AddNewNodeByClass("vtkMRMLVectorVolumeNode")
+    slicer.util.updateVolumeFromArray(colour, np.zeros((2, 3, 4, 3), np.uint8))
+    assert "several values" in mrml.describe_volume(colour).problem
+    bent = geometries.add_volume()
+    bent.SetAndObserveTransformNodeID(scene.AddNewNodeByClass("vtkMRMLBSplineTransformNode").GetID())
+    grid = scene.AddNewNodeByClass("vtkMRMLGridTransformNode")
+    bent.SetAndObserveTransformNodeID(grid.GetID())
+    problem = mrml.describe_volume(bent).problem
+    assert "not linear" in problem
+
+
+def test_modality(scene):
+    from MedQuantSlicerLib import scene as mrml
+
+    told = geometries.add_volume()
+    told.SetAttribute(mrml.MODALITY_ATTRIBUTE, "MR")
+    assert mrml.describe_volume(told).modality == "MR"
+    hounsfield = np.zeros((4, 5, 6), np.int16)
+    hounsfield[0] = -1000
+    hounsfield[1] = 300
+    assert mrml.describe_volume(geometries.add_volume(array=hounsfield)).modality == "CT"
+    assert mrml.describe_volume(geometries.add_volume()).modality == ""
+
+
+# -- boxes
+
+
+@every_geometry
+@pytest.mark.parametrize("transformed", [False, True])
+def test_box_around_voxels(scene, geometry, transformed):
+    from MedQuantSlicerLib import boxes
+    from MedQuantSlicerLib import scene as mrml
+
+    volume = geometries.add_volume(geometry)
+    if transformed:
+        volume.SetAndObserveTransformNodeID(geometries.add_transform(geometries.moved()).GetID())
+    box = boxes.new_box(volume, "liver")
+    boxes.fit_box(box, volume, (2, 3, 4), (7, 9, 6))
+    (info,) = boxes.describe_boxes(volume)
+    assert (info.name, info.label) == ("liver", 1)
+    matrix = mrml.describe_volume(volume).ijk_to_lps
+    expected = _points(matrix, [(i, j, k) for i in (1.5, 7.5) for j in (2.5, 9.5) for k in (3.5, 6.5)])
+    found = np.array(sorted(np.round(info.corners, 6).tolist()))
+    np.testing.assert_allclose(found, np.array(sorted(np.round(expected, 6).tolist())), atol=1e-5)
+
+
+def test_box_under_its_own_transform(scene):
+    from MedQuantSlicerLib import boxes
+
+    volume = geometries.add_volume()
+    plain, moved = boxes.new_box(volume, "a"), boxes.new_box(volume, "b")
+    for box in (plain, moved):
+        boxes.fit_box(box, volume, (2, 3, 4), (7, 9, 6))
+    moved.SetAndObserveTransformNodeID(geometries.add_transform(geometries.moved()).GetID())
+    first, second = boxes.describe_boxes(volume)
+    into_ras = [np.array([*corner, 1.0]) * [-1, -1, 1, 1] for corner in first.corners]
+    expected = [(geometries.moved() @ corner * [-1, -1, 1, 1])[:3] for corner in into_ras]
+    np.testing.assert_allclose(second.corners, expected, atol=1e-6)
+
+
+def test_boxes_of_one_name_are_one_structure(scene):
+    from MedQuantSlicerLib import boxes
+
+    volume, other = geometries.add_volume(), geometries.add_volume("coronal")
+    for name, of in (("liver", volume), ("spleen", volume), ("liver", volume), ("liver", other)):
+        boxes.fit_box(boxes.new_box(of, name), of, (1, 1, 1), (2, 2, 2))
+    boxes.new_box(volume)  # not drawn yet
+    scene.AddNewNodeByClass("vtkMRMLMarkupsROINode")  # not ours
+    assert [(box.name, box.label) for box in boxes.describe_boxes(volume)] == [
+        ("liver", 1),
+        ("spleen", 2),
+        ("liver", 1),
+    ]
+
+
+# -- masks
+
+
+@every_geometry
+@pytest.mark.parametrize("transformed", [False, True])
+def test_masks_return_on_the_same_voxels(slicer, scene, geometry, transformed, rng):
+    from MedQuantSlicerLib import masks
+
+    volume = geometries.add_volume(geometry)
+    before = slicer.util.arrayFromVolume(volume).copy()
+    if transformed:
+        volume.SetAndObserveTransformNodeID(geometries.add_transform(geometries.moved()).GetID())
+    labels = rng.integers(0, 3, (9, 12, 16)).astype(np.uint8)
+    node = masks.show("fp32", labels, {1: "liver", 2: "spleen"}, volume, title="FP32")
+    for value in (1, 2):
+        np.testing.assert_array_equal(_segment_mask(slicer, node, volume, f"MedQuant_{value}"), labels == value)
+    array, names = masks.labels_on(node, volume)
+    np.testing.assert_array_equal(array, labels)
+    assert names == {1: "liver", 2: "spleen"}
+    np.testing.assert_array_equal(slicer.util.arrayFromVolume(volume), before)
+
+
+def test_masks_sit_in_the_world_where_the_scan_does(slicer, scene):
+    from MedQuantSlicerLib import masks
+    from MedQuantSlicerLib import scene as mrml
+
+    volume = geometries.add_volume("oblique")
+    volume.SetAndObserveTransformNodeID(geometries.add_transform(geometries.moved()).GetID())
+    labels = np.zeros((9, 12, 16), np.uint8)
+    labels[4, 6, 8] = 1
+    node = masks.show("fp32", labels, {1: "dot"}, volume, title="FP32")
+    center = node.GetSegmentCenter("MedQuant_1")  # in the node's own coordinates
+    world = mrml.node_to_world(node).MultiplyPoint([*center, 1.0])
+    expected = np.array(mrml.describe_volume(volume).ijk_to_lps) @ [8, 6, 4, 1] * [-1, -1, 1, 1]
+    np.testing.assert_allclose(world, expected, atol=1e-4)
+
+
+def test_names_terminology_and_colours(scene):
+    import vtk
+    from MedQuantSlicerLib import masks
+
+    volume = geometries.add_volume()
+    labels = np.ones((9, 12, 16), np.uint8)
+    alone = masks.show("fp32", labels, {1: "liver"}, volume, title="FP32").GetSegmentation().GetSegment("MedQuant_1")
+    assert alone.GetName() == "liver"
+    assert alone.GetColor() == pytest.approx((0x4C / 255, 0x9B / 255, 0xE8 / 255))
+    entry = vtk.reference("")
+    assert alone.GetTag(alone.GetTerminologyEntryTagName(), entry)
+    assert "SCT^10200004^Liver" in str(entry)
+    several = masks.show("quantized", labels, {1: "a", 2: "b", 3: "c"}, volume, title="4-bit").GetSegmentation()
+    colors = {several.GetNthSegment(n).GetColor() for n in range(3)}
+    assert len(colors) == 3
+    assert all(red > green > blue for red, green, blue in colors), "shades of amber"
+
+
+def test_partial_results_fill_in(slicer, scene, rng):
+    from MedQuantSlicerLib import masks
+
+    volume = geometries.add_volume("left-handed")
+    whole = rng.integers(0, 2, (9, 12, 16)).astype(np.uint8)
+    shown = np.zeros_like(whole)
+    for k in (4, 2, 7, 2):
+        shown[k] = whole[k]
+        node = masks.show(
+            "quantized", whole[k : k + 1], {1: "liver"}, volume, title="4-bit", offset=(k, 0, 0), partial=True
+        )
+        np.testing.assert_array_equal(_segment_mask(slicer, node, volume), shown)
+    emptied = np.zeros((1, 12, 16), np.uint8)
+    masks.show("quantized", emptied, {1: "liver"}, volume, title="4-bit", offset=(4, 0, 0), partial=True)
+    shown[4] = 0
+    np.testing.assert_array_equal(_segment_mask(slicer, node, volume), shown)
+    masks.show("quantized", whole, {1: "liver"}, volume, title="4-bit")
+    np.testing.assert_array_equal(_segment_mask(slicer, node, volume), whole)
+    assert len(slicer.util.getNodesByClass("vtkMRMLSegmentationNode")) == 1
+
+
+def test_an_empty_mask_is_an_empty_segment(slicer, scene):
+    from MedQuantSlicerLib import masks
+
+    volume = geometries.add_volume()
+    node = masks.show("fp32", np.zeros((9, 12, 16), np.uint8), {1: "liver"}, volume, title="FP32")
+    assert not _segment_mask(slicer, node, volume).any()
+    masks.show(
+        "fp32", np.ones((1, 12, 16), np.uint8), {1: "liver"}, volume, title="FP32", offset=(3, 0, 0), partial=True
+    )
+    assert _segment_mask(slicer, node, volume).sum() == 12 * 16
+
+
+def test_each_kind_in_its_own_view(scene):
+    from MedQuantSlicerLib import masks
+
+    volume = geometries.add_volume()
+    labels = np.ones((9, 12, 16), np.uint8)
+    left = masks.show("fp32", labels, {1: "liver"}, volume, title="FP32").GetDisplayNode()
+    right = masks.show("quantized", labels, {1: "liver"}, volume, title="4-bit").GetDisplayNode()
+    assert list(left.GetViewNodeIDs()) == ["vtkMRMLSliceNodeMedQuantFP32"]
+    assert list(right.GetViewNodeIDs()) == ["vtkMRMLSliceNodeMedQuantQuantized"]
+
+
+def test_a_reference_on_another_grid(slicer, scene):
+    """A reference drawn on a finer, shifted grid under a transform comes to the scan's voxels."""
+    from MedQuantSlicerLib import masks
+
+    volume = geometries.add_volume("axial")
+    fine = geometries.add_volume("axial", np.zeros((18, 24, 32), np.int16))
+    spacing = np.array(geometries.SPACING) / 2
+    fine.SetSpacing(*spacing)
+    # The first fine voxel lies a quarter of a coarse one before the first coarse one's middle, along every axis.
+    directions = geometries.DIRECTIONS["axial"]
+    fine.SetOrigin(*(np.array(geometries.ORIGIN) - directions @ (spacing / 2)))
+    drawn = np.zeros((18, 24, 32), np.uint8)
+    drawn[4:10, 6:14, 8:20] = 1
+    node = masks.show("fp32", drawn, {1: "liver"}, fine, title="reference")
+    array, names = masks.labels_on(node, volume)
+    expected = np.zeros((9, 12, 16), bool)
+    expected[2:5, 3:7, 4:10] = True
+    assert names == {1: "liver"}
+    np.testing.assert_array_equal(array.astype(bool), expected)
+    with pytest.raises(ValueError):
+        masks.labels_on(scene.AddNewNodeByClass("vtkMRMLSegmentationNode"), volume)
+    assert not slicer.util.getNodesByClass("vtkMRMLLabelMapVolumeNode")
+
+
+def test_all_survives_a_saved_session(slicer, scene, tmp_path, rng):
+    from MedQuantSlicerLib import boxes, masks
+
+    volume = geometries.add_volume("left-handed oblique")
+    labels = rng.integers(0, 3, (9, 12, 16)).astype(np.uint8)
+    masks.show("quantized", labels, {1: "liver", 2: "spleen"}, volume, title="4-bit")
+    boxes.fit_box(boxes.new_box(volume, "liver"), volume, (2, 3, 4), (7, 9, 6))
+    corners = boxes.describe_boxes(volume)[0].corners
+    path = tmp_path / "session.mrb"
+    assert scene.WriteToMRB(str(path))
+    scene.Clear(0)
+    reader = slicer.vtkMRMLApplicationLogic()
+    reader.SetMRMLScene(scene)
+    (tmp_path / "unpacked").mkdir()
+    assert reader.OpenSlicerDataBundle(str(path), str(tmp_path / "unpacked"))
+    (volume,) = slicer.util.getNodesByClass("vtkMRMLScalarVolumeNode")
+    node = masks.segmentation_of("quantized", volume)
+    array, names = masks.labels_on(node, volume)
+    # MRML reads a left-handed volume with its slices in the other order: a voxel is known by its value, not its index.
+    np.testing.assert_array_equal(array, labels.ravel()[slicer.util.arrayFromVolume(volume)])
+    assert names == {1: "liver", 2: "spleen"}
+    np.testing.assert_allclose(boxes.describe_boxes(volume)[0].corners, corners, atol=1e-4)
+
+
+def test_partial_results_reach_a_segmentation_that_was_edited(slicer, scene):
+    """The Segment Editor may have put a segment into a layer of its own, with a label of its own."""
+    from MedQuantSlicerLib import masks
+
+    volume = geometries.add_volume("oblique")
+    labels = np.zeros((9, 12, 16), np.uint8)
+    labels[2:4, 3:6, 3:6] = 1
+    labels[2:4, 7:9, 8:12] = 2
+    node = masks.show("fp32", labels, {1: "liver", 2: "spleen"}, volume, title="FP32")
+    node.GetSegmentation().SeparateSegmentLabelmap("MedQuant_2")
+    assert node.GetSegmentation().GetNumberOfLayers() == 2
+    more = np.zeros((1, 12, 16), np.uint8)
+    more[0, 5:8, 2:9] = 2
+    masks.show("fp32", more, {1: "liver", 2: "spleen"}, volume, title="FP32", offset=(5, 0, 0), partial=True)
+    labels[5] = more[0]
+    for value in (1, 2):
+        np.testing.assert_array_equal(_segment_mask(slicer, node, volume, f"MedQuant_{value}"), labels == value)
+    assert node.GetSegmentation().GetNumberOfLayers() == 1
+
+
+def test_segments_that_the_user_adds_stay(slicer, scene):
+    from MedQuantSlicerLib import masks
+
+    volume = geometries.add_volume()
+    labels = np.zeros((9, 12, 16), np.uint8)
+    labels[2:4, 3:6, 3:6] = 1
+    node = masks.show("fp32", labels, {1: "liver"}, volume, title="FP32")
+    drawn = np.zeros((9, 12, 16), np.uint8)
+    drawn[3:6, 4:9, 2:5] = 1  # overlaps the mask
+    identifier = node.GetSegmentation().AddEmptySegment("mine", "mine")
+    slicer.util.updateSegmentBinaryLabelmapFromArray(drawn, node, identifier, volume)
+    labels[6] = 1
+    masks.show("fp32", labels[6:7], {1: "liver"}, volume, title="FP32", offset=(6, 0, 0), partial=True)
+    np.testing.assert_array_equal(_segment_mask(slicer, node, volume), labels == 1)
+    np.testing.assert_array_equal(_segment_mask(slicer, node, volume, "mine"), drawn == 1)
+    masks.show("fp32", labels[:1], {1: "spleen"}, volume, title="FP32")
+    np.testing.assert_array_equal(_segment_mask(slicer, node, volume, "mine"), drawn == 1)
+
+
+def test_a_flat_box_gets_the_depth_of_a_slice(scene):
+    from MedQuantSlicerLib import boxes
+
+    volume = geometries.add_volume()
+    box = boxes.new_box(volume)
+    boxes.fit_box(box, volume, (2, 3, 4), (7, 9, 4))
+    box.SetSize(10.0, 12.0, 0.0)
+    boxes.deepen_flat_box(box, volume)
+    assert box.GetSize() == (10.0, 12.0, 2.5)
+    boxes.deepen_flat_box(box, volume)
+    assert box.GetSize() == (10.0, 12.0, 2.5)

@@ -1,0 +1,282 @@
+"""The worker's life: it ends with its parent, leaves no scan behind, and keeps its output clean."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from itertools import pairwise
+from pathlib import Path
+
+import psutil
+import pytest
+from event_loop import EventLoop
+
+needs_posix = pytest.mark.skipif(sys.platform == "win32", reason="Windows has no signals")
+
+NOISY = """
+import ctypes, os, subprocess, sys, time, warnings
+from medquant.worker.service import Service
+
+def noise(params, work):
+    print("printed")
+    sys.__stdout__.write("written to the first stdout\\n")
+    os.write(1, b"from below Python\\n")
+    subprocess.run([sys.executable, "-c", "print('a child')"])
+    warnings.warn("a warning")
+    assert input_is_empty()
+    return {"quiet": True}
+
+def input_is_empty():
+    return sys.stdin.read() == "" and os.read(0, 10) == b""
+
+def memory(params, work):
+    return {"size": len(bytearray(1 << 62))}
+
+def torch_memory(params, work):
+    import torch
+
+    return {"size": len(torch.empty(1 << 58))}
+
+def fault(params, work):
+    raise KeyError("volume")
+
+def odd(params, work):
+    return {"nan": float("nan"), "inf": [float("inf")], "path": __import__("pathlib").Path("a")}
+
+def deaf(params, work):
+    while not (params.get("listens") and work.cancelled):
+        time.sleep(0.05)
+    return {}
+
+def unsendable(params, work):
+    return {"thing": object()}
+
+def exiting(params, work):
+    raise SystemExit(3)
+
+def freeze(params, work):
+    ctypes.PyDLL(None).sleep(params["seconds"])  # keeps the interpreter's lock
+    return {}
+
+METHODS = dict(globals())
+found = Service._function
+Service._function = lambda self, name: METHODS.get(name) or found(self, name)
+from medquant.cli import main
+main()
+"""
+
+
+@pytest.fixture
+def worker(loop: EventLoop) -> EventLoop:
+    """The real worker with some methods of bad manners."""
+    loop.made = loop.engine(sys.executable, "-c", NOISY, "worker")
+    return loop
+
+
+def test_its_output_is_its_own(worker: EventLoop) -> None:
+    seen: list[bytes] = []
+    engine = worker.made
+    on_bytes = engine._on_bytes
+    engine._on_bytes = lambda data: (seen.append(data), on_bytes(data))
+    assert worker.result(engine, "noise") == {"quiet": True}
+    for line in b"".join(seen).splitlines():
+        assert isinstance(json.loads(line), dict)
+    log = Path(engine.log).read_text()
+    for words in ("printed", "written to the first stdout", "from below Python", "a child"):
+        assert words in log
+
+
+@pytest.mark.parametrize("method", ["memory", "torch_memory"])
+def test_lack_of_memory_is_told_and_survived(worker: EventLoop, method: str) -> None:
+    error = worker.error(worker.made, method)
+    assert error["kind"] == "memory"
+    assert "not enough memory" in error["message"] and "smaller model" in error["message"]
+    assert worker.result(worker.made, "noise") == {"quiet": True}
+    assert worker.made.starts == 1
+
+
+FAULTS = [("fault", "KeyError"), ("no such method", "no such method"), ("unsendable", "cannot be sent")]
+
+
+@pytest.mark.parametrize(("method", "words"), FAULTS)
+def test_a_fault_is_told_with_its_log(worker: EventLoop, method: str, words: str) -> None:
+    error = worker.error(worker.made, method)
+    assert error["kind"] == "internal"
+    assert words in error["message"] and "Traceback" not in error["message"]
+    assert "Traceback" in Path(error["log"]).read_text()
+    assert worker.result(worker.made, "odd")
+
+
+def test_even_an_exit_is_an_answer(worker: EventLoop) -> None:
+    assert worker.error(worker.made, "exiting")["kind"] == "internal"
+    assert worker.result(worker.made, "noise") == {"quiet": True}
+
+
+def test_numbers_that_json_does_not_know_become_null(worker: EventLoop) -> None:
+    assert worker.result(worker.made, "odd") == {"nan": None, "inf": [None], "path": "a"}
+
+
+NONSENSE = (
+    b"nonsense",
+    b"[]",
+    b"null",
+    b"3",
+    b"",
+    b"\xff\x00",
+    b"[" * 100000,
+    b'{"id": 3}',
+    b'{"method": "cancel", "params": {"id": 77}}',
+    b'{"method": "cancel"}',
+    b'{"method": "cancel", "params": {"id": []}}',
+    b'{"method": [], "id": {}}',
+    b'{"method": "odd", "params": 3, "id": 5}',
+    b'{"method": "odd", "id": Infinity}',
+)
+
+
+def test_nonsense_is_not_answered_but_told(worker: EventLoop) -> None:
+    engine = worker.made
+    worker.result(engine, "noise")
+    for line in NONSENSE:
+        engine._transport.send(line + b"\n")
+    assert worker.result(engine, "noise") == {"quiet": True}
+    assert engine.starts == 1
+
+
+def test_cancelling_is_answered_at_once_though_the_work_goes_on(worker: EventLoop) -> None:
+    engine = worker.made
+    worker.result(engine, "noise")
+    busy = worker.ask(engine, "deaf", {"listens": True})
+    waiting = worker.ask(engine, "noise")
+    time.sleep(0.3)
+    waiting.request.cancel()
+    assert worker.wait(lambda: waiting.done) < 1.0
+    assert not busy.done
+    busy.request.cancel()
+    assert worker.wait(lambda: busy.done) < 1.0
+    assert busy.error["kind"] == waiting.error["kind"] == "cancelled"
+    assert worker.result(engine, "noise") == {"quiet": True}
+
+
+def test_quick_questions_do_not_wait_for_long_work(worker: EventLoop) -> None:
+    busy = worker.ask(worker.made, "deaf", {"listens": True})
+    models = worker.result(worker.made, "models")["models"]
+    assert [one["spec"] for one in models[:3]] == ["embedded", "embedded-nnunet", "medsam"]
+    assert not busy.done
+    busy.request.cancel()
+    worker.wait(lambda: busy.done)
+
+
+def test_it_beats_every_second_while_it_works(worker: EventLoop) -> None:
+    engine = worker.made
+    heard: list[float] = []
+    on_message = engine._on_message
+
+    def listen(message: dict) -> None:
+        if message.get("event") == "heartbeat":
+            heard.append(time.monotonic())
+        on_message(message)
+
+    engine._on_message = listen
+    busy = worker.ask(engine, "deaf", {"listens": True})
+    worker.wait(lambda: len(heard) >= 4, 20)
+    assert max(later - before for before, later in pairwise(heard[1:])) < 3.0
+    busy.request.cancel()
+    worker.wait(lambda: busy.done)
+
+
+@needs_posix
+def test_a_frozen_interpreter_is_ended(worker: EventLoop, monkeypatch: pytest.MonkeyPatch) -> None:
+    from MedQuantSlicerLib import engine_process
+
+    monkeypatch.setattr(engine_process, "SILENT_SECONDS", 2.0)
+    worker.result(worker.made, "freeze", {"seconds": 4})  # the first time it may be importing
+    frozen = worker.ask(worker.made, "freeze", {"seconds": 600})
+    worker.wait(lambda: frozen.done, 20)
+    assert frozen.error["kind"] == "engine"
+    assert worker.processes[0].wait(10) == -signal.SIGKILL
+    assert worker.result(worker.made, "noise") == {"quiet": True}
+
+
+PARENT = """
+import subprocess, sys, time
+child = subprocess.Popen([sys.executable, "-m", "medquant", "worker", "--folder", sys.argv[1]],
+                         stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+print(child.pid, flush=True)
+print(child.stdout.readline().decode(), flush=True)
+time.sleep(600)
+"""
+
+
+@pytest.fixture
+def orphan(tmp_path: Path) -> Iterator[Callable[[int], psutil.Process]]:
+    """`orphan(signal)`: the worker of a parent that was ended by a signal, with a scan in its folder."""
+    parent = subprocess.Popen([sys.executable, "-c", PARENT, tmp_path / "exchange"], stdout=subprocess.PIPE)
+    pid = int(parent.stdout.readline())
+    assert b'"ready"' in parent.stdout.readline()
+    (tmp_path / "exchange" / "volume.npy").write_bytes(b"a patient")
+
+    def end(number: int) -> psutil.Process:
+        child = psutil.Process(pid)
+        os.kill(parent.pid, number)
+        return child
+
+    yield end
+    parent.kill()
+    parent.wait(10)
+    if psutil.pid_exists(pid):
+        os.kill(pid, signal.SIGKILL)
+
+
+@needs_posix
+def test_it_ends_with_its_parent_and_leaves_no_scan(orphan: Callable, tmp_path: Path) -> None:
+    child = orphan(signal.SIGKILL)
+    assert psutil.wait_procs([child], timeout=10)[1] == []
+    assert not (tmp_path / "exchange").exists()
+
+
+def _start(folder: Path, **options: object) -> subprocess.Popen[bytes]:
+    command = [sys.executable, "-m", "medquant", "worker", "--folder", str(folder)]
+    process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, **options)
+    assert json.loads(process.stdout.readline())["event"] == "ready"
+    return process
+
+
+def test_it_ends_where_its_input_does(tmp_path: Path) -> None:
+    process = _start(tmp_path / "exchange")
+    process.stdin.close()
+    assert process.wait(10) == 0
+    assert not (tmp_path / "exchange").exists()
+
+
+def test_shutdown_leaves_the_folder_to_its_owner(tmp_path: Path) -> None:
+    process = _start(tmp_path / "exchange")
+    process.stdin.write(b'{"method": "shutdown"}\n')
+    process.stdin.flush()
+    assert process.wait(10) == 0
+    assert (tmp_path / "exchange" / "worker.log").exists()
+
+
+@needs_posix
+def test_a_ctrl_c_in_the_parents_terminal_is_not_meant_for_it(tmp_path: Path) -> None:
+    process = _start(tmp_path / "exchange", start_new_session=True)
+    os.killpg(process.pid, signal.SIGINT)
+    process.stdin.write(b'{"id": 1, "method": "models"}\n')
+    process.stdin.flush()
+    while "result" not in (message := json.loads(process.stdout.readline())):
+        assert message.get("event") == "heartbeat"
+    os.killpg(process.pid, signal.SIGTERM)
+    assert process.wait(10) == 0
+
+
+@needs_posix
+def test_others_go_first(tmp_path: Path) -> None:
+    process = _start(tmp_path / "exchange")
+    assert psutil.Process(process.pid).nice() > psutil.Process().nice()
+    process.kill()
+    process.wait(10)

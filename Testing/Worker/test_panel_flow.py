@@ -1,0 +1,200 @@
+"""The presenter, the engine's process and the real worker together: from the scan to the table, as a user goes."""
+
+from __future__ import annotations
+
+import itertools
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from event_loop import EventLoop
+from MedQuantSlicerLib.host import DIFFERENCE, FP32, QUANTIZED, BoxInfo, Masks, VolumeInfo
+from MedQuantSlicerLib.presenter import Presenter
+from MedQuantSlicerLib.state import Shown, State
+
+from medquant.imaging.reading import read_labels, read_volume
+
+LIVER = 5
+SLICES = (9, 11)
+
+
+class ArrayHost:
+    """An application whose scene is arrays."""
+
+    def __init__(self, scan: Any, labels: np.ndarray) -> None:
+        self.scan, self.labels = scan, labels
+        self.reading = False
+        self.drawn: list[BoxInfo] = []
+        self.masks: dict[str, np.ndarray] = {}
+        self.names: dict[str, dict[int, str]] = {}
+        self.parts = 0
+        self.position: tuple[float, ...] | None = None
+        self.titles: tuple[str, str] | None = None
+        self.layout_restored = False
+
+    def volume(self) -> VolumeInfo | None:
+        if not self.reading:
+            return None
+        spacing = tuple(reversed(self.scan.spacing))
+        return VolumeInfo("1", "ct", "CT", self.scan.shape, spacing, tuple(map(tuple, self.scan.affine.tolist())))
+
+    def write_volume(self, path: str) -> None:
+        np.save(path, self.scan.array)
+
+    def boxes(self) -> Sequence[BoxInfo]:
+        return tuple(self.drawn)
+
+    def write_reference(self, path: str) -> dict[int, str]:
+        np.save(path, self.labels)
+        return {LIVER: "liver"}
+
+    def start_box(self, from_segment: bool = False) -> None:
+        first, last = SLICES
+        _, j, i = np.nonzero(self.labels[first : last + 1] == LIVER)
+        ranges = ((i.min(), i.max()), (j.min(), j.max()), SLICES)
+        corners = [tuple((self.scan.affine @ (*corner, 1.0))[:3].tolist()) for corner in itertools.product(*ranges)]
+        self.drawn = [BoxInfo("liver", tuple(corners))]
+
+    def show_masks(self, kind: str, masks: Masks, partial: bool) -> None:
+        block = np.load(masks.file)
+        if not partial:
+            assert block.shape == self.scan.shape
+            self.masks[kind] = block
+        else:
+            whole = self.masks.setdefault(kind, np.zeros(self.scan.shape, np.uint8))
+            whole[tuple(slice(at, at + size) for at, size in zip(masks.offset, block.shape, strict=True))] = block
+            self.parts += 1
+        self.names[kind] = masks.labels
+
+    def remove_masks(self, kind: str) -> None:
+        self.masks.pop(kind, None)
+
+    def show_pair(self, left_title: str, right_title: str) -> None:
+        self.titles = (left_title, right_title)
+
+    def restore_layout(self) -> None:
+        self.layout_restored = True
+
+    def jump_to(self, position: tuple[float, ...]) -> None:
+        self.position = position
+
+    def confirm(self, text: str) -> bool:
+        return True
+
+    def open_folder(self, path: str) -> None: ...
+
+    def missing(self) -> None:
+        return None
+
+    def restarted(self) -> None: ...
+
+
+@pytest.fixture
+def host(test_data: Path) -> ArrayHost:
+    """The abdominal CT."""
+    scan = read_volume(test_data / "ct_abdomen_dicom" / "series")
+    labels = read_labels(test_data / "ct_abdomen_dicom" / "labels.nii.gz", scan, names={LIVER: "liver"}).labels
+    return ArrayHost(scan, labels)
+
+
+def test_from_the_scan_to_the_table_and_back(loop: EventLoop, host: ArrayHost, tmp_path: Path) -> None:
+    engine = loop.engine(sys.executable, "-m", "medquant", "worker")
+    seen: list[Shown] = []
+    presenter = Presenter(engine, host, seen.append)
+
+    def wait(seconds: float = 120.0) -> Shown:
+        loop.wait(lambda: presenter.shown.waiting is None, seconds)
+        assert presenter.shown.problem is None, presenter.shown.problem
+        return presenter.shown
+
+    presenter.start()
+    assert not engine.running
+    host.reading = True
+    presenter.volume_chosen()
+    loop.wait(lambda: presenter.shown.choices[0].size and presenter.shown.machine)
+    assert [choice.accuracy for choice in presenter.shown.choices] == ["not measured"] * 3
+    assert len(presenter.shown.models) == 3
+
+    # Four buttons: Quantize, Place box, Segment, and the slice that differs most.
+    presenter.set_option("slices", 1)
+    presenter.set_option("runtime", "pytorch")
+    presenter.quantize()
+    assert presenter.shown.state is State.QUANTIZING
+    assert wait().quantized_fits
+    presenter.place_box()
+    presenter.boxes_changed()
+    assert presenter.shown.boxes == "1 box: liver"
+    presenter.segment()
+    shown = wait()
+    assert any(one.waiting and one.waiting.text.startswith("Quantizing layer") for one in seen)
+    assert host.parts >= 2
+    assert {State.SEGMENTING, State.COMPARING} <= {one.state for one in seen}
+    assert [row.title for row in shown.table.rows] == ["FP32", "4-bit", "liver"]
+    assert host.titles == (shown.left_title, shown.right_title)
+    assert shown.left_title.startswith("FP32  7.7 MB  ") and shown.right_title.startswith("4-bit  2.6 MB  ")
+    assert host.names[FP32] == host.names[QUANTIZED] == {1: "liver"}
+    truth = host.labels[SLICES[0] : SLICES[1] + 1] == LIVER
+    found = host.masks[FP32][SLICES[0] : SLICES[1] + 1] == 1
+    assert 2 * (truth & found).sum() / (truth.sum() + found.sum()) > 0.9
+    presenter.jump_to_worst()
+    differs = (host.masks[FP32] != host.masks[QUANTIZED]).sum((1, 2))
+    assert round(np.linalg.solve(host.scan.affine, [*host.position, 1.0])[2]) == differs.argmax()
+
+    presenter.difference()
+    assert (host.masks[DIFFERENCE] > 0).sum() == differs.sum()
+    assert presenter.difference_file().endswith(".npy")
+    presenter.reference_chosen("manual")
+    assert "FP32 Dice" in wait().table.columns
+    report = tmp_path / "report.html"
+    presenter.save_report(str(report))
+    assert str(report) in wait().notice and "manual" in report.read_text(encoding="utf-8")
+
+    presenter.find_sensitivity()
+    loop.wait(lambda: presenter.shown.heatmap is not None and len(presenter.shown.heatmap.cells) > 3)
+    presenter.find_sensitivity()
+    assert presenter.shown.waiting.cancelling
+    assert not wait().heatmap.complete
+    worst = presenter.shown.heatmap.worst[0]
+    presenter.keep_precise(worst)
+    assert not presenter.shown.quantized_fits
+    presenter.set_option("method", "rtn")
+    presenter.quantize()
+    assert wait().quantized_fits
+    presenter.export("artifact", str(tmp_path))
+    assert Path(wait().exported).parent == tmp_path
+
+    left = {path.name.partition("-")[0] for path in engine.folder.iterdir()}
+    assert not left & {"part", "reference"}, "what is no longer needed was not removed"
+    folder = engine.folder
+    presenter.close()
+    assert not folder.exists() and host.layout_restored
+
+
+def test_a_worker_that_is_killed_costs_only_what_it_did(loop: EventLoop, host: ArrayHost) -> None:
+    engine = loop.engine(sys.executable, "-m", "medquant", "worker")
+    seen: list[Shown] = []
+    presenter = Presenter(engine, host, seen.append)
+    presenter.start()
+    host.reading = True
+    presenter.volume_chosen()
+    presenter.set_option("runtime", "pytorch")
+    presenter.set_option("method", "rtn")
+    presenter.set_option("slices", 1)
+    presenter.quantize()
+    loop.wait(lambda: presenter.shown.quantized_fits)
+    presenter.place_box()
+    presenter.boxes_changed()
+    presenter.segment()
+    loop.wait(lambda: host.parts > 0)
+    loop.processes[-1].kill()
+    loop.wait(lambda: presenter.shown.state is State.FAILED)
+    assert presenter.shown.problem.section == "segment"
+    assert presenter.shown.problem.kind == ("engine" if sys.platform == "win32" else "memory")
+    assert presenter.shown.quantized_fits
+    presenter.segment()
+    loop.wait(lambda: presenter.shown.state is State.IDLE)
+    assert presenter.shown.table is not None
+    assert engine.starts == 2

@@ -1,0 +1,234 @@
+"""What quantizing cost: the numbers as they are shown, where the masks differ, and the page to keep."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from medquant.evaluation import wording
+from medquant.evaluation.compare import compare as run_compare
+from medquant.evaluation.compare import labels_as_in
+from medquant.evaluation.comparison import Comparison, ModelFacts, ModelSummary, StructureRow
+from medquant.imaging.boxes import slice_axis_of
+from medquant.imaging.volume import Volume
+from medquant.models.catalogue import DEMONSTRATES
+from medquant.progress import Progress
+from medquant.segmentation import Segmentation
+from medquant.worker import measured
+from medquant.worker.arrays import segmentation_of, write_array
+from medquant.worker.work import Work
+
+FP32_ONLY, QUANTIZED_ONLY = 1, 2
+COLUMNS = (
+    ("Dice", "Overlap with FP32: 1 is the same mask."),
+    ("NSD", "Part of the surface that lies within 2 mm of that of FP32."),
+    ("HD95 mm", "Distance to the surface of FP32 that 95 % of the surface stay below."),
+    ("Volume mL", "Of the quantized mask, and how much it differs from FP32."),
+    ("Seconds", "From the scan in memory to the masks in memory, on this machine."),
+    ("Memory", "The most that the engine held while it segmented."),
+    ("On disk", "Size of the model's file."),
+)
+REFERENCE_COLUMNS = (
+    ("FP32 Dice", "Overlap of the FP32 mask with the reference."),
+    ("Its Dice", "Overlap of the quantized mask with the reference."),
+)
+
+
+def compare(params: dict[str, Any], work: Work) -> dict[str, Any]:
+    """Compare the masks `fp32` and `quantized` of `volume`, and both with `reference` where there is one.
+
+    `of` names the model, so that what its masks lost is remembered.
+    """
+    progress = work.part()
+    comparison, masks = _compared(params, work, progress)
+    fp32, quantized = masks
+    axis = slice_axis_of(fp32.volume, params["fp32"].get("plane") or None)
+    difference = _difference(fp32, quantized)
+    progress.report(0.95, "Finding the slice that differs most")
+    verdict = wording.verdict(comparison.summary[1])
+    if params.get("of"):
+        measured.remember(params["of"], comparison.summary[1].recipe, accuracy=verdict)
+    progress.check()
+    others = tuple(other for other in range(3) if other != axis)
+    counts = np.count_nonzero(difference, axis=others)
+    short = wording.short_names(comparison.summary)[comparison.summary[1].name]
+    return {
+        **comparison.to_dict(),
+        "table": _table(comparison, params),
+        "verdict": verdict,
+        "difference_per_slice": counts.tolist(),
+        "worst": _worst(difference, counts, axis, fp32.volume),
+        "difference": {
+            "array": write_array(work.folder, "difference", difference),
+            "labels": {str(FP32_ONLY): "FP32 only", str(QUANTIZED_ONLY): f"{short} only"},
+        },
+    }
+
+
+def report(params: dict[str, Any], work: Work) -> dict[str, Any]:
+    """Write the page of the same comparison to `path`."""
+    from medquant.artifact import describe
+    from medquant.evaluation.report import ReportDetails, write_report
+    from medquant.quantized_model import QuantizationReport
+
+    progress = work.part()
+    comparison, masks = _compared(params, work, progress)
+    fp32, quantized = comparison.summary
+    layers, hashed = {}, ""
+    if params.get("handle"):
+        description = describe(params["handle"])
+        layers[quantized.name] = QuantizationReport.from_dict(description["report"])
+        hashed = description["provenance"]["weights_sha256"]
+    inputs = layers[quantized.name].calibration_inputs if layers else 0
+    details = ReportDetails(
+        model=params.get("title") or fp32.name,
+        reference=params.get("reference_from", ""),
+        calibration=f"{inputs} pieces of this scan, unlabelled" if inputs else "",
+        demonstration=DEMONSTRATES.get(params.get("of", ""), ""),
+        weights_hash=hashed,
+        licence=params.get("licence", ""),
+    )
+    progress.report(0.7, "Writing the page")
+    path = write_report(Path(params["path"]), comparison, masks, details=details, layers=layers)
+    return {"path": str(path)}
+
+
+def _compared(params: dict[str, Any], work: Work, progress: Progress) -> tuple[Comparison, list[Segmentation]]:
+    volume = work.warm.volume(work.folder, params["volume"])
+    told = [params["fp32"], params["quantized"]]
+    facts = [ModelFacts(**one["facts"]) for one in told]
+    facts[1] = replace(facts[1], bytes_fp32=facts[0].bytes_fp32)  # one network, one yardstick
+    masks = [segmentation_of(work.folder, one, volume) for one in told]
+    reference = params.get("reference") and segmentation_of(work.folder, params["reference"], volume)
+    part = progress.span(0.0, 0.9)
+    comparison = run_compare(
+        masks, reference=reference, facts=facts, progress=lambda e: part.report(e.fraction, e.message),
+        cancelled=progress.cancelled,
+    )  # fmt: skip
+    return comparison, masks
+
+
+def _difference(fp32: Segmentation, quantized: Segmentation) -> np.ndarray:
+    """uint8 (k, j, i): where FP32 names a structure and the other none or another one, and where the other does so
+    alone."""
+    first, second = fp32.labels, labels_as_in(fp32, quantized)
+    differ = first != second
+    return np.where(differ & (first > 0), FP32_ONLY, np.where(differ, QUANTIZED_ONLY, 0)).astype(np.uint8)
+
+
+def _worst(difference: np.ndarray, counts: np.ndarray, axis: int, volume: Volume) -> dict[str, Any] | None:
+    """The slice that differs most, and the middle of what differs there, in LPS mm; None where nothing differs."""
+    index = int(counts.argmax())
+    if not counts[index]:
+        return None
+    places = np.argwhere(np.take(difference, index, axis=axis))
+    middle = np.insert(places.mean(0), axis, index)
+    position = (volume.affine @ [*middle[::-1], 1.0])[:3]
+    return {
+        "axis": axis,
+        "index": index,
+        "voxels": int(counts[index]),
+        "position": position.tolist(),
+        "text": f"Slice {index + 1} of {len(counts)} differs most: {counts[index]} voxels",
+    }
+
+
+def _table(comparison: Comparison, params: dict[str, Any]) -> dict[str, Any]:
+    """The comparison as it is shown: every number spelled, with a line for each structure and one for all."""
+    fp32, quantized = comparison.summary
+    names = wording.short_names(comparison.summary)
+    columns = COLUMNS[:4] + (REFERENCE_COLUMNS if comparison.has_reference else ()) + COLUMNS[4:]
+    rows = [
+        _model_row(names[fp32.name], fp32, None, comparison.has_reference),
+        _model_row(names[quantized.name], quantized, fp32, comparison.has_reference),
+    ]
+    originals = {row.structure: row for row in comparison.rows_of(fp32.name)}
+    for row in comparison.rows_of(quantized.name):
+        rows.append(_structure_row(row, originals[row.structure], comparison.has_reference))
+    return {
+        "columns": [title for title, _ in columns],
+        "tooltips": [tip for _, tip in columns],
+        "rows": rows,
+        "headline": f"Dice {wording.score(quantized.dsc_vs_fp32)}, {wording.verdict(quantized)}",
+        "notes": _notes(comparison, params, names),
+        "csv": _csv([title for title, _ in columns], rows),
+    }
+
+
+def _model_row(title: str, model: ModelSummary, fp32: ModelSummary | None, referred: bool) -> dict[str, Any]:
+    same = fp32 is None
+    cells = [
+        _cell("" if same else wording.score(model.dsc_vs_fp32)),
+        _cell("" if same else wording.score(model.nsd_vs_fp32)),
+        _cell("" if same else wording.distance(model.hd95_mm_vs_fp32)),
+        _volume(model.volume_ml, None if same else model.volume_change_ml),
+    ]
+    if referred:
+        own = _cell(wording.score(model.dsc_vs_reference))
+        cells += [own, _cell("")] if same else [_cell(""), own]
+    cells += [
+        _cell(wording.seconds(model.seconds), not same and _less(model.seconds, fp32.seconds)),
+        _cell(wording.memory(model.peak_memory_mb)),
+        _cell(wording.size(model.bytes_on_disk), not same and _less(model.bytes_on_disk, fp32.bytes_on_disk)),
+    ]
+    bits = [] if same or model.effective_bits is None else [f"{wording.bits(model.effective_bits)} bits/weight"]
+    return {"title": title, "cells": cells, "of_all": True, "badges": [wording.computed(model), model.device, *bits]}
+
+
+def _structure_row(row: StructureRow, fp32: StructureRow, referred: bool) -> dict[str, Any]:
+    cells = [
+        _cell(wording.score(row.dsc_vs_fp32)),
+        _cell(wording.score(row.nsd_vs_fp32)),
+        _cell(wording.distance(row.hd95_mm_vs_fp32)),
+        _volume(row.volume_ml, row.volume_change_ml),
+    ]
+    if referred:
+        before, after = fp32.dsc_vs_reference, row.dsc_vs_reference
+        cells += [
+            _cell(wording.score(before), _less(after, before)),
+            _cell(wording.score(after), _less(before, after)),
+        ]
+    return {"title": row.structure, "cells": [*cells, _cell(""), _cell(""), _cell("")], "of_all": False, "badges": []}
+
+
+def _cell(text: str, strong: bool = False) -> dict[str, Any]:
+    return {"text": text, "strong": strong}
+
+
+def _volume(millilitres: float, change: float | None) -> dict[str, Any]:
+    return _cell(wording.volume(millilitres) + ("" if change is None else f" ({wording.change(change)})"))
+
+
+def _less(a: float | None, b: float | None) -> bool:
+    return a is not None and b is not None and a < b
+
+
+def _notes(comparison: Comparison, params: dict[str, Any], names: dict[str, str]) -> list[str]:
+    """What must be read with the table."""
+    fp32, quantized = comparison.summary
+    short, notes = names[quantized.name], []
+    if any(params[one].get("known_slices") for one in ("fp32", "quantized")):
+        notes.append("Slices that were seen before were not encoded again, so the seconds do not compare the models.")
+    elif _less(fp32.seconds, quantized.seconds):
+        notes.append(f"{short} is slower than FP32 on this machine.")
+    if quantized.simulated:
+        notes.append(f"{short} is simulated: the file is smaller, the arithmetic is that of floating point.")
+    if comparison.not_in_reference:
+        notes.append(f"The reference does not show {', '.join(comparison.not_in_reference)}.")
+    if params.get("of") in DEMONSTRATES:
+        notes.append(DEMONSTRATES[params["of"]])
+    return [*notes, "Not for clinical use."]
+
+
+def _csv(columns: Sequence[str], rows: Sequence[dict[str, Any]]) -> str:
+    text = io.StringIO()
+    table = csv.writer(text, lineterminator="\n")
+    table.writerow(["", *columns])
+    table.writerows([row["title"], *(cell["text"] for cell in row["cells"])] for row in rows)
+    return text.getvalue()

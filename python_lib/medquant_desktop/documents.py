@@ -1,0 +1,205 @@
+"""What is opened and saved: scans, segmentations, sessions; one after the other, and what is told about it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from PySide6.QtCore import QTimer
+from PySide6.QtWidgets import QFileDialog, QMessageBox
+
+from medquant_desktop import menus, session
+from medquant_desktop.opening import FILE_FILTER, Answer, Recent, ScanReader, is_session
+from medquant_desktop.reference import add_reference
+from medquant_desktop.scan_node import add_scan, grid_of
+from medquant_desktop.welcome import series_entries
+
+if TYPE_CHECKING:
+    from medquant_desktop.window import Window
+
+NAMED = 6
+"""Structures of a reference that are told by name."""
+
+
+class Documents:
+    """Opens into a window, and saves from it."""
+
+    def __init__(self, window: Window) -> None:
+        self._window = window
+        self.reader, self.recent = ScanReader(), Recent(window.settings)
+        self._request: dict[str, Any] = {}
+        self._asked = ""
+        self._path: Path | None = None
+        self._waiting: list[Path] = []
+        self._kept: dict[str, object] = {}
+
+    # -- opening
+
+    def ask_for_file(self) -> None:
+        """Let the user choose a file to open."""
+        path = _first(
+            QFileDialog.getOpenFileName(self._window, "Open a scan, a segmentation or a session", "", FILE_FILTER)
+        )
+        if path:
+            self.open_path(Path(path))
+
+    def ask_for_folder(self) -> None:
+        """Let the user choose a DICOM folder."""
+        path = QFileDialog.getExistingDirectory(self._window, "Open a DICOM folder")
+        if path:
+            self.open_path(Path(path))
+
+    def open_sample(self) -> None:
+        """Open the CT phantom, which is made on the spot."""
+        self._path, self._waiting = None, []
+        self._read({"sample": True}, "Making the sample CT")
+
+    def open_paths(self, paths: Sequence[Path]) -> None:
+        """Open several things, one after the other."""
+        self._waiting = list(paths)
+        self._open_next()
+
+    def open_path(self, path: Path) -> None:
+        """Open a scan, a DICOM folder, a segmentation of the scan that is open, or a session."""
+        self.open_paths([path])
+
+    def _open_next(self) -> None:
+        if not self._waiting:
+            return
+        self._path = path = self._waiting.pop(0)
+        if is_session(path):
+            if not self.may_close():
+                return
+            self._window.notice.wait(f"Opening {path.name}", None)
+            session.load(path, self._session_loaded)
+            return
+        request: dict[str, Any] = {"path": str(path)}
+        if self._window.frame.volume is not None:
+            request["labels_on"] = grid_of(self._window.frame.volume)
+        self._read(request, f"Reading {path.name}")
+
+    def _read(self, request: dict[str, Any], text: str) -> None:
+        self._request = request
+        self._window.notice.wait(text, self.cancel)
+        self.reader.read(request, self._answered)
+
+    def cancel(self) -> None:
+        """Stop reading."""
+        self.reader.cancel()
+        self._window.notice.clear()
+
+    def _answered(self, answer: Answer) -> None:
+        self._window.notice.clear()
+        kind = answer["kind"]
+        if kind == "scan":
+            self._add_scan(answer)
+        elif kind == "labels":
+            self._add_labels(answer)
+        elif kind == "series":
+            entries = series_entries(answer["series"])
+            self._ask_which("series", f"{len(entries)} series in this folder. Which one?", entries)
+        elif kind == "choice":
+            what, count = answer["what"], answer["count"]
+            words = {"component": "values for each voxel", "frame": "time points"}[what]
+            entries = [(n, f"{what.capitalize()} {n + 1}", "") for n in range(count)]
+            self._ask_which(what, f"This scan has {count} {words}. Which one?", entries)
+        else:
+            self._window.notice.problem(answer["message"])
+        self._opened(kind == "scan")
+        if kind in ("scan", "labels"):
+            self._open_next()
+
+    def _ask_which(self, what: str, title: str, entries: list[tuple[int, str, str]]) -> None:
+        self._asked = what
+        self._window.ask(title, entries)
+
+    def answered(self, answer: int) -> None:
+        """The user has chosen one of what was asked for."""
+        self._window.refresh()
+        self._read({**self._request, self._asked: answer}, "Reading")
+
+    def _opened(self, well: bool) -> None:
+        if well and self._path is not None:
+            self.recent.add(self._path)
+            menus.show_recent(self._window)
+
+    def _add_scan(self, answer: Answer) -> None:
+        node = add_scan(answer)
+        self._window.frame.choose(node)
+        self._window.refresh()
+        self._window.views.left.setFocus()
+        if "labels" in answer:
+            self._add_labels(answer["labels"])
+
+    def _add_labels(self, answer: Answer) -> None:
+        names = {int(value): name for value, name in answer["names"].items()}
+        labels = np.load(answer["array"], mmap_mode="r")
+        node = add_reference(labels, names, self._window.frame.volume, answer["name"])
+        self._window.frame.choose_reference(node)
+        what = ", ".join(list(names.values())[:NAMED]) + (
+            f" and {len(names) - NAMED} more" if len(names) > NAMED else ""
+        )
+        self._window.notice.tell(f"{answer['name']} is the reference now: {what}.")
+
+    # -- sessions
+
+    def ask_where_to_save(self) -> None:
+        """Save the session to a file that the user chooses."""
+        path = _first(QFileDialog.getSaveFileName(self._window, "Save the session", "session.mrb", "Sessions (*.mrb)"))
+        if path:
+            self.save_session(Path(path))
+
+    def save_session(self, path: Path) -> None:
+        """Save everything to one file."""
+        path = path if is_session(path) else path.with_name(path.name + ".mrb")
+        self._window.notice.wait(f"Saving {path.name}", None)
+        # First the words, then the work.
+        QTimer.singleShot(
+            0, lambda: session.save(path, self._window.application_logic, lambda error: self._saved(path, error))
+        )
+
+    def _saved(self, path: Path, error: str) -> None:
+        if error:
+            self._window.notice.problem(error)
+            return
+        self._kept = session.results()
+        self._window.notice.tell(f"Saved to {path}.")
+        self.recent.add(path)
+        menus.show_recent(self._window)
+
+    def _session_loaded(self, error: str) -> None:
+        self._window.notice.clear()
+        if error:
+            self._window.notice.problem(error)
+        self._opened(not error)
+        self._kept = session.results()
+        # The views of the session are in the scene: where they were is read before they turn to the scan.
+        offset = self._window.views.left.logic.GetSliceOffset()
+        self._window.views.orientation = self._window.views.left.node.GetDefaultOrientation()
+        self._window.refresh()
+        if self._window.frame.volume is not None:
+            self._window.views.left.go_to(offset)
+            self._window.show_masks_again()
+
+    def may_close(self) -> bool:
+        """Whether the scene may go: nothing in it is unsaved, or the user does not mind."""
+        return session.results() == self._kept or self.may_lose()
+
+    def may_lose(self) -> bool:
+        """Ask whether masks and boxes that were not saved may go."""
+        answers = QMessageBox.StandardButton
+        text = "Masks or boxes are not saved. Lose them?"
+        return (
+            QMessageBox.question(self._window, "MedQuantSlicer", text, answers.Discard | answers.Cancel)
+            == answers.Discard
+        )
+
+    def close(self) -> None:
+        """End the reader."""
+        self.reader.close()
+
+
+def _first(answer: Any) -> str:
+    return answer[0] if isinstance(answer, tuple) else answer

@@ -1,0 +1,102 @@
+"""The left side of the window: the panel of the Slicer module, unchanged, and its engine."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import slicer
+import vtk
+from PySide6.QtCore import Qt, QTimer
+from PySide6.QtWidgets import QScrollArea, QVBoxLayout
+
+from medquant_desktop.linked_views import LinkedViews
+from medquant_desktop.slicer_compat import bootstrap
+
+LEAST, USUAL = 350, 372
+"""Width in pixels."""
+LOOK_MS = 200
+
+
+class PanelFrame(QScrollArea):
+    """Holds the panel; it scrolls down, never sideways.
+
+    `open_sample()` is what the panel's button does. `changed()` is called after the choice of a scan has changed,
+    `shown(shown)` when the panel shows something else.
+    """
+
+    def __init__(self, views: LinkedViews, open_sample: Callable[[], None]) -> None:
+        super().__init__()
+        self.changed: Callable[[], None] = lambda: None
+        self.shown: Callable[[Any], None] = lambda shown: None
+        self.setObjectName("panelFrame")
+        self.setWidgetResizable(True)
+        self.setHorizontalScrollBarPolicy(Qt.ScrollBarPolicy.ScrollBarAlwaysOff)
+        self.setMinimumWidth(LEAST)
+        inside = slicer.qMRMLWidget()
+        column = QVBoxLayout(inside)
+        column.setContentsMargins(8, 8, 8, 8)
+        inside.setMRMLScene(slicer.mrmlScene)
+        self.setWidget(inside)
+        self.module = _module_class(views, open_sample)(inside)
+        self.module.setup()
+        self.module.enter()
+        # The welcome beside it says the same, larger.
+        self.module.ui.sampleButton.hide()
+        # The node of the choices is one of a kind: it outlives every scene.
+        self._node = self.module.parameters.parameterNode
+        self._tag = self._node.AddObserver(vtk.vtkCommand.ModifiedEvent, lambda *_: self.changed())
+        self._seen: Any = None
+        self._look = QTimer(self)
+        self._look.setInterval(LOOK_MS)
+        self._look.timeout.connect(self._look_at_panel)
+        self._look.start()
+
+    @property
+    def presenter(self) -> Any:
+        """The panel's mind."""
+        return self.module.panel.presenter
+
+    @property
+    def volume(self) -> Any:
+        """The scan that is chosen in the panel."""
+        return self.module.parameters.inputVolume if self.module.parameters is not None else None
+
+    def choose(self, volume: Any) -> None:
+        """Choose a scan in the panel."""
+        self.module.parameters.inputVolume = volume
+
+    def choose_reference(self, segmentation: Any) -> None:
+        """Choose the reference in the panel."""
+        self.module.parameters.referenceSegmentation = segmentation
+
+    def close_panel(self) -> None:
+        """End the engine."""
+        self._look.stop()
+        self._node.RemoveObserver(self._tag)
+        self.module.exit()
+        self.module.cleanup()
+
+    def _look_at_panel(self) -> None:
+        shown = self.presenter.shown
+        if shown is not self._seen:
+            self._seen = shown
+            self.shown(shown)
+
+
+def _module_class(views: LinkedViews, open_sample: Callable[[], None]) -> type:
+    bootstrap.add_module_path()
+    from MedQuantSlicer import MedQuantSlicerWidget
+
+    from medquant_desktop.window_host import WindowHost
+
+    class Module(MedQuantSlicerWidget):
+        """The module's own widget, with the window around it."""
+
+        def make_host(self, parameters: Any) -> WindowHost:
+            return WindowHost(parameters, views)
+
+        def open_sample(self) -> None:
+            open_sample()
+
+    return Module

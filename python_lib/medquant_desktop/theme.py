@@ -1,0 +1,125 @@
+"""Dark and light: one palette and one style sheet for the window and the panel in it.
+
+Widgets say what they are by dynamic properties: `primary` is the one filled button, `role` is title, muted or error.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from string import Template
+
+from PySide6.QtGui import QColor, QFont, QFontDatabase, QPalette
+from PySide6.QtWidgets import QApplication
+
+FP32 = "#4C9BE8"
+QUANTIZED = "#F2A33A"
+FAMILIES = ("Inter", "Segoe UI", "SF Pro Text", "Helvetica Neue", "Noto Sans", "Liberation Sans", "DejaVu Sans")
+POINTS = 10
+SHEET = Path(__file__).with_name("resources") / "theme.qss"
+
+
+@dataclass(frozen=True)
+class Theme:
+    """The colours of one theme, as #RRGGBB."""
+
+    name: str
+    window: str
+    panel: str
+    raised: str
+    field: str
+    border: str
+    text: str
+    muted: str
+    faint: str
+    accent: str
+    accent_hover: str
+    on_accent: str
+    error: str
+    error_ground: str
+
+
+DARK = Theme(
+    name="dark",
+    window="#14171B",
+    panel="#1A1E23",
+    raised="#262C34",
+    field="#20252C",
+    border="#343C47",
+    text="#E4E8ED",
+    muted="#98A3B0",
+    faint="#67717E",
+    accent="#2B8A80",
+    accent_hover="#34A195",
+    on_accent="#FFFFFF",
+    error="#FFB4A8",
+    error_ground="#3A2323",
+)
+LIGHT = Theme(
+    name="light",
+    window="#E9ECEF",
+    panel="#F6F7F9",
+    raised="#FFFFFF",
+    field="#FFFFFF",
+    border="#C9D0D8",
+    text="#1B2026",
+    muted="#5A6572",
+    faint="#8A95A1",
+    accent="#1F776E",
+    accent_hover="#19655E",
+    on_accent="#FFFFFF",
+    error="#9B2C1D",
+    error_ground="#FBE9E6",
+)
+THEMES = {theme.name: theme for theme in (DARK, LIGHT)}
+
+
+def apply(application: QApplication, theme: Theme) -> None:
+    """Give the whole application the theme's palette, style sheet and font."""
+    application.setStyle("Fusion")
+    application.setFont(_font())
+    application.setPalette(palette(theme))
+    application.setStyleSheet(style_sheet(theme))
+
+
+def palette(theme: Theme) -> QPalette:
+    """The colours for whatever paints itself."""
+    made = QPalette()
+    role = QPalette.ColorRole
+    for which, color in (
+        (role.Window, theme.panel),
+        (role.Base, theme.field),
+        (role.AlternateBase, theme.raised),
+        (role.Button, theme.raised),
+        (role.ToolTipBase, theme.raised),
+        (role.WindowText, theme.text),
+        (role.Text, theme.text),
+        (role.ButtonText, theme.text),
+        (role.ToolTipText, theme.text),
+        (role.PlaceholderText, theme.faint),
+        (role.Mid, theme.border),
+        (role.Dark, theme.window),
+        (role.Light, theme.raised),
+        (role.Midlight, theme.border),
+        (role.Shadow, theme.window),
+        (role.Highlight, theme.accent),
+        (role.HighlightedText, theme.on_accent),
+        (role.Link, theme.accent_hover),
+    ):
+        made.setColor(which, QColor(color))
+    for which in (role.WindowText, role.Text, role.ButtonText):
+        made.setColor(QPalette.ColorGroup.Disabled, which, QColor(theme.faint))
+    return made
+
+
+def style_sheet(theme: Theme) -> str:
+    """What a palette cannot say: edges, room, and the roles of the panel's widgets."""
+    text = SHEET.read_text(encoding="utf-8")
+    return Template(text).substitute(asdict(theme), small=POINTS - 1, resources=SHEET.parent.as_posix())
+
+
+def _font() -> QFont:
+    there = set(QFontDatabase.families())
+    font = QFont([family for family in FAMILIES if family in there] or [QApplication.font().family()])
+    font.setPointSize(POINTS)
+    return font

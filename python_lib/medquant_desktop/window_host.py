@@ -1,0 +1,95 @@
+"""What the panel asks of the window: everything that is not the scene alone."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import slicer
+from MedQuantSlicerLib import masks
+from MedQuantSlicerLib.host import DIFFERENCE, FP32, Masks, Missing
+from MedQuantSlicerLib.scene_host import SceneHost
+from PySide6.QtCore import QUrl
+from PySide6.QtGui import QDesktopServices
+from PySide6.QtWidgets import QMessageBox
+
+from medquant_desktop import linked_views
+from medquant_desktop.linked_views import LinkedViews
+
+FILL = 0.5
+"""A fill lets through what lies under it."""
+VEIL = 0.3
+
+
+class WindowHost(SceneHost):
+    """The scene and the window's views. See `MedQuantSlicerLib.host.Host`."""
+
+    def __init__(self, parameters: Any, views: LinkedViews) -> None:
+        super().__init__(parameters)
+        self._views = views
+
+    def show_masks(self, kind: str, result: Masks, partial: bool) -> None:
+        """See `Host`. The difference has a view of its own, which comes with it."""
+        super().show_masks(kind, result, partial)
+        node = masks.segmentation_of(kind, self.node)
+        if kind == DIFFERENCE:
+            masks.confine(kind, node, (linked_views.DIFFERENCE,))
+            self._views.show_optional(linked_views.DIFFERENCE, True)
+        elif not partial:
+            self._views.show_surface(node)
+
+    def remove_masks(self, kind: str) -> None:
+        """See `Host`."""
+        super().remove_masks(kind)
+        if kind == DIFFERENCE:
+            self._views.show_optional(linked_views.DIFFERENCE, False)
+
+    def style(self) -> None:
+        """The slider's opacity is for the slices. In 3-D FP32 is a veil over the quantized surface:
+        two solid ones in nearly one place would flicker through each other.
+        """
+        super().style()
+        for node in slicer.util.getNodesByClass("vtkMRMLSegmentationNode"):
+            display = node.GetDisplayNode()
+            if not masks.is_own(node) or display is None:
+                continue
+            display.SetOpacity(1.0)
+            display.SetOpacity2DOutline(self.parameters.opacity)
+            display.SetOpacity2DFill(FILL * self.parameters.opacity)
+            display.SetOpacity3D(VEIL if node.GetAttribute(masks.KIND_ATTRIBUTE) == FP32 else 1.0)
+
+    def show_pair(self, left_title: str, right_title: str) -> None:
+        """See `Host`."""
+        self._views.show_pair(left_title, right_title)
+
+    def restore_layout(self) -> None:
+        """See `Host`."""
+        self._views.show_single()
+
+    def flip(self) -> None:
+        """The views change places, with their titles: the same flicker, and nothing has to be drawn anew."""
+        self._views.flip()
+
+    def confirm(self, text: str) -> bool:
+        """See `Host`."""
+        answers = QMessageBox.StandardButton
+        return QMessageBox.question(self._views, "MedQuantSlicer", text, answers.Yes | answers.No) == answers.Yes
+
+    def open_folder(self, path: str) -> None:
+        """See `Host`."""
+        QDesktopServices.openUrl(QUrl.fromLocalFile(str(Path(path).expanduser())))
+
+    def missing(self) -> Missing | None:
+        """Nothing: the window runs in the engine's own environment."""
+        return None
+
+    def install(self, on_progress: Callable[[str], None], on_done: Callable[[], None], on_error: Callable) -> None:
+        """See `Host`."""
+        on_done()
+
+    def cancel_install(self) -> None:
+        """See `Host`."""
+
+    def restarted(self) -> None:
+        """See `Host`."""
