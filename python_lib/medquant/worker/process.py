@@ -25,7 +25,7 @@ HEARTBEAT_SECONDS = 1.0
 LOG = "worker.log"
 _SET_PARENT_DEATH_SIGNAL = 1
 _MORE_LIKELY_KILLED = "500"
-_NICENESS = 5
+_NICENESS = 2
 
 
 def serve(folder: Path | None) -> None:
