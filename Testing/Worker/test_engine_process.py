@@ -207,7 +207,7 @@ def test_the_last_words_of_a_killed_process_do_not_count() -> None:
     engine.close()
 
 
-@pytest.mark.parametrize("pid", [-1, 0, 1, os.getpid(), "7", None, float("inf")])
+@pytest.mark.parametrize("pid", [-1, 0, 1, pytest.param(os.getpid(), id="its own"), "7", None, float("inf")])
 def test_nobody_else_is_ended_whatever_number_it_gives(pid: object, monkeypatch: pytest.MonkeyPatch) -> None:
     ended: list[tuple] = []
     monkeypatch.setattr(engine_process.os, "kill", lambda *who: ended.append(who))
