@@ -119,6 +119,7 @@ class ActivationQuantizer(nn.Module):
         return ((values / scale).round_().add_(zero).clamp_(0, self.levels - 1) - zero).mul_(scale)
 
     def _grid_for(self, values: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Scale and zero point of each member of the batch (of windowed attention: of each window)."""
         axis = self.channel_axis % values.ndim
         kept = {"tensor": (0,), "channel": (0, axis), "position": tuple(a for a in range(values.ndim) if a != axis)}
         over = [a for a in range(values.ndim) if a not in kept[self.spread]]

@@ -40,7 +40,8 @@ class Countdown:
 
     def seconds_left(self) -> float | None:
         """Now; None before there is an estimate."""
-        return None if self._end is None else max(0.0, self._end - self._now())
+        end = self._end  # another thread may begin the next piece of work
+        return None if end is None else max(0.0, end - self._now())
 
     def _restart(self) -> None:
         self._began = self._heard = self._now()

@@ -161,9 +161,10 @@ def _code_of(function: Any) -> bytes:
 @lru_cache(maxsize=1)
 def _converters() -> bytes:
     """A digest of the code that makes programs of networks: what an earlier one compiled is not read by a later one."""
-    digest = hashlib.sha256()
-    for path in sorted(Path(__file__).parent.glob("*.py")):
-        digest.update(path.read_bytes())
+    digest, package = hashlib.sha256(), Path(medquant.__file__).parent
+    for room in (package, package / "deploy", package / "models"):
+        for path in sorted(room.glob("*.py")):
+            digest.update(path.read_bytes())
     return digest.digest()
 
 

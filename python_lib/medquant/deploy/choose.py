@@ -209,10 +209,10 @@ class _Measurement:
             pairs = zip(found.outputs[name], self._expected(name, part, sessions[name]), strict=True)
             apart = max(relative_difference(one.float().numpy(), other.float().numpy()) for one, other in pairs)
             if not apart <= bound_of_session(sessions[name]):
-                raise UserError(
-                    f"what it makes of the {spoken(name)} differs from PyTorch's by {apart:.0%}, more than rounding "
-                    "explains"
+                share = (
+                    f"by {apart:.0%}, more than rounding explains" if math.isfinite(apart) else "in numbers or shape"
                 )
+                raise UserError(f"what it makes of the {spoken(name)} differs from PyTorch's {share}")
 
     @torch.inference_mode()
     def _expected(self, name: str, part: Part, session: Session) -> tuple[torch.Tensor, ...]:

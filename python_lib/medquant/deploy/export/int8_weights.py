@@ -26,13 +26,21 @@ _WITHIN = (
 )
 
 
+class _SevenBits(QuantizedLayer):
+    """A layer whose weights were rounded once more."""
+
+    was_bits = 8
+    """Bits of a weight before."""
+
+
 def notes_on_int8(part: Part, *, any_processor: bool, for_gpu: bool = False) -> tuple[str, ...]:
     """What users of a file with int8 weights are to know. `for_gpu`: nothing overflows there, and nothing is packed."""
     layers = [layer for layer in part.module.modules() if isinstance(layer, QuantizedLayer) and runs_on_integers(layer)]
     if not layers:
         return ()
     notes = [_WITHIN] if any_processor else [] if for_gpu else [_OVERFLOW]
-    fewer = sorted({layer.bits for layer in layers if layer.bits <= 4})
+    bits = {layer.was_bits if isinstance(layer, _SevenBits) else layer.bits for layer in layers}
+    fewer = sorted(count for count in bits if count <= 4)
     if fewer:
         listing = " and ".join(str(bits) for bits in fewer)
         smaller = "" if for_gpu else " --storage packed keeps them small; most programs then compute in floating point."
@@ -56,7 +64,7 @@ def _rounded(layer: QuantizedLayer) -> QuantizedLayer:
     layout, zero = layer.geometry.layout, 2 ** (_BITS - 1)
     codes, scale = nearest_int8(layer, LARGEST_CODE_WITHOUT_VNNI)
     codes = codes.short().clamp_min(1 - zero) + zero
-    made = QuantizedLayer(
+    made = _SevenBits(
         layer.geometry,
         _BITS,
         layout.to_matrices(codes).to(torch.uint8).flatten(),
@@ -66,5 +74,5 @@ def _rounded(layer: QuantizedLayer) -> QuantizedLayer:
         None,
         layer.bias,
     )
-    made.input_divisor, made.input_quantizer = layer.input_divisor, layer.input_quantizer
+    made.input_divisor, made.input_quantizer, made.was_bits = layer.input_divisor, layer.input_quantizer, layer.bits
     return made
