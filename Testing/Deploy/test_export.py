@@ -162,6 +162,8 @@ def test_fewer_bits_with_integer_activations(format_name: str, small_scan: Volum
     assert any("2 bits are stored as int8" in note and "--storage packed" in note for note in wide.notes)
     assert "2 bits are stored as int8" in (wide.folder / "README.md").read_text(encoding="utf-8")
     assert not any("int8" in note for note in packed.notes)
+    seven = export(quantized, tmp_path / "seven", format_name, any_processor=True)
+    assert all(any(words in note for note in seven.notes) for words in ("2 bits are stored as int8", "to 7 bits"))
     assert all(one.relative <= one.bound for one in (*wide.differences, *packed.differences))
     assert run_without_medquant(packed.folder / packed.script).returncode == 0
 
