@@ -16,13 +16,14 @@ if TYPE_CHECKING:
     from medquant.models.base import Part
 
 
-def openvino_model(part: Part, *, integers: bool = True) -> Any:
+def openvino_model(part: Part, *, integers: bool = True, exact_norms: bool = False) -> Any:
     """`openvino.Model` of a part, with its inputs' and outputs' names and the axes that may vary.
 
     With `integers`, quantized layers are FakeQuantize and int8 weights, which OpenVINO turns into integer kernels.
+    `exact_norms`: for computing in FP32; in shorter floating point OpenVINO's own norms keep their sums in FP32.
     Raises `UserError` where an operator cannot be converted.
     """
-    module = integer_program(part.module, integers=integers).eval()
+    module = integer_program(part.module, integers=integers, exact_norms=exact_norms).eval()
     try:
         try:
             model = _named(_traced(module, part), part)

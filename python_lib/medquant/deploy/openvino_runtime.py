@@ -79,7 +79,7 @@ class OpenVino:
         key = fingerprint(part.module, *_build_and_device(self.device), sorted(config.items()), integers, shapes)
         compiled = None if store is None else self._from(store, key, config)
         if compiled is None:
-            compiled = self._compiled(part, config, integers)
+            compiled = self._compiled(part, config, integers, exact_norms=floating == "fp32" and not integers)
             give_back_memory()
             if store is not None:
                 _keep(compiled, store, key)
@@ -96,10 +96,10 @@ class OpenVino:
             store.drop(key)
             return None
 
-    def _compiled(self, part: Part, config: dict[str, Any], integers: bool) -> Any:
+    def _compiled(self, part: Part, config: dict[str, Any], integers: bool, *, exact_norms: bool) -> Any:
         from medquant.deploy.openvino_program import openvino_model
 
-        model = openvino_model(part, integers=integers)
+        model = openvino_model(part, integers=integers, exact_norms=exact_norms)
         try:
             return _core().compile_model(model, self.device, config)
         except RuntimeError as error:

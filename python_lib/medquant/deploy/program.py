@@ -28,13 +28,19 @@ layers in floating point, their inputs as they are."""
 
 
 def integer_program(
-    module: nn.Module, *, dialect: Dialect = "openvino", integers: bool = True, largest_code: int | None = None
+    module: nn.Module,
+    *,
+    dialect: Dialect = "openvino",
+    integers: bool = True,
+    largest_code: int | None = None,
+    exact_norms: bool = False,
 ) -> nn.Module:
     """A twin of `module` (tensors shared where they can be) for conversion; the original stays as it is.
 
     With `integers`, layers that have a quantizer round their input, on int8 weights where integer kernels can follow
     (`runs_on_integers`). Without, no input is rounded. All other layers have their decoded weight, linear ones as codes
     that a runtime decodes where it multiplies. `largest_code`: None takes what this processor adds without overflow.
+    `exact_norms`: average large patches in two stages (`medquant.deploy.exact_norms`).
     """
     holder = structural_twin(nn.Sequential(module))  # so that a module which is one layer can be exchanged as well
     largest_code = largest_code or largest_code_here()
@@ -47,7 +53,7 @@ def integer_program(
         from medquant.deploy.attention import export_attention
 
         export_attention(holder, static_quantizer if integers else None)
-    if dialect == "openvino" and not integers:
+    if exact_norms:
         stage_norms(holder)
     return holder[0]
 

@@ -52,7 +52,7 @@ class OpenVinoFormat:
         notes: tuple[str, ...] = ()
         if settings.packs(part):
             ready = opened(part, integers=integers)
-            made = openvino_model(ready.part, integers=integers)
+            made = openvino_model(ready.part, integers=integers, exact_norms=not integers)
             for parameter in list(made.get_parameters()):
                 weight = ready.weights.get(parameter.output(0).get_any_name())
                 if weight is not None:
@@ -64,7 +64,7 @@ class OpenVinoFormat:
             if any(weight.bits == 3 for weight in ready.weights.values()):
                 notes = ("Codes of 3 bits take 4 here. The quantized model's own file (--format artifact) is smaller.",)
         else:
-            made = openvino_model(part, integers=integers)
+            made = openvino_model(part, integers=integers, exact_norms=not integers)
             quantized = any(isinstance(module, QuantizedLayer) for module in part.module.modules())
             stored = "int8 with FakeQuantize" if quantized else "floating point"
             notes = notes_on_int8(part, any_processor=settings.any_processor)
