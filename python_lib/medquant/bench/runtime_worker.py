@@ -32,6 +32,8 @@ def main(job: dict[str, Any]) -> dict[str, Any]:
 
 def _quantize(case: Case, job: dict[str, Any]) -> dict[str, Any]:
     """W8A8 without a solver, as NNCF does it, from one input."""
+    import torch._dynamo  # which PyTorch loads at first use: imports are before the clock, as the peer's are
+
     from medquant.activation_settings import IntActivations
     from medquant.quantize import quantize
     from medquant.recipe import CalibrationSettings, IntWeights, Recipe
