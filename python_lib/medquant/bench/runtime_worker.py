@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import statistics
 import sys
@@ -32,7 +33,8 @@ def main(job: dict[str, Any]) -> dict[str, Any]:
 
 def _quantize(case: Case, job: dict[str, Any]) -> dict[str, Any]:
     """W8A8 without a solver, as NNCF does it, from one input."""
-    import torch._dynamo  # which PyTorch loads at first use: imports are before the clock, as the peer's are
+    # PyTorch loads it at first use: imports are before the clock, as the peer's are.
+    importlib.import_module("torch._dynamo")
 
     from medquant.activation_settings import IntActivations
     from medquant.quantize import quantize
