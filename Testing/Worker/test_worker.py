@@ -311,7 +311,7 @@ def _wrong(bench: Bench) -> dict[str, tuple[str, dict[str, Any], str]]:
         "no box": ("segment", {**segment, "boxes": []}, "needs a box"),
         "a box elsewhere": ("segment", {**segment, "boxes": far}, "outside the scan"),
         "a box of nothing": ("segment", {**segment, "boxes": [{"name": "x", "corners": []}]}, "no corners"),
-        "a model that is not there": ("segment", {**segment, "model": "/no/model"}, "no model"),
+        "a model that is not there": ("segment", {**segment, "model": "/no/model"}, "no file or folder"),
         "a lost file": ("segment", {**segment, "volume": {**bench.volume, "array": "lost.npy"}}, "cannot be read"),
         "another grid": ("segment", {**segment, "volume": bench.hand_over("small.npy", small)}, "outside the scan"),
         "holes": ("segment", {**segment, "volume": bench.hand_over("holes.npy", holes)}, "not finite"),
