@@ -2,6 +2,12 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
+import venv
+from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -52,3 +58,24 @@ def integer_patchwise(patchwise: TorchModel, small_scan: Volume) -> QuantizedMod
 def light_patchwise(patchwise: TorchModel, small_scan: Volume) -> QuantizedModel:
     """The same with 4-bit weights only."""
     return quantize(patchwise, small_scan, recipe=Recipe(weights=IntWeights(bits=4), method="rtn"))
+
+
+@pytest.fixture(scope="session")
+def fresh(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
+    """The interpreter of an environment with nothing but the packages named, made when asked for; needs the network."""
+
+    @cache
+    def made(packages: str) -> Path:
+        folder = tmp_path_factory.mktemp("fresh") / "env"
+        venv.create(folder, with_pip=True)
+        python = folder / ("Scripts/python.exe" if sys.platform == "win32" else "bin/python")
+        command = [python, "-m", "pip", "install", "-q", *packages.split()]
+        installed = subprocess.run(command, capture_output=True, text=True, check=False)
+        if installed.returncode:
+            reason = f"{packages} cannot be installed here: {installed.stderr.strip().splitlines()[-1]}"
+            if os.environ.get("MEDQUANT_REQUIRE_DATA") == "1":
+                pytest.fail(reason)
+            pytest.skip(reason)
+        return python
+
+    return made

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
-import venv
+from collections.abc import Callable
 from importlib import import_module
 from pathlib import Path
 
@@ -66,16 +66,13 @@ def test_scripts_run_on_both_models(name: str, format_name: str, tmp_path: Path)
 
 @pytest.mark.heavy
 @pytest.mark.parametrize("format_name", ["onnx", "openvino"])
-def test_scripts_run_in_a_fresh_environment(format_name: str, embedded_w4: QuantizedModel, tmp_path: Path) -> None:
+def test_scripts_run_in_a_fresh_environment(
+    format_name: str, embedded_w4: QuantizedModel, fresh: Callable[[str], Path], tmp_path: Path
+) -> None:
     """Nothing but numpy and the runtime; needs the network."""
     made = export(embedded_w4, tmp_path / "made", format_name)
-    environment = tmp_path / "fresh"
-    venv.create(environment, with_pip=True)
-    python = environment / ("Scripts/python.exe" if sys.platform == "win32" else "bin/python")
     package = {"onnx": "onnxruntime"}.get(format_name, format_name)
-    installed = subprocess.run([python, "-m", "pip", "install", "-q", "numpy", package], capture_output=True, text=True)
-    if installed.returncode:
-        pytest.skip(f"{package} cannot be installed here: {installed.stderr.strip().splitlines()[-1]}")
+    python = fresh(f"numpy {package}")
     result = subprocess.run([python, "-I", made.folder / made.script], capture_output=True, text=True, timeout=600)
     assert result.returncode == 0, result.stderr
     assert subprocess.run([python, "-I", "-c", "import medquant"], capture_output=True).returncode != 0

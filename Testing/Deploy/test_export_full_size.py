@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import subprocess
 import sys
-import venv
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -52,30 +52,11 @@ def quantized(originals: dict[str, Model]) -> dict[tuple[str, str], QuantizedMod
     return Made()
 
 
-@pytest.fixture(scope="module")
-def fresh(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """The interpreter of an environment with nothing but the packages named, made when asked for."""
-
-    class Made(dict):
-        def __missing__(self, packages: str) -> Path:
-            folder = tmp_path_factory.mktemp("fresh") / "env"
-            venv.create(folder, with_pip=True)
-            python = folder / ("Scripts/python.exe" if sys.platform == "win32" else "bin/python")
-            command = [python, "-m", "pip", "install", "-q", *packages.split()]
-            installed = subprocess.run(command, capture_output=True, text=True, check=False)
-            if installed.returncode:
-                pytest.skip(f"{packages} cannot be installed here: {installed.stderr.strip().splitlines()[-1]}")
-            self[packages] = python
-            return python
-
-    return Made()
-
-
-def run_as_the_card_says(made: Exported, fresh: dict[str, Path]) -> None:
+def run_as_the_card_says(made: Exported, fresh: Callable[[str], Path]) -> None:
     card = (made.folder / "README.md").read_text(encoding="utf-8")
     packages = re.search(r"^pip install (.+)$", card, re.MULTILINE)[1]
     own = made.format == "artifact"  # it is run by this package, which is here
-    python, isolated = (Path(sys.executable), ()) if own else (fresh[packages], ("-I",))
+    python, isolated = (Path(sys.executable), ()) if own else (fresh(packages), ("-I",))
     command = [python, *isolated, made.folder / made.script]
     result = subprocess.run(command, capture_output=True, text=True, timeout=600, check=False)
     assert result.returncode == 0, result.stdout + result.stderr
@@ -90,7 +71,7 @@ def test_a_script_runs_what_was_exported(
     kind: str,
     format_name: str,
     quantized: dict[tuple[str, str], QuantizedModel],
-    fresh: dict[str, Path],
+    fresh: Callable[[str], Path],
     tmp_path: Path,
 ) -> None:
     model = quantized[name, kind]
@@ -111,7 +92,7 @@ def test_few_bits_with_integer_activations_stay_few_where_packed(
     kind: str,
     format_name: str,
     quantized: dict[tuple[str, str], QuantizedModel],
-    fresh: dict[str, Path],
+    fresh: Callable[[str], Path],
     tmp_path: Path,
 ) -> None:
     model = quantized[name, kind]

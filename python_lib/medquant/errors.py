@@ -11,6 +11,20 @@ def one_of(names: Iterable[object]) -> str:
     return f"{', '.join(first)} or {last}" if first else last
 
 
+def first_line(error: BaseException) -> str:
+    """The first line of what an error says, where most libraries put the reason; its class where it says nothing."""
+    return _lines(error)[0]
+
+
+def last_line(error: BaseException) -> str:
+    """The last line of what an error says, where OpenVINO puts the reason; its class where it says nothing."""
+    return _lines(error)[-1]
+
+
+def _lines(error: BaseException) -> list[str]:
+    return [line.strip() for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
+
+
 class MedQuantError(Exception):
     """Base of every error raised on purpose by this package."""
 

@@ -35,7 +35,7 @@ def relative_difference(found: np.ndarray, expected: np.ndarray) -> float:
     return apart / size if size else apart
 
 
-def bound_of_export(module: torch.nn.Module, form: str = "") -> float:
+def bound_of_export(module: torch.nn.Module, form: str) -> float:
     """How much an export of a part, in the format `form`, may differ from the engine's network."""
     if rounds_inputs(module):
         return ROUNDED

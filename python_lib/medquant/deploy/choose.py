@@ -25,7 +25,7 @@ from medquant.deploy.load import LoadOfOthers
 from medquant.deploy.machine import Machine
 from medquant.deploy.program import decoded_program, integer_layers, rounds_inputs
 from medquant.deploy.runtime import RUNTIMES, Session
-from medquant.errors import Cancelled, MedQuantError, UserError
+from medquant.errors import Cancelled, MedQuantError, UserError, first_line
 from medquant.files import atomic_path
 from medquant.layers import decoded_once
 from medquant.memory import lacks_memory
@@ -196,7 +196,7 @@ class _Measurement:
         except Cancelled:
             raise
         except Exception as error:  # a runtime that fails, however it does, is not chosen
-            self.refused[label] = _first_line(error)
+            self.refused[label] = first_line(error)
             if lacks_memory(error) or isinstance(error.__cause__, MemoryError):
                 self.doubt = "with little memory left"
             return
@@ -246,11 +246,6 @@ class _Measurement:
         reason = f"{text}; not chosen: {', '.join(told)}." if told else f"{text}."
         name, _, wanted = best.partition(" ")
         return Choice(name, wanted, reason, self.seconds, refused)
-
-
-def _first_line(error: Exception) -> str:
-    text = str(error).strip()
-    return text.splitlines()[0] if text else type(error).__name__
 
 
 def _told(seconds: float) -> str:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from medquant.deploy.program import integer_program
-from medquant.errors import UserError
+from medquant.errors import UserError, first_line
 
 if TYPE_CHECKING:
     from medquant.models.base import Part
@@ -46,7 +46,5 @@ def onnx_model(part: Part, *, integers: bool = True, opset: int = LEAST_OPSET) -
                 dynamo=False,
             )
     except Exception as error:  # the exporter raises whatever it meets
-        text = str(error).strip()
-        reason = text.splitlines()[0] if text else type(error).__name__
-        raise UserError(f"This model has no form in ONNX ({reason}). Use another format.") from error
+        raise UserError(f"This model has no form in ONNX ({first_line(error)}). Use another format.") from error
     return onnx.load_from_string(stream.getvalue())

@@ -14,7 +14,7 @@ import torch
 from medquant.deploy.cache import CompiledCache, fingerprint
 from medquant.deploy.int8_codes import largest_code_here
 from medquant.deploy.program import integer_layers, rounds_inputs
-from medquant.errors import UserError
+from medquant.errors import UserError, first_line
 from medquant.memory import lacks_memory
 
 if TYPE_CHECKING:
@@ -108,7 +108,7 @@ def _started(data: bytes, threads: int | None, integers: bool) -> tuple[Any, int
         try:
             session = onnxruntime.InferenceSession(data, options, providers=onnxruntime.get_available_providers())
         except Exception as error:  # its errors have no common class
-            reason = str(error).splitlines()[0]
+            reason = first_line(error)
             raise UserError(f"onnxruntime cannot load this model ({reason}). Use --runtime pytorch.") from error
         nodes = onnx.load(optimised).graph.node if integers else ()
     return session, sum(node.op_type in _INTEGER_OPERATORS for node in nodes)
@@ -136,7 +136,7 @@ class OnnxSession:
             except Exception as error:  # its errors have no common class
                 if lacks_memory(error):
                     raise MemoryError("running the model") from error
-                reason = str(error).splitlines()[0]
+                reason = first_line(error)
                 raise UserError(f"onnxruntime failed ({reason}). Use --runtime pytorch.") from error
         outputs = tuple(torch.from_numpy(array).float() for array in found)
         return outputs[0] if len(outputs) == 1 else outputs

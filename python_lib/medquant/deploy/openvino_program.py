@@ -9,7 +9,7 @@ import torch
 
 from medquant.deploy.openvino_joins import round_before_joins
 from medquant.deploy.program import integer_program
-from medquant.errors import UserError
+from medquant.errors import UserError, last_line
 from medquant.memory import lacks_memory
 
 if TYPE_CHECKING:
@@ -36,8 +36,7 @@ def openvino_model(part: Part, *, integers: bool = True, exact_norms: bool = Fal
     except Exception as error:
         if lacks_memory(error):
             raise MemoryError("converting") from error
-        reason = str(error).strip().splitlines()[-1] if str(error).strip() else type(error).__name__
-        raise UserError(f"OpenVINO cannot convert this model ({reason}). Use --runtime pytorch.") from error
+        raise UserError(f"OpenVINO cannot convert this model ({last_line(error)}). Use --runtime pytorch.") from error
     return model
 
 

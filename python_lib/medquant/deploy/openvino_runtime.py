@@ -15,7 +15,7 @@ import torch
 
 from medquant.deploy.cache import CompiledCache, fingerprint
 from medquant.deploy.program import integer_layers, rounds_inputs
-from medquant.errors import UserError
+from medquant.errors import UserError, last_line
 from medquant.memory import give_back_memory, lacks_memory
 
 if TYPE_CHECKING:
@@ -106,7 +106,7 @@ class OpenVino:
             if lacks_memory(error):
                 raise MemoryError("compiling") from error
             raise UserError(
-                f"OpenVINO cannot compile this model for {self.device} ({_first_line(error)}). Use --runtime pytorch."
+                f"OpenVINO cannot compile this model for {self.device} ({last_line(error)}). Use --runtime pytorch."
             ) from error
 
 
@@ -133,7 +133,8 @@ class OpenVinoSession:
         self.precision, self.device = precision, device
         self.quantized_layers = wanted
         """How many layers were to run on integers."""
-        self.integer_layers, self.layers = count_integer_layers(compiled), len(_layer_nodes(compiled))
+        primitives = _layer_primitives(compiled)
+        self.integer_layers, self.layers = sum(map(_on_integers, primitives)), len(primitives)
         """How many layers of the compiled graph do, and how many it has."""
         self.simulated = precision == "int8" and self.integer_layers < wanted
         self._request = compiled.create_infer_request()
@@ -160,20 +161,21 @@ class OpenVinoSession:
             except RuntimeError as error:
                 if lacks_memory(error):
                     raise MemoryError("running the model") from error
-                raise UserError(f"OpenVINO failed ({_first_line(error)}). Use --runtime pytorch.") from error
+                raise UserError(f"OpenVINO failed ({last_line(error)}). Use --runtime pytorch.") from error
             outputs = tuple(
                 own[index] if index in own else torch.from_numpy(found[index].copy()) for index in range(self._outputs)
             )
         return outputs[0] if len(outputs) == 1 else outputs
 
 
-def count_integer_layers(compiled: Any) -> int:
-    """Convolutions, transposed convolutions and linear layers that the compiled graph executes on integers."""
-    return sum(primitive.endswith(("_i8", "_u8")) for primitive in _layer_nodes(compiled))
+def _on_integers(primitive: str) -> bool:
+    return primitive.endswith(("_i8", "_u8"))
 
 
-def _layer_nodes(compiled: Any) -> list[str]:
-    """What computes each layer of the compiled graph: "brgconv_avx512_amx_i8", "jit_gemm_bf16" ..."""
+def _layer_primitives(compiled: Any) -> list[str]:
+    """What computes each convolution, transposed convolution and linear layer of the compiled graph:
+    "brgconv_avx512_amx_i8", "jit_gemm_bf16" ...
+    """
     kinds = ("Convolution", "Deconvolution", "FullyConnected")  # products of two inputs are none of the layers
     found = []
     for node in compiled.get_runtime_model().get_ordered_ops():
@@ -196,11 +198,6 @@ def _config(hint: str, threads: int | None) -> dict[str, Any]:
     if threads is not None:
         config["INFERENCE_NUM_THREADS"] = threads
     return config
-
-
-def _first_line(error: BaseException) -> str:
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return lines[-1] if lines else type(error).__name__
 
 
 _CORE: list[Any] = []

@@ -14,7 +14,7 @@ import torch
 from torch import nn
 
 from medquant.deploy.program import decoded_program, rounds_inputs
-from medquant.errors import UserError
+from medquant.errors import UserError, first_line
 from medquant.memory import lacks_memory
 
 if TYPE_CHECKING:
@@ -131,6 +131,7 @@ def _fused(module: nn.Module, examples: tuple[torch.Tensor, ...], precision: str
     except Exception as error:  # the compiler's own errors, of every kind
         if lacks_memory(error):
             raise MemoryError("compiling") from error
-        reason = next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
-        raise UserError(f"torch.compile cannot compile this model ({reason}). Use --runtime pytorch.") from error
+        raise UserError(
+            f"torch.compile cannot compile this model ({first_line(error)}). Use --runtime pytorch."
+        ) from error
     return compiled

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable
+from functools import partial
 
 import torch
 
@@ -28,12 +29,8 @@ def sliding_window_logits(
     of one size only do not take them. The second value says so; it is empty otherwise. Raises `MemoryError` where no
     window is left.
     """
-
-    def by_session(patch: torch.Tensor) -> torch.Tensor:
-        return model.compute("network", patch)
-
     try:
-        return _logits(by_session, model, data, roi_size, overlap, progress), ""
+        return _logits(partial(model.compute, "network"), model, data, roi_size, overlap, progress), ""
     except (MemoryError, RuntimeError) as error:
         if not lacks_memory(error):
             raise

@@ -14,7 +14,7 @@ from medquant.deploy.export.stored_weight import StoredWeight, exact_half, packe
 from medquant.deploy.onnx_program import LEAST_OPSET, onnx_model
 from medquant.deploy.program import rounds_inputs
 from medquant.deploy.runtime import RUNTIMES
-from medquant.errors import UserError
+from medquant.errors import UserError, first_line
 from medquant.layers import QuantizedLayer
 from medquant.models.base import Model, Part
 from medquant.quantized_model import QuantizedModel
@@ -72,7 +72,7 @@ class OnnxFormat:
         try:
             session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
         except Exception as error:  # its errors have no common class
-            reason = str(error).splitlines()[0]
+            reason = first_line(error)
             raise UserError(
                 f"onnxruntime cannot load the export ({reason}). Try another --opset or --storage."
             ) from error

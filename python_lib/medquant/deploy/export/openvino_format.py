@@ -14,7 +14,7 @@ from medquant.deploy.export.stored_weight import StoredWeight, exact_half, packe
 from medquant.deploy.openvino_program import openvino_model
 from medquant.deploy.program import rounds_inputs
 from medquant.deploy.runtime import RUNTIMES
-from medquant.errors import UserError
+from medquant.errors import UserError, last_line
 from medquant.layers import QuantizedLayer
 from medquant.models.base import Model, Part
 from medquant.quantized_model import QuantizedModel
@@ -73,7 +73,7 @@ class OpenVinoFormat:
         try:
             openvino.save_model(made, folder / file, compress_to_fp16=False)
         except RuntimeError as error:
-            raise OSError(str(error).strip().splitlines()[-1]) from error
+            raise OSError(last_line(error)) from error
         return PartFile(file, stored, notes)
 
     def runner(self, path: Path, part: Part) -> Run:
@@ -83,7 +83,7 @@ class OpenVinoFormat:
         try:
             compiled = openvino.Core().compile_model(path, "CPU", AS_VERIFIED)
         except RuntimeError as error:
-            reason = str(error).strip().splitlines()[-1]
+            reason = last_line(error)
             raise UserError(f"OpenVINO cannot load the export ({reason}). Try another --storage.") from error
 
         def run(values: Any) -> tuple[np.ndarray, ...]:

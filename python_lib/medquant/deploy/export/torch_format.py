@@ -13,7 +13,7 @@ from medquant.deploy.export.formats import PartFile, Run, Settings
 from medquant.deploy.export.opened import PackedLayer, packed_module
 from medquant.deploy.export.stored_weight import exact_half
 from medquant.deploy.program import StaticQuantizer, integer_program, rounds_inputs
-from medquant.errors import UserError
+from medquant.errors import UserError, first_line
 from medquant.models.base import Model, Part
 from medquant.packing import STORED_BITS
 from medquant.quantized_model import QuantizedModel
@@ -50,9 +50,9 @@ class TorchFormat:
                 warnings.simplefilter("ignore")
                 program = torch.export.export(_Positional(module), examples, dynamic_shapes=shapes, strict=False)
         except Exception as error:  # the exporter raises whatever it meets
-            text = str(error).strip()
-            reason = text.splitlines()[0] if text else type(error).__name__
-            raise UserError(f"torch.export cannot follow this model ({reason}). Use another format.") from error
+            raise UserError(
+                f"torch.export cannot follow this model ({first_line(error)}). Use another format."
+            ) from error
         for node in program.graph.nodes:
             node.meta.pop("stack_trace", None)  # it names the files of this machine
         program.example_inputs = None
