@@ -77,12 +77,12 @@ def layer_jobs(
         weight = module.weight.detach().float()
         bias = None if module.bias is None else module.bias.detach().float()
         geometry = LayerGeometry.of(module)
-        inputs = _for_integer_kernel(activations[name], geometry)
+        inputs = for_integer_kernel(activations[name], geometry)
         jobs[name] = LayerJob(name, index, module, weight, bias, bits, geometry, live[name], inputs)
     return jobs, kept
 
 
-def _for_integer_kernel(settings: IntActivations | None, geometry: LayerGeometry) -> IntActivations | None:
+def for_integer_kernel(settings: IntActivations | None, geometry: LayerGeometry) -> IntActivations | None:
     """Integer kernels of transposed convolutions, which there are in 3-D, take no zero point."""
     one_scale = settings is not None and settings.mode == "static" and isinstance(settings.granularity, PerTensor)
     return replace(settings, symmetric=True) if one_scale and geometry.kind == "ConvTranspose3d" else settings

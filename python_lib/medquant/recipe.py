@@ -149,7 +149,7 @@ class Recipe:
         bits = spread_bits(sizes, self.weights.bits, self.extra_bits, self.ends_bits, live)
         chosen: dict[str, IntWeights | None] = {}
         for layer in sizes:
-            chosen[layer] = replace(self.weights, bits=bits[layer], **(self._integer_kernel(bits[layer])))
+            chosen[layer] = self.grid(bits[layer])
             for pattern, weights in self.overrides.items():
                 if fnmatchcase(layer, pattern):
                     chosen[layer] = weights
@@ -163,9 +163,13 @@ class Recipe:
             chosen |= dict.fromkeys((layers[0], layers[-1]), ends)
         return chosen
 
-    def _integer_kernel(self, bits: int) -> dict[str, bool]:
-        """Integer kernels take symmetric weights: at 8 bits the grid is theirs; fewer bits fit into it as they are."""
-        return {"symmetric": True} if self.activations is not None and bits == 8 else {}
+    def grid(self, bits: int) -> IntWeights:
+        """The grid of a layer of so many bits.
+
+        Integer kernels take symmetric weights: at 8 bits the grid is theirs; fewer bits fit into it as they are.
+        """
+        kernel = {"symmetric": True} if self.activations is not None and bits == 8 else {}
+        return replace(self.weights, bits=bits, **kernel)
 
     def describe(self) -> str:
         """The recipe in one line, for tables and reports."""

@@ -39,7 +39,7 @@ def round_layer(
     centred = recipe.calibration.centred and layout.share == 1
     matrices = layout.to_matrices(job.weight)
     rows, columns = job.live.rows(layout), job.live.columns(layout)
-    rounded_rows, full_rows = _rows(job, inputs, focus_of, recipe, input_grid, check)
+    rounded_rows, full_rows = seen_rows(job, inputs, focus_of, recipe, input_grid, check)
     grid = grid_of_whole(matrices, job.bits) if job.shares_grid else None
     solutions, means = [], []
     for weight, seen, full in zip(matrices, rounded_rows, full_rows, strict=True):
@@ -55,7 +55,7 @@ def round_layer(
     return finished_layer(job, solutions, means if centred else None, began)
 
 
-def _rows(
+def seen_rows(
     job: LayerJob,
     inputs: Sequence[torch.Tensor],
     focus_of: FocusOf,

@@ -147,9 +147,13 @@ class Model(ABC):
         """Run every layer that is to be quantized once; returns logits (batch, classes, *spatial)."""
         return network(*inputs)
 
+    def exclusive(self, logits: torch.Tensor) -> bool:
+        """Whether one of the classes holds at each place, the first of them background; else each channel decides."""
+        return logits.shape[1] > 1
+
     def foreground(self, logits: torch.Tensor) -> torch.Tensor:
         """Where the output of `forward_for_calibration` sees a structure: bool (batch, *spatial)."""
-        return logits.argmax(1) > 0 if logits.shape[1] > 1 else logits[:, 0] > 0
+        return logits.argmax(1) > 0 if self.exclusive(logits) else (logits > 0).any(1)
 
     def row_focus(
         self, layer: str, module: nn.Module, grid: tuple[int, ...], focus: torch.Tensor | None

@@ -140,9 +140,9 @@ class NnUNetModel(Model):
         """Logits (1, classes, *patch), averaged over the folds."""
         return network(inputs[0].to(device_of(network)))
 
-    def foreground(self, logits: torch.Tensor) -> torch.Tensor:
-        """Where any structure is: bool (batch, *spatial). Regions are independent, labels exclude each other."""
-        return (logits > 0).any(1) if self.plans.labels.has_regions else logits.argmax(1) > 0
+    def exclusive(self, logits: torch.Tensor) -> bool:
+        """Regions are independent, labels exclude each other."""
+        return not self.plans.labels.has_regions
 
     # -- segmentation --------------------------------------------------------------------------------------------
 

@@ -169,9 +169,9 @@ class SamModelAdapter(Model):
         network.prompt_encoder.mask_embed(masks[0][:, None])
         return masks
 
-    def foreground(self, logits: torch.Tensor) -> torch.Tensor:
-        """Where any box's mask is: bool (batch, h, w)."""
-        return (logits > 0).any(1)
+    def exclusive(self, logits: torch.Tensor) -> bool:
+        """Every box has a mask of its own."""
+        return False
 
     def row_focus(
         self, layer: str, module: nn.Module, grid: tuple[int, ...], focus: torch.Tensor | None

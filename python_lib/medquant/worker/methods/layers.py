@@ -11,7 +11,8 @@ from medquant.worker.work import Work
 
 def sensitivity(params: dict[str, Any], work: Work) -> dict[str, Any]:
     """The effect on the output of each layer of `model` quantized alone to each of `bits`, on one piece of `volume`."""
-    from medquant.evaluation.sensitivity import sensitivity as run_sensitivity
+    from medquant.sensitivity.layers import sensitivity as run_sensitivity
+    from medquant.sensitivity.trials import Rounding
 
     model = work.warm.model(params["model"], work.part(0.0, 0.02))
     if hasattr(model, "recipe"):
@@ -20,16 +21,11 @@ def sensitivity(params: dict[str, Any], work: Work) -> dict[str, Any]:
     found = run_sensitivity(
         model,
         volume,
-        bits=params.get("bits", (2, 4, 8)),
-        weights=recipe_of({"granularity": params.get("granularity")}).weights,
+        roundings=[Rounding(bits) for bits in params.get("bits", (2, 4, 8))],
+        recipe=recipe_of({"granularity": params.get("granularity"), "method": "rtn"}),
         selection=selection_of({"slices": params.get("slices", 1)}),
         partial=lambda cell: work.partial(cell=cell.to_dict()),
         progress=rest.callback,
         cancelled=rest.cancelled,
     )
-    return {
-        "layers": list(found.layers),
-        "bits": list(found.bits),
-        "cells": [cell.to_dict() for cell in found.cells],
-        "worst": list(found.worst()),
-    }
+    return found.to_dict()

@@ -1,0 +1,235 @@
+"""One layer at a time: the effects are those of whole passes, computed in a part of the time."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from medquant import IntWeights, PerTensor
+from medquant.errors import Cancelled, UserError
+from medquant.models.base import CalibrationBatch
+from medquant.models.torch_program import TorchModel, from_module
+from medquant.network_edit import set_module, structural_twin
+from medquant.progress import Progress
+from medquant.recipe import Recipe
+from medquant.sensitivity import replay as replay_module
+from medquant.sensitivity.change import change_of, mean_dice
+from medquant.sensitivity.effects import VIEWS
+from medquant.sensitivity.layers import sensitivity, type_of
+from medquant.sensitivity.replay import Replay
+from medquant.sensitivity.trials import Rounding, TrialRun
+
+
+class Block(nn.Module):
+    """Writes into its own input's sum in place, as networks do."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.first, self.second = nn.Conv2d(width, width, 3, padding=1), nn.Conv2d(width, width, 1)
+        self.calls = 0
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        self.calls += 1
+        y = torch.relu_(self.first(x))
+        return self.second(y).add_(x)
+
+
+class Net(nn.Module):
+    """A stem, a list of blocks, a transposed convolution, a head that is called twice, and a layer that is not."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem = nn.Sequential(nn.Conv2d(1, 8, 3, padding=1), nn.ReLU(inplace=True))
+        self.blocks = nn.ModuleList(Block(8) for _ in range(3))
+        self.up = nn.ConvTranspose2d(8, 4, 2, 2)
+        self.head = nn.Conv2d(4, 4, 1)
+        self.unused = nn.Linear(3, 3)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = self.stem(x)
+        for block in self.blocks:
+            x = block(x)
+        x = self.up(x)
+        return self.head(torch.relu(self.head(x)))
+
+
+@pytest.fixture
+def model() -> TorchModel:
+    """The network as a model."""
+    torch.manual_seed(0)
+    return from_module(Net(), name="net")
+
+
+@pytest.fixture
+def batches() -> list[CalibrationBatch]:
+    """Two inputs."""
+    generator = torch.Generator().manual_seed(1)
+    return [CalibrationBatch((torch.randn(1, 1, 12, 12, generator=generator),)) for _ in range(2)]
+
+
+RTN = Recipe(method="rtn")
+ALL = (Rounding(2), Rounding(4, 8), Rounding(None, 4))
+
+
+def _rounded_alone(model: TorchModel, batches: list[CalibrationBatch], recipe: Recipe) -> TrialRun:
+    run = TrialRun(model, batches, recipe, ALL, (), None, Progress(None, None))
+    with torch.inference_mode():
+        run.run()
+    return run
+
+
+def _outputs(network: nn.Module, batches: list[CalibrationBatch]) -> list[torch.Tensor]:
+    with torch.inference_mode():
+        return [network(*batch.inputs) for batch in batches]
+
+
+def _with(run: TrialRun, layers: dict[str, nn.Module]) -> nn.Module:
+    """The network with layers really put in their places."""
+    network = structural_twin(run.network)
+    for name, layer in layers.items():
+        set_module(network, name, layer)
+    return network
+
+
+@pytest.mark.parametrize("recipe", [RTN, Recipe(weights=IntWeights(granularity=PerTensor())), Recipe(method="comq")])
+def test_effects_are_those_of_whole_passes(model: TorchModel, batches: list[CalibrationBatch], recipe: Recipe) -> None:
+    state = {name: tensor.clone() for name, tensor in model.network.state_dict().items()}
+    told = []
+    found = sensitivity(model, batches, roundings=ALL, views=VIEWS, recipe=recipe, partial=told.append)
+    names = ["stem.0", *(f"blocks.{n}.{part}" for n in range(3) for part in ("first", "second")), "up", "head"]
+    assert list(found.layers) == names and told == list(found.cells)
+    assert found.roundings == ALL and found.bits == (2, 4)
+    run = _rounded_alone(model, batches, recipe)
+    expected = _outputs(run.network, batches)
+
+    def error(layers: dict[str, nn.Module]) -> float:
+        outputs = _outputs(_with(run, layers), batches)
+        return float(np.mean([float((o - e).norm() / e.norm()) for o, e in zip(outputs, expected, strict=True)]))
+
+    for rounding in ALL:
+        trials = {name: trial.module for name, trial in run.trials[rounding].items()}
+        whole = error(trials)
+        assert dict(found.whole)[rounding].error == pytest.approx(whole, rel=1e-4)
+        alone, given, own = (found.column(rounding, view) for view in VIEWS)
+        assert list(alone) == list(given) == list(own) == names
+        for name in names:
+            assert alone[name].effect == pytest.approx(error({name: trials[name]}), rel=1e-4, abs=1e-6)
+            others = {other: layer for other, layer in trials.items() if other != name}
+            assert given[name].change.error == pytest.approx(error(others), rel=1e-4, abs=1e-6)
+            assert given[name].effect == pytest.approx(whole - given[name].change.error, abs=1e-6)
+            assert own[name].effect == pytest.approx(run.trials[rounding][name].relative_error, rel=1e-4)
+            assert alone[name].shape == tuple(model.network.get_submodule(name).weight.shape)
+        assert sum(cell.share for cell in alone.values()) == pytest.approx(1.0)
+    first = found.column(ALL[0], found.cells[0].view)
+    assert found.worst(1) == (max(first.values(), key=lambda cell: cell.effect).layer,)
+    for name, tensor in model.network.state_dict().items():
+        assert torch.equal(tensor, state[name])
+    assert all("forward" not in module.__dict__ for module in model.network.modules())
+
+
+def test_a_type_of_layers_is_given_back_as_a_whole(model: TorchModel, batches: list[CalibrationBatch]) -> None:
+    found = sensitivity(model, batches, roundings=(Rounding(2),), views=("incremental",))
+    run = TrialRun(model, batches, RTN, (Rounding(2),), (), None, Progress(None, None))
+    with torch.inference_mode():
+        run.run()
+    kinds = {name: type_of(job) for name, job in run.jobs.items()}
+    assert set(kinds.values()) == {"Conv2d 3x3", "Conv2d 1x1", "ConvTranspose2d 2x2"}
+    assert [effect.layer for effect in found.types] == list(dict.fromkeys(kinds.values()))
+    expected = _outputs(run.network, batches)
+    for effect in found.types:
+        others = {name: t.module for name, t in run.trials[Rounding(2)].items() if kinds[name] != effect.layer}
+        outputs = _outputs(_with(run, others), batches)
+        error = np.mean([float((o - e).norm() / e.norm()) for o, e in zip(outputs, expected, strict=True)])
+        assert effect.change.error == pytest.approx(error, rel=1e-4)
+        assert effect.effect == pytest.approx(dict(found.whole)[Rounding(2)].error - error, abs=1e-6)
+
+
+def test_views_that_agree_are_told_so(model: TorchModel, batches: list[CalibrationBatch]) -> None:
+    found = sensitivity(model, batches, roundings=(Rounding(8),), views=VIEWS)
+    rows = found.rank_agreement()
+    pairs = [("proxy", "one-at-a-time"), ("proxy", "incremental"), ("one-at-a-time", "incremental")]
+    assert [tuple(row["views"]) for row in rows] == pairs
+    assert all(-1 <= row["spearman"] <= 1 for row in rows)
+    told = found.to_dict()
+    assert {cell["view"] for cell in told["cells"]} == set(VIEWS) and told["cells"][0]["rounding"] == "W8"
+    assert told["worst"] == list(found.worst()) and len(told["types"]) == 3
+
+
+def test_a_change_is_that_of_probabilities_and_masks() -> None:
+    generator = torch.Generator().manual_seed(3)
+    expected = torch.randn(1, 3, 5, 6, generator=generator)
+    found = expected + torch.randn(1, 3, 5, 6, generator=generator)
+    change = change_of(found, expected, exclusive=True, reference=expected.argmax(1))
+    p, q = expected.double().softmax(1), found.double().softmax(1)
+    assert change.divergence == pytest.approx(float((p * (p / q).log()).sum(1).mean()), rel=1e-5)
+    assert change.dsc == change.dsc_vs_reference < 1
+    alone = change_of(found, expected, exclusive=False)
+    p, q = expected.double().sigmoid(), found.double().sigmoid()
+    by_hand = p * (p / q).log() + (1 - p) * ((1 - p) / (1 - q)).log()
+    assert alone.divergence == pytest.approx(float(by_hand.mean()), rel=1e-5)
+    assert alone.dsc == pytest.approx(mean_dice(found > 0, expected > 0)) and alone.dsc_vs_reference is None
+    same = change_of(expected, expected.clone(), exclusive=True)
+    assert (same.error, same.divergence, same.dsc) == (0.0, 0.0, 1.0)
+    broken = change_of(found * float("nan"), expected, exclusive=True)
+    assert broken.error == broken.divergence == float("inf")
+
+
+def test_references_go_with_their_inputs(model: TorchModel, batches: list[CalibrationBatch]) -> None:
+    labels = [output.argmax(1) for output in _outputs(model.network, batches)]
+    found = sensitivity(model, batches, roundings=(Rounding(2),), references=labels)
+    for cell in found.cells:  # what FP32 finds is the reference
+        assert cell.change.dsc_vs_reference == pytest.approx(cell.change.dsc)
+    with pytest.raises(ValueError):
+        sensitivity(model, batches, roundings=(Rounding(2),), references=labels[:1])
+
+
+def test_nothing_rounded_is_no_rounding() -> None:
+    with pytest.raises(UserError, match="Nothing would be rounded"):
+        Rounding(None, None)
+    assert [one.label for one in ALL] == ["W2", "W4A8", "A4"]
+
+
+def test_what_lies_before_the_change_is_not_computed_again(model: TorchModel, batches: list[CalibrationBatch]) -> None:
+    network = model.network
+    replay = Replay(network)
+    with torch.inference_mode():
+        expected = replay.record(lambda: network(*batches[0].inputs))
+        for layer, passed in (("stem.0", 3), ("blocks.1.first", 2), ("blocks.2.second", 1), ("head", 0)):
+            for block in network.blocks:
+                block.calls = 0
+            assert torch.equal(replay.again(layer, lambda: network(*batches[0].inputs)), expected)
+            assert sum(block.calls for block in network.blocks) == passed
+    assert replay.part_of_a_pass("stem.0") > replay.part_of_a_pass("head") > 0
+
+
+def test_outputs_that_cannot_be_kept_are_computed_again(
+    model: TorchModel, batches: list[CalibrationBatch], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = sensitivity(model, batches, roundings=(Rounding(4),))
+    monkeypatch.setattr(replay_module, "HELD_MB", 0.01)
+    again = sensitivity(model, batches, roundings=(Rounding(4),))
+    assert [cell.effect for cell in again.cells] == [cell.effect for cell in whole.cells]
+
+
+def test_it_stops_and_leaves_the_network_as_it_was(model: TorchModel, batches: list[CalibrationBatch]) -> None:
+    told: list[object] = []
+    with pytest.raises(Cancelled):
+        sensitivity(model, batches, partial=told.append, cancelled=lambda: len(told) >= 3)
+    assert len(told) == 3
+    assert all("forward" not in module.__dict__ for module in model.network.modules())
+    assert all(not module._forward_pre_hooks for module in model.network.modules())
+
+
+def test_progress_grows_and_ends(model: TorchModel, batches: list[CalibrationBatch]) -> None:
+    seen = []
+    sensitivity(model, batches, roundings=(Rounding(2),), progress=seen.append)
+    fractions = [event.fraction for event in seen]
+    assert fractions == sorted(fractions) and fractions[-1] == 1.0
+    assert any("only layer 3 of 9" in event.message for event in seen)
+
+
+def test_without_inputs_nothing_can_be_said(model: TorchModel) -> None:
+    with pytest.raises(UserError, match="nothing to calibrate with"):
+        sensitivity(model, [])

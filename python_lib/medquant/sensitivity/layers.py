@@ -1,0 +1,205 @@
+"""Which layers break first: each rounded by itself, given back by itself, or judged by its own output."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+
+from medquant.calibration_inputs import calibration_inputs
+from medquant.errors import UserError
+from medquant.imaging.volume import Volume
+from medquant.jobs import LayerJob
+from medquant.models.base import CalibrationBatch, CalibrationSelection, Model
+from medquant.network_edit import stoppable
+from medquant.products import quick_linears
+from medquant.progress import CancelCheck, Progress, ProgressCallback
+from medquant.recipe import Recipe
+from medquant.sensitivity.change import Change, change_of
+from medquant.sensitivity.effects import VIEWS, LayerEffect, SensitivityMap, View
+from medquant.sensitivity.replay import Replay
+from medquant.sensitivity.trials import Rounding, TrialRun, exchanged
+
+ROUNDINGS = (Rounding(2), Rounding(4), Rounding(8))
+
+
+def sensitivity(
+    model: Model,
+    calibration: Volume | Sequence[Volume] | Sequence[CalibrationBatch],
+    *,
+    roundings: Sequence[Rounding] = ROUNDINGS,
+    views: Sequence[View] = ("one-at-a-time",),
+    recipe: Recipe | None = None,
+    selection: CalibrationSelection | None = None,
+    references: Sequence[torch.Tensor | None] | None = None,
+    ignore: Sequence[str] = (),
+    max_memory_mb: float | None = None,
+    partial: Callable[[LayerEffect], None] | None = None,
+    progress: ProgressCallback | None = None,
+    cancelled: CancelCheck | None = None,
+) -> SensitivityMap:
+    """Measure what rounding each layer does to the network's output.
+
+    Every layer is rounded once for each of `roundings` on the FP32 network's inputs, by the method, granularity and
+    calibration of `recipe` (None: to the nearest level, which takes no solver and ranks layers well). The views are
+    those of MedQuanBench, Fig. 3 and Table 11: "one-at-a-time" rounds a layer alone; "incremental" rounds all but a
+    layer, and all but a type of layers, and tells what giving it back is worth; "proxy" is the error of the layer's own
+    output and takes no pass of the rest. Passes begin where something has changed. `references` has labels for each
+    calibration input, or None (see `change_of`). The fewest bits come first, and each effect goes to `partial` as soon
+    as it is known. `model` stays as it is. Raises `UserError` where nothing can be calibrated with, `Cancelled` when
+    stopped.
+    """
+    odd = [view for view in views if view not in VIEWS]
+    if odd or not views or not roundings:
+        raise UserError(
+            f"Unknown view {odd[0]!r}. Choose among {', '.join(VIEWS)}." if odd else "Nothing is asked for."
+        )
+    tracker = Progress(progress, cancelled)
+    roundings = tuple(sorted(set(roundings), key=lambda r: (r.weights or 9, r.activations or 9)))
+    batches, _ = calibration_inputs(model, calibration, selection or CalibrationSelection(count=1), tracker)
+    passes_follow = set(views) != {"proxy"}
+    trying = tracker.span(0.03, 0.25 if passes_follow else 1.0)
+    run = TrialRun(model, batches, recipe or Recipe(method="rtn"), roundings, ignore, max_memory_mb, trying)
+    known = {id(batch): labels for batch, labels in zip(batches, references or (), strict=references is not None)}
+    with stoppable(run.network, tracker.check), quick_linears(run.network), torch.inference_mode():
+        run.run()
+        study = _Study(run, [known.get(id(batch)) for batch in run.batches], partial)
+        if "proxy" in views:
+            study.proxy()
+        if passes_follow:
+            study.measure(views, tracker.span(0.25, 1.0))
+    tracker.report(1.0, "Measured")
+    return SensitivityMap(
+        tuple(run.jobs), roundings, tuple(study.cells), tuple(study.types), tuple(study.whole.items())
+    )
+
+
+class _Study:
+    """The layers of a trial run in and out of its network."""
+
+    def __init__(
+        self,
+        run: TrialRun,
+        references: list[torch.Tensor | None],
+        partial: Callable[[LayerEffect], None] | None,
+    ) -> None:
+        self._run, self._references, self._partial = run, references, partial
+        self._weights = sum(job.weight.numel() for job in run.jobs.values())
+        self.cells: list[LayerEffect] = []
+        self.types: list[LayerEffect] = []
+        self.whole: dict[Rounding, Change] = {}
+
+    def proxy(self) -> None:
+        """The error of each layer's own output."""
+        for rounding, trials in self._run.trials.items():
+            for name, trial in trials.items():
+                self._tell(self._cell(name, rounding, "proxy", trial.relative_error, None))
+
+    def measure(self, views: Sequence[View], tracker: Progress) -> None:
+        """Passes of the network with layers exchanged."""
+        network, trials = self._run.network, self._run.trials
+        tracker.report(0.0, "Looking at the network")
+        passes = [_Pass(self._run, number) for number in range(len(self._run.batches))]
+        expected = [one.record() for one in passes]
+        incremental = "incremental" in views
+        share = 1 / (len(trials) * len(views))
+        done = 0.0
+        for rounding, layers in trials.items():
+            if "one-at-a-time" in views:
+                part = tracker.span(done, done + share)
+                done += share
+                for name in self._order(passes, part, f"{rounding.label}: only layer"):
+                    with exchanged(network, {name: layers[name].module}):
+                        change = self._change([one.again(name) for one in passes], expected)
+                    self._tell(self._cell(name, rounding, "one-at-a-time", change.error, change))
+            if incremental:
+                part = tracker.span(done, done + share)
+                done += share
+                with exchanged(network, {name: trial.module for name, trial in layers.items()}):
+                    self._give_back(rounding, expected, part)
+
+    def _give_back(self, rounding: Rounding, expected: list[torch.Tensor], tracker: Progress) -> None:
+        network, jobs = self._run.network, self._run.jobs
+        passes = [_Pass(self._run, number) for number in range(len(self._run.batches))]
+        whole = self._change([one.record() for one in passes], expected)
+        self.whole[rounding] = whole
+        by_type: dict[str, dict[str, nn.Module]] = {}
+        for name, job in jobs.items():
+            by_type.setdefault(type_of(job), {})[name] = _Full(job)
+        for kind, given in by_type.items():
+            tracker.check()
+            with exchanged(network, given):
+                change = self._change([one.whole() for one in passes], expected)
+            share = sum(jobs[name].weight.numel() for name in given) / self._weights
+            gain = whole.error - change.error
+            self.types.append(LayerEffect(kind, kind, (), share, rounding, "incremental", gain, change))
+        for name in self._order(passes, tracker, f"{rounding.label}: all but layer"):
+            with exchanged(network, {name: _Full(jobs[name])}):
+                change = self._change([one.again(name) for one in passes], expected)
+            self._tell(self._cell(name, rounding, "incremental", whole.error - change.error, change))
+
+    def _order(self, passes: list[_Pass], tracker: Progress, words: str) -> Iterator[str]:
+        """The layers in the order of the network, each announced by what it costs."""
+        jobs = self._run.jobs
+        costs = {name: passes[0].replay.part_of_a_pass(name) for name in jobs}
+        whole, done = sum(costs.values()), 0.0
+        for number, (name, cost) in enumerate(costs.items(), 1):
+            tracker.report(done / whole, f"{words} {number} of {len(jobs)}")
+            yield name
+            done += cost
+
+    def _change(self, found: list[torch.Tensor], expected: list[torch.Tensor]) -> Change:
+        changes = zip(found, expected, self._references, strict=True)
+        model = self._run.model
+        return Change.mean(
+            [change_of(f, e, exclusive=model.exclusive(e), reference=labels) for f, e, labels in changes]
+        )
+
+    def _cell(self, name: str, rounding: Rounding, view: View, effect: float, change: Change | None) -> LayerEffect:
+        job = self._run.jobs[name]
+        shape, share = tuple(job.weight.shape), job.weight.numel() / self._weights
+        stored = self._run.trials[rounding][name].stored_bits
+        return LayerEffect(name, job.geometry.kind, shape, share, rounding, view, effect, change, stored)
+
+    def _tell(self, cell: LayerEffect) -> None:
+        self.cells.append(cell)
+        if self._partial is not None:
+            self._partial(cell)
+
+
+class _Pass:
+    """One calibration input on its way through the network as it stands."""
+
+    def __init__(self, run: TrialRun, number: int) -> None:
+        self.replay = Replay(run.network)
+        batch = run.batches[number]
+        self.whole = lambda: run.model.forward_for_calibration(run.network, *batch.inputs)
+
+    def record(self) -> torch.Tensor:
+        return self.replay.record(self.whole)
+
+    def again(self, layer: str) -> torch.Tensor:
+        return self.replay.again(layer, self.whole)
+
+
+@dataclass(eq=False)
+class _Full:
+    """A layer as it was."""
+
+    job: LayerJob
+
+    def forward(self, input: torch.Tensor, output_size: object = None) -> torch.Tensor:
+        return self.job.full(input, output_size)
+
+
+def type_of(job: LayerJob) -> str:
+    """What kind of layer this is, as MedQuanBench's Table 11 groups them: "Conv3d 3x3x3", "Linear attention"."""
+    if job.geometry.kind != "Linear":
+        depthwise = " depth-wise" if 1 < job.geometry.groups == job.geometry.weight_shape[0] else ""
+        return f"{job.geometry.kind} {'x'.join(map(str, job.geometry.weight_shape[2:]))}{depthwise}"
+    parts = job.name.lower().replace("_", ".").split(".")
+    if any(part in ("attn", "attention", "qkv", "proj", "msa") or part.endswith("attn") for part in parts):
+        return "Linear attention"
+    return "Linear MLP" if any(part.startswith(("mlp", "ffn", "linear", "fc", "lin")) for part in parts) else "Linear"
