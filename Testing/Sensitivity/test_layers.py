@@ -15,7 +15,7 @@ from medquant.network_edit import set_module, structural_twin
 from medquant.progress import Progress
 from medquant.recipe import Recipe
 from medquant.sensitivity import replay as replay_module
-from medquant.sensitivity.change import change_of, mean_dice
+from medquant.sensitivity.change import Expected, mean_dice, overlaps
 from medquant.sensitivity.effects import VIEWS
 from medquant.sensitivity.layers import sensitivity, type_of
 from medquant.sensitivity.replay import Replay
@@ -161,18 +161,20 @@ def test_a_change_is_that_of_probabilities_and_masks() -> None:
     generator = torch.Generator().manual_seed(3)
     expected = torch.randn(1, 3, 5, 6, generator=generator)
     found = expected + torch.randn(1, 3, 5, 6, generator=generator)
-    change = change_of(found, expected, exclusive=True, reference=expected.argmax(1))
+    change = Expected(expected, exclusive=True, reference=expected.argmax(1)).change(found)
     p, q = expected.double().softmax(1), found.double().softmax(1)
     assert change.divergence == pytest.approx(float((p * (p / q).log()).sum(1).mean()), rel=1e-5)
     assert change.dsc == change.dsc_vs_reference < 1
-    alone = change_of(found, expected, exclusive=False)
+    alone = Expected(expected, exclusive=False).change(found)
     p, q = expected.double().sigmoid(), found.double().sigmoid()
     by_hand = p * (p / q).log() + (1 - p) * ((1 - p) / (1 - q)).log()
     assert alone.divergence == pytest.approx(float(by_hand.mean()), rel=1e-5)
-    assert alone.dsc == pytest.approx(mean_dice(found > 0, expected > 0)) and alone.dsc_vs_reference is None
-    same = change_of(expected, expected.clone(), exclusive=True)
+    assert (
+        alone.dsc == pytest.approx(mean_dice(overlaps(found > 0, expected > 0, 0))) and alone.dsc_vs_reference is None
+    )
+    same = Expected(expected, exclusive=True).change(expected.clone())
     assert (same.error, same.divergence, same.dsc) == (0.0, 0.0, 1.0)
-    broken = change_of(found * float("nan"), expected, exclusive=True)
+    broken = Expected(expected, exclusive=True).change(found * float("nan"))
     assert broken.error == broken.divergence == float("inf")
 
 

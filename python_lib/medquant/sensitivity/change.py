@@ -19,6 +19,8 @@ class Change:
     """Kullback-Leibler divergence of the classes' probabilities from FP32's, mean over all places, in nats."""
     dsc: float
     """Mean Dice of the masks against FP32's, over the structures that either has."""
+    volume_change: float = 0.0
+    """The largest relative change of a structure's volume, of those that FP32 sees."""
     dsc_vs_reference: float | None = None
     """Mean Dice of the masks against reference labels, where there are any."""
 
@@ -30,50 +32,65 @@ class Change:
         return cls(**{name: sum(values) / len(values) if values else None for name, values in known.items()})
 
 
-def change_of(
-    found: torch.Tensor, expected: torch.Tensor, *, exclusive: bool, reference: torch.Tensor | None = None
-) -> Change:
-    """Compare logits (batch, classes, *spatial) with the FP32 network's.
+class Expected:
+    """The output of the FP32 network on one input, to compare others with."""
 
-    `exclusive`: one class holds at each place, the first of them background; otherwise each channel is a mask of its
-    own. `reference`: labels (batch, *spatial), or masks (batch, classes, *spatial) where classes are not exclusive. An
-    output that is not finite has an infinite error and divergence.
+    def __init__(self, logits: torch.Tensor, *, exclusive: bool, reference: torch.Tensor | None = None) -> None:
+        """`logits` (batch, classes, *spatial).
+
+        `exclusive`: one class holds at each place, the first of them background; otherwise each channel is a mask of
+        its own. `reference`: labels (batch, *spatial), or masks (batch, classes, *spatial) where not exclusive.
+        """
+        self._logits, self._exclusive, self._reference = logits.float(), exclusive, reference
+        self._norm = float(self._logits.norm().clamp_min(1e-12))
+        self._masks = _masks(self._logits, exclusive)
+        self._probabilities = self._logits.softmax(1) if exclusive else self._logits.sigmoid()
+        self._self_divergence = self._cross_entropy(self._logits)
+
+    def change(self, found: torch.Tensor) -> Change:
+        """From here to `found`, of the same shape; infinite error and divergence where it is not finite."""
+        found = found.float()
+        masks = _masks(found, self._exclusive)
+        classes = 0 if not self._exclusive else found.shape[1]
+        sizes = overlaps(masks, self._masks, classes)
+        volume = max((abs(after - before) / before for _, after, before in sizes if before), default=0.0)
+        against = None if self._reference is None else mean_dice(overlaps(masks, self._reference, classes))
+        error = float((found - self._logits).norm()) / self._norm
+        if error != error or error == float("inf"):
+            return Change(float("inf"), float("inf"), mean_dice(sizes), volume, against)
+        divergence = max(0.0, self._cross_entropy(found) - self._self_divergence)
+        return Change(error, divergence, mean_dice(sizes), volume, against)
+
+    def _cross_entropy(self, logits: torch.Tensor) -> float:
+        """Of the probabilities with those of `logits`, mean over all places (and masks, where not exclusive)."""
+        if self._exclusive:
+            normalizer = logits.logsumexp(1).double().sum()
+            matched = torch.linalg.vecdot(self._probabilities, logits, dim=1).double().sum()
+            return float(normalizer - matched) / (logits.numel() // logits.shape[1])
+        each = functional.softplus(logits) - self._probabilities * logits
+        return float(each.double().mean())
+
+
+def overlaps(found: torch.Tensor, expected: torch.Tensor, classes: int) -> list[tuple[int, int, int]]:
+    """Of each structure the places in both, in `found`, and in `expected`.
+
+    Labels (batch, *spatial) below `classes`, of which 0 is none; or masks (batch, structures, *spatial), `classes` 0.
     """
-    found, expected = found.float(), expected.float()
-    masks = _labels(found, exclusive)
-    against = None if reference is None else mean_dice(masks, reference)
-    dsc = mean_dice(masks, _labels(expected, exclusive))
-    if not bool(torch.isfinite(found).all()):
-        return Change(float("inf"), float("inf"), dsc, against)
-    error = float((found - expected).norm() / expected.norm().clamp_min(1e-12))
-    return Change(error, _divergence(found, expected, exclusive), dsc, against)
+    if not classes:
+        pairs = zip(found.bool().unbind(1), expected.bool().unbind(1), strict=True)
+        return [(int((a & b).sum()), int(a.sum()), int(b.sum())) for a, b in pairs]
+    classes = max(classes, 1 + int(expected.max()))
+    pairs = torch.bincount((found.long() * classes + expected.long()).flatten(), minlength=classes**2)
+    table = pairs.reshape(classes, classes)
+    both, after, before = table.diagonal().tolist(), table.sum(1).tolist(), table.sum(0).tolist()
+    return list(zip(both, after, before, strict=True))[1:]
 
 
-def mean_dice(found: torch.Tensor, expected: torch.Tensor) -> float:
-    """Mean Dice over the structures of either: labels (batch, *spatial) or masks (batch, structures, *spatial), bool.
-
-    1 where there is none in either.
-    """
-    if found.dtype == torch.bool:
-        pairs = list(zip(found.unbind(1), expected.bool().unbind(1), strict=True))
-    else:
-        labels = sorted({*found.unique().tolist(), *expected.unique().tolist()} - {0})
-        pairs = [(found == label, expected == label) for label in labels]
-    sizes = [(int((a & b).sum()), int(a.sum() + b.sum())) for a, b in pairs]
-    scores = [2 * common / total for common, total in sizes if total]
+def mean_dice(sizes: Sequence[tuple[int, int, int]]) -> float:
+    """Mean Dice over the structures that either has, from `overlaps`; 1 where neither has any."""
+    scores = [2 * both / (after + before) for both, after, before in sizes if after + before]
     return sum(scores) / len(scores) if scores else 1.0
 
 
-def _labels(logits: torch.Tensor, exclusive: bool) -> torch.Tensor:
+def _masks(logits: torch.Tensor, exclusive: bool) -> torch.Tensor:
     return logits.argmax(1) if exclusive else logits > 0
-
-
-def _divergence(found: torch.Tensor, expected: torch.Tensor, exclusive: bool) -> float:
-    if exclusive:
-        log_q, log_p = functional.log_softmax(found, 1), functional.log_softmax(expected, 1)
-        places = log_p.numel() / log_p.shape[1]
-        return max(0.0, float((log_p.exp() * (log_p - log_q)).sum()) / places)
-    p = expected.sigmoid()
-    inside = p * (functional.logsigmoid(expected) - functional.logsigmoid(found))
-    outside = (1 - p) * (functional.logsigmoid(-expected) - functional.logsigmoid(-found))
-    return max(0.0, float((inside + outside).sum()) / p.numel())

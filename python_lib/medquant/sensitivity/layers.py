@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -17,7 +17,7 @@ from medquant.network_edit import stoppable
 from medquant.products import quick_linears
 from medquant.progress import CancelCheck, Progress, ProgressCallback
 from medquant.recipe import Recipe
-from medquant.sensitivity.change import Change, change_of
+from medquant.sensitivity.change import Change, Expected
 from medquant.sensitivity.effects import VIEWS, LayerEffect, SensitivityMap, View
 from medquant.sensitivity.replay import Replay
 from medquant.sensitivity.trials import Rounding, TrialRun, exchanged
@@ -47,7 +47,7 @@ def sensitivity(
     those of MedQuanBench, Fig. 3 and Table 11: "one-at-a-time" rounds a layer alone; "incremental" rounds all but a
     layer, and all but a type of layers, and tells what giving it back is worth; "proxy" is the error of the layer's own
     output and takes no pass of the rest. Passes begin where something has changed. `references` has labels for each
-    calibration input, or None (see `change_of`). The fewest bits come first, and each effect goes to `partial` as soon
+    calibration input, or None (see `Expected`). The fewest bits come first, and each effect goes to `partial` as soon
     as it is known. `model` stays as it is. Raises `UserError` where nothing can be calibrated with, `Cancelled` when
     stopped.
     """
@@ -102,7 +102,9 @@ class _Study:
         network, trials = self._run.network, self._run.trials
         tracker.report(0.0, "Looking at the network")
         passes = [_Pass(self._run, number) for number in range(len(self._run.batches))]
-        expected = [one.record() for one in passes]
+        outputs = zip((one.record() for one in passes), self._references, strict=True)
+        model = self._run.model
+        expected = [Expected(o, exclusive=model.exclusive(o), reference=labels) for o, labels in outputs]
         incremental = "incremental" in views
         share = 1 / (len(trials) * len(views))
         done = 0.0
@@ -112,7 +114,7 @@ class _Study:
                 done += share
                 for name in self._order(passes, part, f"{rounding.label}: only layer"):
                     with exchanged(network, {name: layers[name].module}):
-                        change = self._change([one.again(name) for one in passes], expected)
+                        change = _mean(expected, (one.again(name) for one in passes))
                     self._tell(self._cell(name, rounding, "one-at-a-time", change.error, change))
             if incremental:
                 part = tracker.span(done, done + share)
@@ -120,10 +122,10 @@ class _Study:
                 with exchanged(network, {name: trial.module for name, trial in layers.items()}):
                     self._give_back(rounding, expected, part)
 
-    def _give_back(self, rounding: Rounding, expected: list[torch.Tensor], tracker: Progress) -> None:
+    def _give_back(self, rounding: Rounding, expected: list[Expected], tracker: Progress) -> None:
         network, jobs = self._run.network, self._run.jobs
         passes = [_Pass(self._run, number) for number in range(len(self._run.batches))]
-        whole = self._change([one.record() for one in passes], expected)
+        whole = _mean(expected, (one.record() for one in passes))
         self.whole[rounding] = whole
         by_type: dict[str, dict[str, nn.Module]] = {}
         for name, job in jobs.items():
@@ -131,13 +133,13 @@ class _Study:
         for kind, given in by_type.items():
             tracker.check()
             with exchanged(network, given):
-                change = self._change([one.whole() for one in passes], expected)
+                change = _mean(expected, (one.whole() for one in passes))
             share = sum(jobs[name].weight.numel() for name in given) / self._weights
             gain = whole.error - change.error
             self.types.append(LayerEffect(kind, kind, (), share, rounding, "incremental", gain, change))
         for name in self._order(passes, tracker, f"{rounding.label}: all but layer"):
             with exchanged(network, {name: _Full(jobs[name])}):
-                change = self._change([one.again(name) for one in passes], expected)
+                change = _mean(expected, (one.again(name) for one in passes))
             self._tell(self._cell(name, rounding, "incremental", whole.error - change.error, change))
 
     def _order(self, passes: list[_Pass], tracker: Progress, words: str) -> Iterator[str]:
@@ -150,13 +152,6 @@ class _Study:
             yield name
             done += cost
 
-    def _change(self, found: list[torch.Tensor], expected: list[torch.Tensor]) -> Change:
-        changes = zip(found, expected, self._references, strict=True)
-        model = self._run.model
-        return Change.mean(
-            [change_of(f, e, exclusive=model.exclusive(e), reference=labels) for f, e, labels in changes]
-        )
-
     def _cell(self, name: str, rounding: Rounding, view: View, effect: float, change: Change | None) -> LayerEffect:
         job = self._run.jobs[name]
         shape, share = tuple(job.weight.shape), job.weight.numel() / self._weights
@@ -167,6 +162,10 @@ class _Study:
         self.cells.append(cell)
         if self._partial is not None:
             self._partial(cell)
+
+
+def _mean(expected: Sequence[Expected], found: Iterable[torch.Tensor]) -> Change:
+    return Change.mean([one.change(output) for one, output in zip(expected, found, strict=True)])
 
 
 class _Pass:

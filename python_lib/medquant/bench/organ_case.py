@@ -1,0 +1,138 @@
+"""A real 3-D network with public weights, one scan to calibrate it on and another to test it on.
+
+Mean Dice over the organs that are there and that the FP32 network itself finds (Dice above .5 against the reference),
+against the FP32 masks and against the reference.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from medquant.bench.allconvunet import ORGANS, AllConvUNet, box_around, load, to_cube, to_network_axes
+from medquant.errors import UserError
+from medquant.imaging.reading import read_labels, read_volume
+from medquant.imaging.volume import Volume
+from medquant.models.base import CalibrationBatch, CalibrationSelection, Model
+from medquant.models.body import body_mask
+from medquant.progress import Progress
+from medquant.prompts import BoxPrompt
+from medquant.segmentation import Segmentation
+
+REFERENCE_LABELS = {1: 1, 7: 2, 3: 3, 4: 4, 15: 5, 5: 6, 6: 7, 19: 8}
+"""Label in the reference of `ct_abdomen_3mm` -> label of the network."""
+BOXED = (1, 2, 3, 4, 6, 7)
+"""Organs whose common bounding box, with a margin, is what the network sees."""
+MARGIN = (6, 4, 2)
+CROPS = (
+    ((0.0, 1.0), (0.0, 1.0), (0.0, 1.0)),
+    ((0.06, 0.94), (0.08, 0.92), (0.0, 0.85)),
+    ((0.0, 0.9), (0.1, 1.0), (0.15, 1.0)),
+    ((0.1, 1.0), (0.0, 0.9), (0.05, 0.95)),
+    ((0.05, 0.85), (0.05, 1.0), (0.1, 0.9)),
+    ((0.15, 0.95), (0.1, 0.95), (0.0, 0.75)),
+)
+"""Parts of the body's bounding box that serve as calibration inputs, along the network's three axes."""
+
+
+class OrganModel(Model):
+    """The network alone: this benchmark prepares its inputs itself."""
+
+    family = "allconvunet"
+
+    @classmethod
+    def from_spec(cls, spec: dict[str, Any]) -> Model:
+        raise UserError("This network belongs to the benchmark. Run `medquant bench quality`.")
+
+    @classmethod
+    def load(cls, source: str | Path, **_options: Any) -> Model:
+        source = Path(source)
+        if not source.is_file():
+            raise UserError(f"There are no weights at {source}. Give the data folder with --data.")
+        return cls(load(source), name=source.stem, spec={"family": cls.family}, weights_hash="")
+
+    def calibration_batches(
+        self, volume: Volume, selection: CalibrationSelection, progress: Progress | None = None
+    ) -> Iterator[CalibrationBatch]:
+        body = to_network_axes(volume, body_mask(volume))
+        array = to_network_axes(volume)
+        whole = box_around(body, (0, 0, 0))
+        for crop in CROPS[: selection.count]:
+            box = tuple(
+                slice(round(w.start + (w.stop - w.start) * low), round(w.start + (w.stop - w.start) * high))
+                for w, (low, high) in zip(whole, crop)
+            )
+            yield CalibrationBatch((to_cube(array, box),))
+
+    def segment(
+        self, volume: Volume, prompt: BoxPrompt | None = None, progress: Progress | None = None
+    ) -> Segmentation:
+        raise UserError("This network belongs to the benchmark. Run `medquant bench quality`.")
+
+
+@dataclass(frozen=True)
+class OrganCase:
+    """A fold's network, the scans, and what FP32 makes of the one that tests."""
+
+    model: OrganModel
+    calibration: Volume
+    cube: torch.Tensor
+    """The network's input (1, 1, 144, 144, 144) of the scan that tests."""
+    full: torch.Tensor
+    """FP32's labels (144, 144, 144) there."""
+    reference: torch.Tensor
+    organs: tuple[int, ...]
+    """Labels that count."""
+
+    @classmethod
+    def all(cls, data: Path, folds: Sequence[int]) -> Iterator[OrganCase]:
+        """One of each fold, 1 or 2, from the folder of scans and weights. Raises `UserError` for what is missing."""
+        calibration = read_volume(data / "ct_calibration_dicom" / "series")
+        cube, reference = _test_case(data)
+        for fold in folds:
+            model = OrganModel.load(data / "weights" / "allconvunet" / f"allconvunet_tcia_fold{fold}.pth")
+            full = logits_of(model.network, cube).argmax(1)[0]
+            found = (label for label in ORGANS if (reference == label).any() and dice(full, reference, label) > 0.5)
+            yield cls(model, calibration, cube, full, reference, tuple(found))
+
+    def batches(self) -> list[CalibrationBatch]:
+        """Every input that calibrates."""
+        return list(self.model.calibration_batches(self.calibration, CalibrationSelection(count=len(CROPS))))
+
+    def scores(self, network: AllConvUNet) -> tuple[float, float]:
+        """Mean Dice of another network's masks against FP32's and against the reference."""
+        found = logits_of(network, self.cube).argmax(1)[0]
+        return self.mean_dice(found, self.full), self.mean_dice(found, self.reference)
+
+    def mean_dice(self, found: torch.Tensor, other: torch.Tensor) -> float:
+        """Over the organs that count."""
+        return float(np.mean([dice(found, other, label) for label in self.organs]))
+
+
+def dice(a: torch.Tensor, b: torch.Tensor, label: int) -> float:
+    """Dice of one label in two label maps; 1 where neither has it."""
+    inside_a, inside_b = a == label, b == label
+    total = int(inside_a.sum() + inside_b.sum())
+    return 2 * int((inside_a & inside_b).sum()) / total if total else 1.0
+
+
+def _test_case(data: Path) -> tuple[torch.Tensor, torch.Tensor]:
+    """The network's input (1, 1, 144, 144, 144) and the reference labels (144, 144, 144)."""
+    volume = read_volume(data / "ct_abdomen_3mm" / "ct.nii.gz")
+    labels = read_labels(data / "ct_abdomen_3mm" / "labels.nii.gz", volume).labels
+    renamed = np.zeros(labels.shape, dtype=np.uint8)
+    for theirs, ours in REFERENCE_LABELS.items():
+        renamed[labels == theirs] = ours
+    renamed = to_network_axes(volume, renamed)
+    box = box_around(np.isin(renamed, BOXED), MARGIN)
+    return to_cube(to_network_axes(volume), box), to_cube(renamed, box, labels=True)[0, 0].long()
+
+
+def logits_of(network: AllConvUNet, cube: torch.Tensor) -> torch.Tensor:
+    with torch.inference_mode():
+        return network(cube)
