@@ -27,6 +27,7 @@ from typer.core import TyperGroup
 from medquant import __version__
 from medquant.commands import app as window
 from medquant.commands import (
+    autoquant,
     bench,
     cache,
     compare,
@@ -37,6 +38,7 @@ from medquant.commands import (
     models,
     quantize,
     segment,
+    sensitivity,
     series,
     train_demo,
     worker,
@@ -101,6 +103,8 @@ app.command("app", epilog=window.EXAMPLES)(window.app)
 app.command("models", epilog=models.EXAMPLES)(models.models)
 app.command("series", epilog=series.EXAMPLES)(series.series)
 app.command("quantize", epilog=quantize.EXAMPLES)(quantize.quantize)
+app.command("sensitivity", epilog=sensitivity.EXAMPLES)(sensitivity.sensitivity)
+app.command("autoquant", epilog=autoquant.EXAMPLES)(autoquant.autoquant)
 app.command("segment", epilog=segment.EXAMPLES)(segment.segment)
 app.command("compare", epilog=compare.EXAMPLES)(compare.compare)
 app.command("export", epilog=export.EXAMPLES)(export.export)

@@ -8,7 +8,13 @@ from typing import Annotated
 import typer
 
 from medquant.commands import options as o
-from medquant.commands.bench_tables import print_facts, print_pipeline, print_quality, print_runtimes
+from medquant.commands.bench_tables import (
+    print_autoquant,
+    print_facts,
+    print_pipeline,
+    print_quality,
+    print_runtimes,
+)
 from medquant.commands.session import output_folder, session
 from medquant.errors import UserError
 
@@ -71,6 +77,31 @@ def quality(
             chosen = {name: tuple(values) for name, values in chosen.items() if values}
             rows = bench.run(data=folder, **chosen, progress=progress, cancelled=cancelled)
         print_quality(run, rows)
+        run.finish(rows)
+
+
+@app.command("autoquant", epilog=o.examples("medquant bench autoquant --data FOLDER --json autoquant.json"))
+def autoquant(
+    data: Annotated[str | None, DATA] = None,
+    fold: Annotated[int, typer.Option(help="1 or 2.")] = 2,
+    bits: Annotated[
+        list[int] | None, typer.Option("--bits", help="Sizes to compare at. Repeatable; 2, 3 and 4 if not given.")
+    ] = None,
+    json_target: o.Json = None,
+) -> None:
+    """Compare bits chosen for each layer with the same bits everywhere, at equal size, on a real 3-D network.
+
+    Calibrated on one scan, tested on another. Takes some ten minutes.
+    """
+    from medquant.bench import autoquant as bench
+
+    with session(json_target) as run:
+        folder = data_folder(data)
+        with run.track("Mixed precision") as (progress, cancelled):
+            rows = bench.run(
+                data=folder, fold=fold, bits=tuple(bits or (2, 3, 4)), progress=progress, cancelled=cancelled
+            )
+        print_autoquant(run, rows)
         run.finish(rows)
 
 

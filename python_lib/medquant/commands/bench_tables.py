@@ -47,6 +47,25 @@ def print_quality(run: Session, rows: list[dict[str, Any]]) -> None:
         run.console.print(table)
 
 
+def print_autoquant(run: Session, rows: list[dict[str, Any]]) -> None:
+    """Each size: the same bits everywhere, and bits by sensitivity."""
+    for network in dict.fromkeys(row["network"] for row in rows):
+        table = _table("kind", "on disk", "bits", "FP32", "reference", "recipe")
+        table.columns[-1].no_wrap = False
+        for row in (row for row in rows if row["network"] == network):
+            table.add_row(
+                row["kind"],
+                wording.size(row["bytes_on_disk"]),
+                f"{row['effective_bits']:.2f}",
+                wording.score(row["dsc_vs_fp32"]),
+                wording.score(row["dsc_vs_reference"]),
+                escape(row["recipe"]),
+                style="bold" if row["kind"] == "mixed" else None,
+            )
+        run.console.print(f"{network}: Dice against", style="bold", markup=False, highlight=False)
+        run.console.print(table)
+
+
 def print_runtimes(run: Session, rows: list[dict[str, Any]]) -> None:
     """A table for each network, without the columns that no row has a figure for; below it what is to be said."""
     columns: dict[str, Callable[[dict[str, Any]], str]] = {

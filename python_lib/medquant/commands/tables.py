@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
 
 from rich.markup import escape
 from rich.table import Table
 
 from medquant.evaluation import wording
 from medquant.evaluation.comparison import Comparison, ModelSummary
+
+if TYPE_CHECKING:
+    from medquant.sensitivity.effects import SensitivityMap
 
 
 def _table(*titles: str) -> Table:
@@ -80,4 +84,35 @@ def structures_table(comparison: Comparison) -> Table:
                 wording.NOTHING if first else wording.change(row.volume_change_ml),
             )
             shown = ""
+    return table
+
+
+def layers_table(found: SensitivityMap, view: str) -> Table:
+    """One line for each layer: its part of the weights, and for each way of rounding the effect and the Dice."""
+    titles = []
+    for rounding in found.roundings:
+        titles += [f"{rounding.label}\neffect"] + ([] if view == "proxy" else [f"{rounding.label}\nDice"])
+    table = _table("layer", "share", *titles)
+    columns = [found.column(rounding, view) for rounding in found.roundings]
+    worst = set(found.worst())
+    for layer in found.layers:
+        cells = [column[layer] for column in columns]
+        values = []
+        for cell in cells:
+            values.append(wording.percent(cell.effect))
+            if cell.change is not None:
+                values.append(wording.score(cell.change.dsc))
+        table.add_row(escape(layer), f"{cells[0].share:.1%}", *values, style="bold" if layer in worst else None)
+    return table
+
+
+def types_table(found: SensitivityMap) -> Table:
+    """What giving back all layers of a type is worth, for each way of rounding: the Dice before and after."""
+    table = _table("type", "share", *(f"{rounding.label}\nDice" for rounding in found.roundings))
+    before = dict(found.whole)
+    table.add_row("none given back", "", *(wording.score(before[r].dsc) for r in found.roundings))
+    for kind in dict.fromkeys(effect.layer for effect in found.types):
+        cells = {effect.rounding: effect for effect in found.types if effect.layer == kind}
+        scores = [wording.score(cells[r].change.dsc) for r in found.roundings]
+        table.add_row(kind, f"{next(iter(cells.values())).share:.1%}", *scores)
     return table

@@ -74,6 +74,20 @@ def size(count: int | None) -> str:
     return f"{max(1, round(count / 1e3))} kB"
 
 
+def percent(part: float) -> str:
+    """A part of one in per cent, without the sign: "0.03", "1.2", "34"; an output that is no number at all: "inf"."""
+    if not math.isfinite(part):
+        return "inf"
+    hundredths = 100 * part
+    return (
+        f"{hundredths:.0f}"
+        if abs(hundredths) >= 9.95
+        else f"{hundredths:.1f}"
+        if abs(hundredths) >= 0.095
+        else f"{hundredths:.2f}"
+    )
+
+
 def memory(megabytes: float | None) -> str:
     """Megabytes: 900 MB, 1.4 GB."""
     return NOTHING if megabytes is None else size(round(megabytes * 1e6))

@@ -1,0 +1,128 @@
+"""`medquant autoquant`: the smallest model that is still safe, found with scans of one's own."""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.markup import escape
+
+from medquant.commands import options as o
+from medquant.commands.quantize import build_recipe, build_selection
+from medquant.commands.session import Session, output_file, output_told, session
+from medquant.errors import UserError
+
+if TYPE_CHECKING:
+    from medquant.mixed.search import SafeModel, Tried
+
+EXAMPLES = o.examples(
+    "medquant autoquant ct.nii.gz --keep-dice 0.99",
+    "medquant autoquant ct.nii.gz --model nnunet --weights results/ --keep-volume 1",
+)
+
+
+def autoquant(
+    volumes: Annotated[
+        list[str],
+        typer.Argument(metavar="VOLUME...", help="Scans to calibrate and check with: files or DICOM folders."),
+    ],
+    model: o.ModelName = "embedded",
+    weights: o.Weights = None,
+    keep_dice: Annotated[
+        float, typer.Option(metavar="DICE", help="Mean Dice against FP32 that the masks must keep.")
+    ] = 0.99,
+    keep_volume: Annotated[
+        float | None, typer.Option(metavar="PERCENT", help="Volume change of any structure that is allowed.")
+    ] = None,
+    bits: Annotated[
+        list[int] | None, typer.Option("--bits", "-b", metavar="N", help="Repeatable; 2, 3, 4 and 8 if not given.")
+    ] = None,
+    output: Annotated[str | None, o.output("The quantized model's file. (default: MODEL-safe.mq.safetensors)")] = None,
+    slices: Annotated[
+        int, typer.Option(min=2, metavar="N", help="Slices (or 3-D patches) of each scan; every third only checks.")
+    ] = 9,
+    method: Annotated[
+        str | None, typer.Option(metavar="NAME", help="permutation-comq (default), comq, gptq or rtn.")
+    ] = None,
+    ignore: Annotated[
+        list[str] | None,
+        typer.Option(metavar="PATTERN", help="Layers left in floating point, e.g. 'mask_decoder.*'. Repeatable."),
+    ] = None,
+    max_memory: Annotated[str | None, typer.Option(metavar="2GB", help="Memory above the model's own.")] = None,
+    series: o.Series = None,
+    component: o.Component = None,
+    frame: o.Frame = None,
+    device: o.Device = "auto",
+    option: o.ModelOptions = None,
+    json_target: o.Json = None,
+) -> None:
+    """Find the smallest model whose masks stay as they are: bits for each layer by how much it matters.
+
+    Every layer is rounded by itself to see what that does to the output; then candidates are quantized, and checked on
+    slices that did not calibrate, until the smallest one is found whose masks are within the tolerance. No labels are
+    needed: the masks are compared with those of the FP32 model.
+    """
+    from medquant.commands.inputs import file_word, open_model, open_volume, parse_memory
+    from medquant.mixed.plan import BITS
+    from medquant.mixed.search import Tolerance, smallest_safe_model
+
+    with session(json_target) as run:
+        allowed = None if keep_volume is None else keep_volume / 100
+        tolerance = Tolerance(keep_dice, allowed)
+        recipe = build_recipe(None, None, method, None, None)
+        selection = build_selection(slices, None, None, None)
+        memory = parse_memory(max_memory)
+        target = None if output is None else output_file(output)
+        scans = [open_volume(path, series=series, component=component, frame=frame) for path in volumes]
+        with run.track("Loading the model") as (progress, cancelled):
+            loaded = open_model(model, weights, device, option, progress, cancelled)
+            if hasattr(loaded, "recipe"):
+                raise UserError(f"{model} is quantized already. Give the model that it was made from.")
+            target = target or output_file(f"{file_word(loaded.name)}-safe.mq.safetensors")
+            found = smallest_safe_model(
+                loaded,
+                scans,
+                tolerance=tolerance,
+                recipe=recipe,
+                bits=tuple(bits or BITS),
+                selection=selection,
+                ignore=ignore or (),
+                max_memory_mb=memory,
+                tried=lambda one: run.say(_line(one)),
+                progress=progress,
+                cancelled=cancelled,
+            )
+        told = output_told(target)
+        size = found.quantized.save(target)
+        _show(run, found, size, told)
+        run.finish({"model": found.quantized.name, "output": str(target), **found.to_dict(), "bytes_on_disk": size})
+
+
+def _line(one: Tried) -> str:
+    from medquant.evaluation import wording
+
+    verdict = "safe" if one.safe else "not safe"
+    change = one.change
+    return (
+        f"  {wording.bits(one.effective_bits)} bits/weight: Dice {wording.score(change.dsc)}, volumes within "
+        f"{change.volume_change:.1%}: {verdict}"
+    )
+
+
+def _show(run: Session, found: SafeModel, size: int, told: str) -> None:
+    from medquant.evaluation import wording
+
+    report, change = found.quantized.report, found.change
+    counted = Counter(found.allocation.of().values())
+    layers = ", ".join(f"{counted[bits]} of {bits} bits" for bits in sorted(counted))
+    asked = escape(found.tolerance.describe())
+    if found.safe:
+        run.say(f"The smallest model with {asked} on slices that did not calibrate it:")
+    else:
+        run.say(f"No model keeps {asked}. The most precise that was tried, which does not:")
+    run.say(
+        f"{wording.size(4 * report.parameters)} in FP32, {wording.size(size)} now; {wording.stored_bits(report)}; "
+        f"layers: {layers}; Dice {wording.score(change.dsc)}, volumes within {change.volume_change:.1%}"
+    )
+    run.say(f"Quantized model: {told}")

@@ -1,0 +1,126 @@
+"""`medquant sensitivity`: which layers break first."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.markup import escape
+
+from medquant.commands import options as o
+from medquant.commands.quantize import build_selection
+from medquant.commands.session import Session, output_file, output_told, session
+from medquant.errors import UserError
+
+if TYPE_CHECKING:
+    from medquant.sensitivity.effects import SensitivityMap
+    from medquant.sensitivity.trials import Rounding
+
+EXAMPLES = o.examples(
+    "medquant sensitivity ct.nii.gz",
+    "medquant sensitivity ct.nii.gz --model nnunet --weights results/ --view incremental --figure layers.png",
+)
+
+
+def sensitivity(
+    volume: Annotated[str, typer.Argument(metavar="VOLUME", help="A scan: file or DICOM folder.")],
+    model: o.ModelName = "embedded",
+    weights: o.Weights = None,
+    bits: Annotated[
+        list[int] | None, typer.Option("--bits", "-b", metavar="N", help="Repeatable; 2, 4 and 8 if not given.")
+    ] = None,
+    rounds: Annotated[
+        str, typer.Option("--what", metavar="NAME", help="What is rounded: weights, activations or both.")
+    ] = "weights",
+    views: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--view",
+            metavar="NAME",
+            help="one-at-a-time (default: only this layer is rounded), incremental (all but this layer) or proxy (the "
+            "error of the layer's own output, the quickest). Repeatable.",
+        ),
+    ] = None,
+    slices: Annotated[int, typer.Option(min=1, metavar="N", help="Slices (or 3-D patches) of the scan.")] = 1,
+    method: Annotated[
+        str, typer.Option(metavar="NAME", help="rtn (default, quick), permutation-comq, comq or gptq.")
+    ] = "rtn",
+    figure: Annotated[
+        str | None, typer.Option(metavar="FILE.png", help="Write the map as a picture: .png, .svg or .pdf.")
+    ] = None,
+    series: o.Series = None,
+    component: o.Component = None,
+    frame: o.Frame = None,
+    device: o.Device = "auto",
+    option: o.ModelOptions = None,
+    json_target: o.Json = None,
+) -> None:
+    """Measure what rounding each layer does to the masks: which layers to keep precise, and which hardly matter.
+
+    No labels are needed: everything is compared with the FP32 model. Dice is that of the network's own masks on the
+    slices looked at, with that layer alone rounded (or with all but it).
+    """
+    from medquant.commands.inputs import open_model, open_volume
+    from medquant.recipe import Recipe
+    from medquant.sensitivity.layers import sensitivity as run_sensitivity
+
+    with session(json_target) as run:
+        roundings = _roundings(bits or [2, 4, 8], rounds)
+        target = None if figure is None else output_file(figure, "--figure")
+        scan = open_volume(volume, series=series, component=component, frame=frame)
+        with run.track("Loading the model") as (progress, cancelled):
+            loaded = open_model(model, weights, device, option, progress, cancelled)
+            if hasattr(loaded, "recipe"):
+                raise UserError(f"{model} is quantized already. Give the model that it was made from.")
+            found = run_sensitivity(
+                loaded,
+                scan,
+                roundings=roundings,
+                views=tuple(dict.fromkeys(views or ["one-at-a-time"])),
+                recipe=Recipe(method=method),
+                selection=build_selection(slices, None, None, None),
+                progress=progress,
+                cancelled=cancelled,
+            )
+        _show(run, found)
+        if target is not None:
+            _draw(run, found, target)
+        run.finish({"model": loaded.name, **found.to_dict()})
+
+
+def _roundings(bits: list[int], what: str) -> list[Rounding]:
+    from medquant.sensitivity.trials import Rounding
+
+    kinds = {
+        "weights": lambda n: Rounding(n),
+        "activations": lambda n: Rounding(None, n),
+        "both": lambda n: Rounding(n, n),
+    }
+    if what not in kinds:
+        raise UserError(f"Unknown part {what!r}. Choose {', '.join(kinds)}.")
+    return [kinds[what](n) for n in bits]
+
+
+def _show(run: Session, found: SensitivityMap) -> None:
+    from medquant.commands.tables import layers_table, types_table
+
+    for view in dict.fromkeys(cell.view for cell in found.cells):
+        run.say(f"\n{view}:")
+        run.console.print(layers_table(found, view))
+    if found.types:
+        run.say("\nAll layers of a type given back, the others rounded:")
+        run.console.print(types_table(found))
+    for row in found.rank_agreement():
+        if row["spearman"] is not None:
+            one, other = row["views"]
+            run.say(f"{row['rounding']}: {one} and {other} rank the layers alike by {row['spearman']:.2f} (Spearman).")
+    run.say(f"Largest effect at the fewest bits: {escape(', '.join(found.worst()))}.")
+
+
+def _draw(run: Session, found: SensitivityMap, target: Path) -> None:
+    from medquant.evaluation.layer_figures import sensitivity_figure
+
+    told = output_told(target)
+    sensitivity_figure(target, found)
+    run.say(f"Written: {told}")

@@ -1,0 +1,73 @@
+"""The map of sensitivities as a picture."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.colors import LinearSegmentedColormap
+from matplotlib.figure import Figure
+
+from medquant.evaluation import wording
+from medquant.files import atomic_path
+from medquant.sensitivity.effects import SensitivityMap
+
+# Even steps of lightness from nothing to much, the same order for colour-blind people.
+_MAP = LinearSegmentedColormap.from_list(
+    "effect", ["#FFFFFF", "#FDE1B3", "#F7AF73", "#E27758", "#B04861", "#742A68", "#3D1654"]
+)
+_TEXT, _QUIET = "#1C2024", "#6B7480"
+_ROW, _COLUMN, _LEFT = 0.2, 0.85, 3.4
+_WORST = 5
+
+
+def sensitivity_figure(path: str | Path, found: SensitivityMap) -> Path:
+    """Write the map: layers in the order of the network by what is rounded, a panel for each view.
+
+    A cell has its effect in per cent, white for none; the five worst layers stand in bold. The file's suffix (.png,
+    .svg, .pdf) decides its kind. Raises `UserError` where it cannot be written.
+    """
+    views = list(dict.fromkeys(cell.view for cell in found.cells))
+    rows, columns = len(found.layers), len(found.roundings)
+    width = _LEFT + len(views) * (columns * _COLUMN + 0.5)
+    figure = Figure(figsize=(width, rows * _ROW + 1.3), dpi=150)
+    FigureCanvasAgg(figure)
+    worst = set(found.worst(_WORST))
+    for number, view in enumerate(views):
+        left = (_LEFT + number * (columns * _COLUMN + 0.5)) / width
+        height = rows * _ROW / figure.get_figheight()
+        axes = figure.add_axes((left, 0.35 / figure.get_figheight(), columns * _COLUMN / width, height))
+        effects = [[_effect(found, layer, r, view) for r in found.roundings] for layer in found.layers]
+        known = [value for line in effects for value in line if math.isfinite(value)]
+        most = max([0.05, *known])
+        shares = [[min(1.0, max(0.0, value) / most) ** 0.5 for value in line] for line in effects]
+        axes.imshow(shares, cmap=_MAP, vmin=0, vmax=1, aspect="auto", interpolation="nearest")
+        for y, line in enumerate(effects):
+            for x, value in enumerate(line):
+                color = "#FFFFFF" if shares[y][x] > 0.55 else _TEXT
+                axes.text(x, y, wording.percent(value), ha="center", va="center", fontsize=7, color=color)
+        axes.set_title(view, loc="left", fontsize=9, color=_TEXT, pad=16)
+        axes.set_xticks(range(columns), [r.label for r in found.roundings], fontsize=8, color=_TEXT)
+        axes.tick_params(length=0, top=True, labeltop=True, bottom=False, labelbottom=False, pad=2)
+        axes.set_yticks(range(rows), found.layers if number == 0 else [""] * rows, fontsize=7, color=_QUIET)
+        for label in axes.get_yticklabels():
+            if label.get_text() in worst:
+                label.set(weight="bold", color=_TEXT)
+        for edge in axes.spines.values():
+            edge.set_visible(False)
+    figure.text(
+        0.01,
+        0.01,
+        "Relative change of the output, per cent. Darker: more. Not for clinical use.",
+        fontsize=7,
+        color=_QUIET,
+    )
+    with atomic_path(path) as temporary:
+        figure.savefig(temporary, facecolor="white", format=Path(path).suffix.lstrip(".") or "png")
+    return Path(path)
+
+
+def _effect(found: SensitivityMap, layer: str, rounding: object, view: str) -> float:
+    cell = found.column(rounding, view).get(layer)
+    return float("nan") if cell is None else cell.effect
