@@ -77,12 +77,12 @@ def layer_jobs(
         weight = module.weight.detach().float()
         bias = None if module.bias is None else module.bias.detach().float()
         geometry = LayerGeometry.of(module)
-        inputs = for_integer_kernel(activations[name], geometry)
+        inputs = _for_integer_kernel(activations[name], geometry)
         jobs[name] = LayerJob(name, index, module, weight, bias, bits, geometry, live[name], inputs)
     return jobs, kept
 
 
-def for_integer_kernel(settings: IntActivations | None, geometry: LayerGeometry) -> IntActivations | None:
+def _for_integer_kernel(settings: IntActivations | None, geometry: LayerGeometry) -> IntActivations | None:
     """Integer kernels of transposed convolutions, which there are in 3-D, take no zero point."""
     one_scale = settings is not None and settings.mode == "static" and isinstance(settings.granularity, PerTensor)
     return replace(settings, symmetric=True) if one_scale and geometry.kind == "ConvTranspose3d" else settings
@@ -101,8 +101,8 @@ def _live(name: str, module: nn.Module, seen: Observation, recipe: Recipe) -> Li
     if not recipe.drop_dead_channels or recipe.scope == "layer" or name not in seen.variances:
         return Live()
     folded = recipe.fold_batch_norm and name in seen.batch_norms
-    weight = module.weight.detach().float()
-    return live_channels(weight, Layout.of(module), seen.variances[name], recipe.weights.bits, folded=folded)
+    weight, bits = module.weight.detach().float(), recipe.asked_bits(name)
+    return live_channels(weight, Layout.of(module), seen.variances[name], bits, folded=folded)
 
 
 def _reason_to_keep(name: str, module: nn.Module, seen: Observation, ignore: Mapping[str, str]) -> str:

@@ -64,6 +64,7 @@ class QuantizationRun:
         self.seconds: dict[str, float] = {}
         self.finished = 0
         """Layers that are done."""
+        self.seen: Observation | None = None
         self.seen_inputs = SeenInputs()
         self.focus: list[torch.Tensor | None] = [batch.focus for batch in batches]
 
@@ -89,7 +90,7 @@ class QuantizationRun:
 
     def prepare(self) -> dict[str, LayerJob]:
         """What there is to do: norms folded, layers and their grids chosen, inputs that fit, the foreground found."""
-        seen = self._timed("first pass", self._observe)
+        seen = self.seen = self._timed("first pass", self._observe)
         if self.recipe.fold_batch_norm:
             fold_batch_norms(self.network, seen, lambda: self._forward(self.batches[0]))
         jobs, self.kept = layer_jobs(self.network, seen, self.recipe, self.ignore)

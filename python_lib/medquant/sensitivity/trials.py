@@ -14,7 +14,7 @@ from medquant.activation_settings import IntActivations
 from medquant.errors import UserError
 from medquant.gram import Moments
 from medquant.input_grid import InputGrid
-from medquant.jobs import LayerJob, for_integer_kernel
+from medquant.jobs import LayerJob, layer_jobs
 from medquant.layers import QuantizedLayer
 from medquant.models.base import CalibrationBatch, Model
 from medquant.products import product
@@ -89,19 +89,21 @@ class TrialRun(QuantizationRun):
         self._recipes = {rounding: rounding.recipe(recipe) for rounding in roundings}
         self._inputs_seen = {rounding: SeenInputs() for rounding in roundings}
         self._known: tuple[str, list[tuple[Moments, Moments]]] = ("", [])
+        self._variants: dict[Rounding, dict[str, LayerJob]] = {}
         self.jobs: dict[str, LayerJob] = {}
         self.trials: dict[Rounding, dict[str, Trial]] = {rounding: {} for rounding in roundings}
 
     def run(self) -> None:
         """Round every layer in every way."""
         self.jobs = self.prepare()
+        for rounding, recipe in self._recipes.items():
+            self._variants[rounding], _ = layer_jobs(self.network, self.seen, recipe, self.ignore)
         self._independent(self.jobs)
 
     def _solve(self, job: LayerJob, inputs: list[torch.Tensor], full: list[torch.Tensor] | None) -> None:
         for rounding, recipe in self._recipes.items():
             self.recipe, self.seen_inputs = recipe, self._inputs_seen[rounding]
-            activations = for_integer_kernel(recipe.activations, job.geometry)
-            asked = replace(job, bits=recipe.grid(recipe.weights.bits), activations=activations)
+            asked = self._variants[rounding][job.name]
             trial = self._input_alone(asked, inputs) if rounding.weights is None else self._rounded(asked, inputs)
             self.trials[rounding][job.name] = trial
 

@@ -1,0 +1,72 @@
+"""Which layers break first, and the smallest model that is safe, as commands."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from matplotlib.image import imread
+
+
+def test_three_views_in_tables_figures_and_numbers(medquant, scan: Path, small_sam: Path) -> None:
+    views = ["one-at-a-time", "incremental", "proxy"]
+    chosen = [word for view in views for word in ("--view", view)]
+    found = medquant("sensitivity", scan / "ct.nii.gz", "-m", small_sam, "-b", "2", "-b", "8", *chosen,
+                     "--figure", "layers.png", "--json", "layers.json")  # fmt: skip
+    assert found.exit_code == 0, found.output
+    data = json.loads(Path("layers.json").read_text())
+    assert {(cell["view"], cell["rounding"]) for cell in data["cells"]} == {(v, r) for v in views for r in ("W2", "W8")}
+    assert len(data["cells"]) == 6 * len(data["layers"])
+    for view in views:
+        assert f"\n{view}:\n" in found.stdout
+    worst = data["worst"][0]
+    assert f"Largest effect at the fewest bits: {worst}" in found.stdout
+    assert "rank the layers alike by" in found.stdout and "none given back" in found.stdout
+    height, width, _ = imread("layers.png").shape
+    assert width > 500 and height > 10 * len(data["layers"])
+
+
+@pytest.mark.parametrize(("what", "label"), [("activations", "A4"), ("both", "W4A4")])
+def test_inputs_are_rounded_too(medquant, scan: Path, small_sam: Path, what: str, label: str) -> None:
+    found = medquant("sensitivity", scan / "ct.nii.gz", "-m", small_sam, "-b", "4", "--what", what, "--view", "proxy",
+                     "--json", "-")  # fmt: skip
+    assert found.exit_code == 0, found.output
+    cells = json.loads(found.stdout)["cells"]
+    assert {cell["rounding"] for cell in cells} == {label} and max(cell["effect"] for cell in cells) > 0
+
+
+def test_the_smallest_safe_model_is_written_and_opens(medquant, scan: Path, small_sam: Path) -> None:
+    ct = scan / "ct.nii.gz"
+    found = medquant("autoquant", ct, "-m", small_sam, "--method", "rtn", "--slices", "3", "--keep-dice", "0.2",
+                     "--json", "safe.json")  # fmt: skip
+    assert found.exit_code == 0, found.output
+    data = json.loads(Path("safe.json").read_text())
+    file = Path(data["output"])
+    assert file.name == f"{small_sam.name}-safe.mq.safetensors"
+    assert data["bytes_on_disk"] == file.stat().st_size
+    assert data["safe"] and data["dsc"] >= 0.2 and set(data["bits"].values()) <= {2, 3, 4, 8}
+    assert "The smallest model with Dice against FP32 at least 0.2" in found.stdout
+    for one in data["tried"]:
+        assert f"Dice {one['dsc']:.3f}".replace(" 0.", " .") in found.stdout
+    box = "liver=10,10,0,40,50,3"
+    assert medquant("segment", ct, "-m", file, "--box", box, "--runtime", "pytorch").exit_code == 0
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (("sensitivity", "--view", "sideways"), "Unknown view 'sideways'"),
+        (("sensitivity", "--what", "biases"), "Unknown part 'biases'"),
+        (("sensitivity", "-b", "1"), "2 to 8 bits"),
+        (("autoquant", "--keep-dice", "2"), "lies between 0 and 1"),
+        (("autoquant", "--keep-volume", "-3"), "positive"),
+    ],
+)
+def test_a_mistake_is_told_in_a_sentence(
+    medquant, scan: Path, small_sam: Path, words: tuple[str, ...], told: str
+) -> None:
+    command, *rest = words
+    result = medquant(command, scan / "ct.nii.gz", "-m", small_sam, *rest)
+    assert result.exit_code == 2 and told in result.output
+    assert not list(Path().iterdir())
