@@ -16,7 +16,8 @@ from medquant import __version__, load_model
 
 COMMANDS = (
     "demo", "models", "series", "quantize", "segment", "compare", "export-mask", "bench solver", "bench quality",
-    "bench footprint", "bench runtime", "bench pipeline", "bench autoquant", "sensitivity", "autoquant", "doctor", "cache", "export", "train-demo", "worker",
+    "bench footprint", "bench runtime", "bench pipeline", "bench autoquant",
+    "sensitivity", "autoquant", "activations", "doctor", "cache", "export", "train-demo", "worker",
 )  # fmt: skip
 BOX = "liver=10,10,0,40,50,3"
 

@@ -70,3 +70,14 @@ def test_a_mistake_is_told_in_a_sentence(
     result = medquant(command, scan / "ct.nii.gz", "-m", small_sam, *rest)
     assert result.exit_code == 2 and told in result.output
     assert not list(Path().iterdir())
+
+
+def test_activations_are_described_and_drawn(medquant, scan: Path, small_sam: Path) -> None:
+    found = medquant("activations", scan / "ct.nii.gz", "-m", small_sam, "--figure", "a.png", "--json", "a.json")
+    assert found.exit_code == 0, found.output
+    data = json.loads(Path("a.json").read_text())
+    assert set(data["flops"]) >= {"linear", "convolution", "attention"}
+    assert f"{sum(data['flops'].values()) / 1e9:.3g} GFLOPs" in found.stdout
+    for layer in data["layers"]:
+        assert f"{layer['kurtosis_within']:.1f}" in found.stdout
+    assert imread("a.png").shape[1] > 1000

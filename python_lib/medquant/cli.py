@@ -25,8 +25,8 @@ from rich.console import Console
 from typer.core import TyperGroup
 
 from medquant import __version__
-from medquant.commands import app as window
 from medquant.commands import (
+    activations,
     autoquant,
     bench,
     cache,
@@ -43,6 +43,7 @@ from medquant.commands import (
     train_demo,
     worker,
 )
+from medquant.commands import app as window
 from medquant.errors import Cancelled, UserError
 
 UNEXPECTED, USER_ERROR, CANCELLED = 1, 2, 130
@@ -104,6 +105,7 @@ app.command("models", epilog=models.EXAMPLES)(models.models)
 app.command("series", epilog=series.EXAMPLES)(series.series)
 app.command("quantize", epilog=quantize.EXAMPLES)(quantize.quantize)
 app.command("sensitivity", epilog=sensitivity.EXAMPLES)(sensitivity.sensitivity)
+app.command("activations", epilog=activations.EXAMPLES)(activations.activations)
 app.command("autoquant", epilog=autoquant.EXAMPLES)(autoquant.autoquant)
 app.command("segment", epilog=segment.EXAMPLES)(segment.segment)
 app.command("compare", epilog=compare.EXAMPLES)(compare.compare)

@@ -12,6 +12,7 @@ from medquant.evaluation import wording
 from medquant.evaluation.comparison import Comparison, ModelSummary
 
 if TYPE_CHECKING:
+    from medquant.evaluation.activations import ActivationStudy
     from medquant.sensitivity.effects import SensitivityMap
 
 
@@ -115,4 +116,21 @@ def types_table(found: SensitivityMap) -> Table:
         cells = {effect.rounding: effect for effect in found.types if effect.layer == kind}
         scores = [wording.score(cells[r].change.dsc) for r in found.roundings]
         table.add_row(kind, f"{next(iter(cells.values())).share:.1%}", *scores)
+    return table
+
+
+def activations_table(study: ActivationStudy) -> Table:
+    """One line for each layer's input."""
+    titles = ("range", "deviation", "outliers\n%", "kurtosis\nwithin", "kurtosis\nacross", "smoothing\nratio")
+    table = _table("layer", *titles)
+    for layer in study.layers:
+        table.add_row(
+            escape(layer.layer),
+            f"{layer.minimum:.3g} to {layer.maximum:.3g}",
+            f"{layer.deviation:.3g}",
+            wording.percent(layer.outliers),
+            f"{layer.kurtosis_within:.1f}",
+            f"{layer.kurtosis_across:.1f}" if layer.kurtosis_across else "",
+            f"{layer.smoothed_ratio:.2f}",
+        )
     return table
