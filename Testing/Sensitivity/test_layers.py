@@ -183,7 +183,7 @@ def test_references_go_with_their_inputs(model: TorchModel, batches: list[Calibr
     found = sensitivity(model, batches, roundings=(Rounding(2),), references=labels)
     for cell in found.cells:  # what FP32 finds is the reference
         assert cell.change.dsc_vs_reference == pytest.approx(cell.change.dsc)
-    with pytest.raises(ValueError):
+    with pytest.raises(UserError, match="1 references do not fit 2 inputs"):
         sensitivity(model, batches, roundings=(Rounding(2),), references=labels[:1])
 
 
@@ -235,3 +235,14 @@ def test_progress_grows_and_ends(model: TorchModel, batches: list[CalibrationBat
 def test_without_inputs_nothing_can_be_said(model: TorchModel) -> None:
     with pytest.raises(UserError, match="nothing to calibrate with"):
         sensitivity(model, [])
+
+
+def test_effects_may_be_measured_on_other_inputs(model: TorchModel, batches: list[CalibrationBatch]) -> None:
+    found = sensitivity(model, batches[:1], measured_on=batches[1:], roundings=(Rounding(2),))
+    run = TrialRun(model, batches[:1], RTN, (Rounding(2),), (), None, Progress(None, None))
+    with torch.inference_mode():
+        run.run()
+    (expected,) = _outputs(run.network, batches[1:])
+    for name, cell in found.column(Rounding(2)).items():
+        (output,) = _outputs(_with(run, {name: run.trials[Rounding(2)][name].module}), batches[1:])
+        assert cell.effect == pytest.approx(float((output - expected).norm() / expected.norm()), rel=1e-4)

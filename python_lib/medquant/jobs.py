@@ -101,8 +101,8 @@ def _live(name: str, module: nn.Module, seen: Observation, recipe: Recipe) -> Li
     if not recipe.drop_dead_channels or recipe.scope == "layer" or name not in seen.variances:
         return Live()
     folded = recipe.fold_batch_norm and name in seen.batch_norms
-    weight, bits = module.weight.detach().float(), recipe.asked_bits(name)
-    return live_channels(weight, Layout.of(module), seen.variances[name], bits, folded=folded)
+    weight = module.weight.detach().float()
+    return live_channels(weight, Layout.of(module), seen.variances[name], recipe.weights.bits, folded=folded)
 
 
 def _reason_to_keep(name: str, module: nn.Module, seen: Observation, ignore: Mapping[str, str]) -> str:

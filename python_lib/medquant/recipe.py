@@ -155,14 +155,6 @@ class Recipe:
                     chosen[layer] = weights
         return chosen
 
-    def asked_bits(self, layer: str) -> int:
-        """Bits that the recipe asks for in a layer, before any are spread over the layers."""
-        bits = self.weights.bits
-        for pattern, weights in self.overrides.items():
-            if fnmatchcase(layer, pattern) and weights is not None:
-                bits = weights.bits
-        return bits
-
     def activations_for(self, layers: Sequence[str]) -> dict[str, IntActivations | None]:
         """The grid of each layer's input, for `layers` in the order of the network; the ends have `ends_bits`."""
         chosen = dict.fromkeys(layers, self.activations)

@@ -15,12 +15,11 @@ from medquant.bench.organ_case import OrganCase
 from medquant.errors import UserError
 from medquant.mixed.chain import Allocation
 from medquant.mixed.plan import plan, recipe_for
-from medquant.mixed.search import PLANNED_ON
 from medquant.progress import CancelCheck, Progress, ProgressCallback
 from medquant.quantize import quantize
 from medquant.recipe import IntWeights, Recipe
 
-PLANNED_BITS = (2, 3, 4, 5, 6, 8)
+PLANNED_BITS = (2, 3, 4, 8)
 FITTING = 3
 """Times that an allocation is made smaller until its file fits."""
 
@@ -62,7 +61,7 @@ def run(
     batches = case.batches()
     order = plan(
         case.model,
-        batches[:PLANNED_ON],
+        batches,
         recipe=recipe,
         bits=PLANNED_BITS,
         **tracker.span(0.02, 0.2).callbacks("Sensitivity"),

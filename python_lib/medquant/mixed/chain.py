@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
@@ -26,6 +26,8 @@ class Allocation:
     stored_bits: int
     effect: float
     """The sum of the layers' effects: a prediction, good for putting allocations in order."""
+    nominal: int | None = None
+    """Bits of the model as a whole, whose noise decides which channels are left out; None: the most frequent."""
 
     def of(self) -> dict[str, int]:
         """By layer."""
@@ -64,6 +66,15 @@ def chain(layers: Mapping[str, Sequence[Option]]) -> list[Allocation]:
         chosen[name] = option
         found.append(_allocation(chosen))
     return found
+
+
+def envelope(allocations: Iterable[Allocation]) -> list[Allocation]:
+    """Those than which none is both smaller and better, the smallest first."""
+    kept: list[Allocation] = []
+    for one in sorted(allocations, key=lambda one: (one.stored_bits, one.effect)):
+        if not kept or one.effect < kept[-1].effect:
+            kept.append(one)
+    return kept
 
 
 def _worth(a: Option, b: Option) -> float:

@@ -6,9 +6,7 @@ import glob
 from collections.abc import Sequence
 from dataclasses import replace
 
-import torch
-
-from medquant.mixed.chain import Allocation, Option, chain
+from medquant.mixed.chain import Allocation, Option, chain, envelope
 from medquant.models.base import CalibrationBatch, Model
 from medquant.progress import CancelCheck, ProgressCallback
 from medquant.recipe import Recipe
@@ -16,6 +14,8 @@ from medquant.sensitivity.layers import sensitivity
 from medquant.sensitivity.trials import Rounding
 
 BITS = (2, 3, 4, 8)
+MEASURED_ON = 1
+"""Inputs on which the layers' effects are measured, at most: more tell the same order."""
 
 
 def plan(
@@ -24,7 +24,6 @@ def plan(
     *,
     recipe: Recipe | None = None,
     bits: Sequence[int] = BITS,
-    references: Sequence[torch.Tensor | None] | None = None,
     ignore: Sequence[str] = (),
     max_memory_mb: float | None = None,
     progress: ProgressCallback | None = None,
@@ -32,32 +31,36 @@ def plan(
 ) -> list[Allocation]:
     """Allocations of bits to layers, from the smallest to the most precise.
 
-    Each layer is rounded alone to each of `bits` by the recipe's method; its effect is the divergence of the classes'
+    Every other one of `batches` calibrates, the others measure. Each layer is rounded alone to each of `bits` by the recipe's method; its effect is the divergence of the classes'
     probabilities from FP32's, which ranks layers like the masks do and, unlike Dice, still tells small effects apart.
+    Which channels a layer may leave out depends on how noisy the model is as a whole, so there is an order for each
+    such number of bits, and the best of all of them at every size is given.
     """
-    recipe = recipe or Recipe()
+    recipe = replace(recipe or Recipe(), activations=None)
+    widths = sorted(set(bits))
     found = sensitivity(
         model,
-        batches,
-        roundings=[Rounding(width) for width in bits],
-        recipe=replace(recipe, activations=None),
-        references=references,
+        batches[::2],
+        measured_on=batches[1::2][:MEASURED_ON] or None,
+        roundings=[Rounding(width, nominal=n) for n in widths for width in widths if width >= n],
+        recipe=recipe,
         ignore=ignore,
         max_memory_mb=max_memory_mb,
         progress=progress,
         cancelled=cancelled,
     )
-    options: dict[str, list[Option]] = {name: [] for name in found.layers}
+    options: dict[int, dict[str, list[Option]]] = {n: {name: [] for name in found.layers} for n in widths}
     for cell in found.cells:
-        options[cell.layer].append(Option(cell.rounding.weights, cell.stored_bits, cell.change.divergence))
-    return chain(options)
+        option = Option(cell.rounding.weights, cell.stored_bits, cell.change.divergence)
+        options[cell.rounding.nominal][cell.layer].append(option)
+    return envelope(replace(one, nominal=n) for n, layers in options.items() for one in chain(layers))
 
 
 def recipe_for(allocation: Allocation, recipe: Recipe | None = None) -> Recipe:
     """The recipe that gives each layer its bits."""
     recipe = recipe or Recipe()
     chosen = allocation.of()
-    most = max(set(chosen.values()), key=list(chosen.values()).count)
-    base = replace(recipe, weights=replace(recipe.weights, bits=most), ends_bits=None, extra_bits=0.0)
-    overrides = {glob.escape(name): base.grid(bits) for name, bits in chosen.items() if bits != most}
+    base_bits = allocation.nominal or max(set(chosen.values()), key=list(chosen.values()).count)
+    base = replace(recipe, weights=replace(recipe.weights, bits=base_bits), ends_bits=None, extra_bits=0.0)
+    overrides = {glob.escape(name): base.grid(bits) for name, bits in chosen.items()}
     return replace(base, overrides=recipe.overrides | overrides)

@@ -23,8 +23,6 @@ from medquant.sensitivity.change import Change, Expected
 
 HELD_OUT = 3
 """One of so many inputs checks and does not calibrate."""
-PLANNED_ON = 2
-"""Inputs on which the layers' effects are measured: more tell the same order."""
 CLOSE = 0.02
 """The search ends where the sizes that are left differ by less than this part."""
 
@@ -130,7 +128,7 @@ def smallest_safe_model(
     calibrating = [batch for number, batch in enumerate(batches) if number % HELD_OUT != 1]
     limits = {"ignore": ignore, "max_memory_mb": max_memory_mb}
     planning = tracker.span(0.05, 0.3)
-    steps = plan(model, calibrating[:PLANNED_ON], recipe=recipe, bits=bits, **planning.callbacks(), **limits)
+    steps = plan(model, calibrating, recipe=recipe, bits=bits, **planning.callbacks(), **limits)
     check = _Check(model, held_out, verify)
     results: dict[int, tuple[QuantizedModel, Tried]] = {}
 

@@ -33,6 +33,7 @@ def sensitivity(
     views: Sequence[View] = ("one-at-a-time",),
     recipe: Recipe | None = None,
     selection: CalibrationSelection | None = None,
+    measured_on: Sequence[CalibrationBatch] | None = None,
     references: Sequence[torch.Tensor | None] | None = None,
     ignore: Sequence[str] = (),
     max_memory_mb: float | None = None,
@@ -46,8 +47,9 @@ def sensitivity(
     calibration of `recipe` (None: to the nearest level, which takes no solver and ranks layers well). The views are
     those of MedQuanBench, Fig. 3 and Table 11: "one-at-a-time" rounds a layer alone; "incremental" rounds all but a
     layer, and all but a type of layers, and tells what giving it back is worth; "proxy" is the error of the layer's own
-    output and takes no pass of the rest. Passes begin where something has changed. `references` has labels for each
-    calibration input, or None (see `Expected`). The fewest bits come first, and each effect goes to `partial` as soon
+    output and takes no pass of the rest. Passes begin where something has changed, and are those of `measured_on` (None:
+    of the calibration inputs); a solver fits its own inputs better than others, so others tell the truth. `references`
+    has labels for each of these inputs, or None (see `Expected`). The fewest bits come first, and each effect goes to `partial` as soon
     as it is known. `model` stays as it is. Raises `UserError` where nothing can be calibrated with, `Cancelled` when
     stopped.
     """
@@ -62,10 +64,12 @@ def sensitivity(
     passes_follow = set(views) != {"proxy"}
     trying = tracker.span(0.03, 0.25 if passes_follow else 1.0)
     run = TrialRun(model, batches, recipe or Recipe(method="rtn"), roundings, ignore, max_memory_mb, trying)
-    known = {id(batch): labels for batch, labels in zip(batches, references or (), strict=references is not None)}
+    inputs = list(batches if measured_on is None else measured_on)
+    if references is not None and len(references) != len(inputs):
+        raise UserError(f"{len(references)} references do not fit {len(inputs)} inputs. Give one for each, or None.")
     with stoppable(run.network, tracker.check), quick_linears(run.network), torch.inference_mode():
         run.run()
-        study = _Study(run, [known.get(id(batch)) for batch in run.batches], partial)
+        study = _Study(run, inputs, references or [None] * len(inputs), partial)
         if "proxy" in views:
             study.proxy()
         if passes_follow:
@@ -82,10 +86,11 @@ class _Study:
     def __init__(
         self,
         run: TrialRun,
-        references: list[torch.Tensor | None],
+        inputs: Sequence[CalibrationBatch],
+        references: Sequence[torch.Tensor | None],
         partial: Callable[[LayerEffect], None] | None,
     ) -> None:
-        self._run, self._references, self._partial = run, references, partial
+        self._run, self._inputs, self._references, self._partial = run, inputs, references, partial
         self._weights = sum(job.weight.numel() for job in run.jobs.values())
         self.cells: list[LayerEffect] = []
         self.types: list[LayerEffect] = []
@@ -101,7 +106,7 @@ class _Study:
         """Passes of the network with layers exchanged."""
         network, trials = self._run.network, self._run.trials
         tracker.report(0.0, "Looking at the network")
-        passes = [_Pass(self._run, number) for number in range(len(self._run.batches))]
+        passes = [_Pass(self._run, batch) for batch in self._inputs]
         outputs = zip((one.record() for one in passes), self._references, strict=True)
         model = self._run.model
         expected = [Expected(o, exclusive=model.exclusive(o), reference=labels) for o, labels in outputs]
@@ -124,7 +129,7 @@ class _Study:
 
     def _give_back(self, rounding: Rounding, expected: list[Expected], tracker: Progress) -> None:
         network, jobs = self._run.network, self._run.jobs
-        passes = [_Pass(self._run, number) for number in range(len(self._run.batches))]
+        passes = [_Pass(self._run, batch) for batch in self._inputs]
         whole = _mean(expected, (one.record() for one in passes))
         self.whole[rounding] = whole
         by_type: dict[str, dict[str, nn.Module]] = {}
@@ -171,9 +176,8 @@ def _mean(expected: Sequence[Expected], found: Iterable[torch.Tensor]) -> Change
 class _Pass:
     """One calibration input on its way through the network as it stands."""
 
-    def __init__(self, run: TrialRun, number: int) -> None:
+    def __init__(self, run: TrialRun, batch: CalibrationBatch) -> None:
         self.replay = Replay(run.network)
-        batch = run.batches[number]
         self.whole = lambda: run.model.forward_for_calibration(run.network, *batch.inputs)
 
     def record(self) -> torch.Tensor:

@@ -31,6 +31,8 @@ class Rounding:
 
     weights: int | None = 4
     activations: int | None = None
+    nominal: int | None = None
+    """Bits of the model as a whole, whose noise decides which channels are left out; None: those of the weights."""
 
     def __post_init__(self) -> None:
         if self.weights is None and self.activations is None:
@@ -47,7 +49,9 @@ class Rounding:
         activations = None
         if self.activations is not None:
             activations = replace(base.activations or IntActivations(), bits=self.activations)
-        return replace(uniform(base, self.weights or 8), activations=activations)
+        bits = self.weights or 8
+        everywhere = replace(uniform(base, self.nominal or bits), activations=activations)
+        return replace(everywhere, overrides={"*": everywhere.grid(bits)})
 
 
 @dataclass(frozen=True)
