@@ -31,10 +31,11 @@ def plan(
 ) -> list[Allocation]:
     """Allocations of bits to layers, from the smallest to the most precise.
 
-    Every other one of `batches` calibrates, the others measure. Each layer is rounded alone to each of `bits` by the recipe's method; its effect is the divergence of the classes'
-    probabilities from FP32's, which ranks layers like the masks do and, unlike Dice, still tells small effects apart.
-    Which channels a layer may leave out depends on how noisy the model is as a whole, so there is an order for each
-    such number of bits, and the best of all of them at every size is given.
+    Every other one of `batches` calibrates, the others measure. Each layer is rounded alone to each of `bits` by the
+    recipe's method; its effect is the divergence of the classes' probabilities from FP32's, which ranks layers like the
+    masks do and, unlike Dice, still tells small effects apart. Which channels a layer may leave out depends on how
+    noisy the model is as a whole, so there is an order for each such number of bits, and the best of all of them at
+    every size is given.
     """
     recipe = replace(recipe or Recipe(), activations=None)
     widths = sorted(set(bits))

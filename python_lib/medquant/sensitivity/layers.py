@@ -47,11 +47,11 @@ def sensitivity(
     calibration of `recipe` (None: to the nearest level, which takes no solver and ranks layers well). The views are
     those of MedQuanBench, Fig. 3 and Table 11: "one-at-a-time" rounds a layer alone; "incremental" rounds all but a
     layer, and all but a type of layers, and tells what giving it back is worth; "proxy" is the error of the layer's own
-    output and takes no pass of the rest. Passes begin where something has changed, and are those of `measured_on` (None:
-    of the calibration inputs); a solver fits its own inputs better than others, so others tell the truth. `references`
-    has labels for each of these inputs, or None (see `Expected`). The fewest bits come first, and each effect goes to `partial` as soon
-    as it is known. `model` stays as it is. Raises `UserError` where nothing can be calibrated with, `Cancelled` when
-    stopped.
+    output and takes no pass of the rest. Passes begin where something has changed, and are those of `measured_on`
+    (None: of the calibration inputs); a solver fits its own inputs better than others, so others tell the truth.
+    `references` has labels for each of these inputs, or None (see `Expected`). The fewest bits come first, and each
+    effect goes to `partial` as soon as it is known. `model` stays as it is. Raises `UserError` where nothing can be
+    calibrated with, `Cancelled` when stopped.
     """
     odd = [view for view in views if view not in VIEWS]
     if odd or not views or not roundings:
