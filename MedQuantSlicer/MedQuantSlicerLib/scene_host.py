@@ -8,7 +8,7 @@ from typing import Any
 import qt
 import slicer
 
-from MedQuantSlicerLib import boxes, masks, scene
+from MedQuantSlicerLib import boxes, mask_views, masks, scene
 from MedQuantSlicerLib.host import BoxInfo, Masks, Point, VolumeInfo
 from MedQuantSlicerLib.messages import _
 
@@ -149,6 +149,7 @@ class SceneHost:
             offset=result.offset,
             partial=partial,
         )
+        mask_views.keep_apart(self.node, self._flipped)
         self.style()
 
     def remove_masks(self, kind: str) -> None:
@@ -167,16 +168,12 @@ class SceneHost:
 
     def style(self) -> None:
         """Draw all masks as the panel's opacity and fill say."""
-        masks.style(opacity=self.parameters.opacity, filled=self.parameters.filled)
+        mask_views.style(opacity=self.parameters.opacity, filled=self.parameters.filled)
 
     def flip(self) -> None:
         """Swap the masks of the two views in place: the eye sees a flicker better than two pictures."""
         self._flipped = not self._flipped
-        views = (scene.QUANTIZED_VIEW, scene.FP32_VIEW) if self._flipped else (scene.FP32_VIEW, scene.QUANTIZED_VIEW)
-        for kind, view in zip((masks.FP32, masks.QUANTIZED), views):
-            node = masks.segmentation_of(kind, self.node) if self.node is not None else None
-            if node is not None:
-                masks.confine(kind, node, (view,))
+        mask_views.keep_apart(self.node, self._flipped)
 
     def set_window(self, name: str) -> None:
         """Show the scan in one of `WINDOWS`, or "" for a window that its values suggest."""

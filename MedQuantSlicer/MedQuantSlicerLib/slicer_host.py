@@ -10,7 +10,7 @@ import qt
 import slicer
 import vtk
 
-from MedQuantSlicerLib import masks, scene
+from MedQuantSlicerLib import mask_views, masks, scene
 from MedQuantSlicerLib.host import Masks, Missing
 from MedQuantSlicerLib.messages import _
 from MedQuantSlicerLib.scene_host import SceneHost
@@ -105,10 +105,7 @@ class SlicerHost(SceneHost):
             if self.node is not None:
                 composite.SetBackgroundVolumeID(self.node.GetID())
             logic.FitSliceToAll()
-        for kind in (masks.FP32, masks.QUANTIZED, masks.DIFFERENCE):
-            node = masks.segmentation_of(kind, self.node) if self.node is not None else None
-            if node is not None:
-                masks.confine(kind, node)
+        mask_views.keep_apart(self.node)
 
     @staticmethod
     def _set_title(widget: Any, title: str) -> None:

@@ -109,7 +109,7 @@ def test_the_difference_has_a_view_of_its_own(host, manager, tmp_path):
     import numpy as np
     from MedQuantSlicerLib import masks
     from MedQuantSlicerLib.host import Masks
-    from MedQuantSlicerLib.slicer_host import PAIR, TRIPLE
+    from MedQuantSlicerLib.slicer_host import PAIR, TRIPLE, VIEWS
 
     host.parameters.inputVolume = geometries.add_volume()
     host.show_pair("FP32", "4-bit")
@@ -118,7 +118,8 @@ def test_the_difference_has_a_view_of_its_own(host, manager, tmp_path):
     host.show_masks("difference", told, False)
     assert manager.layout == TRIPLE
     node = masks.segmentation_of("difference", host.node)
-    assert list(node.GetDisplayNode().GetViewNodeIDs()) == ["vtkMRMLSliceNodeMedQuantDifference"]
+    shown = [node.GetDisplayNode().IsDisplayableInView(f"vtkMRMLSliceNode{tag}") for tag in VIEWS[TRIPLE]]
+    assert shown == [False, False, True]
     titles = [view.annotation.GetText(vtk.vtkCornerAnnotation.UpperEdge) for view in manager.views.values()]
     assert titles == ["FP32", "4-bit", "Difference"]
     host.remove_masks("difference")
