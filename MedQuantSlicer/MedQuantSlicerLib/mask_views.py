@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import slicer
@@ -52,6 +53,18 @@ def release() -> None:
     for _kind, node in _results():
         if node.GetDisplayNode().GetNumberOfViewNodeIDs():
             node.GetDisplayNode().RemoveAllViewNodeIDs()
+
+
+@contextmanager
+def drawn_everywhere() -> Iterator[None]:
+    """While a scene is written: whoever opens it sees the masks in whatever views there are."""
+    before = [(node.GetDisplayNode(), list(node.GetDisplayNode().GetViewNodeIDs())) for _kind, node in _results()]
+    release()
+    try:
+        yield
+    finally:
+        for display, views in before:
+            display.SetViewNodeIDs(views)
 
 
 def style(*, opacity: float, filled: bool) -> None:

@@ -415,6 +415,24 @@ def test_a_closed_scene_leaves_an_empty_panel(widget, slicer):
     assert widget.panel.presenter.shown.bits == 8
 
 
+def test_the_panel_turns_dark_with_the_application(widget):
+    import qt
+
+    application, before = qt.QApplication.instance(), widget.root.styleSheet
+    palette = application.palette()
+    dark = qt.QPalette(palette)
+    dark.setColor(qt.QPalette.Window, qt.QColor("#202020"))
+    dark.setColor(qt.QPalette.WindowText, qt.QColor("#E0E0E0"))
+    application.setPalette(dark)
+    try:
+        _settle()
+        assert widget.root.styleSheet != before
+    finally:
+        application.setPalette(palette)
+    _settle()
+    assert widget.root.styleSheet == before
+
+
 def test_leaving_gives_the_layout_back_and_cleanup_observes_nothing(widget, slicer):
     widget.exit()
     assert ("restore",) in widget.host.calls
