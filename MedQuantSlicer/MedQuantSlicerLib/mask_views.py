@@ -21,6 +21,8 @@ SLICERS_VIEWS = (
 )
 """Those of 3D Slicer's usual layouts. They are named even where they are not: a scene that is saved while masks are
 kept apart shows them wherever it is opened."""
+APART_ATTRIBUTE = "MedQuant.KeptApart"
+"""Of segmentations that were bound to views here and not by the user."""
 FILL = 0.5
 """A fill lets through what lies under it."""
 VEIL = 0.3
@@ -45,26 +47,27 @@ def keep_apart(volume: Any, flipped: bool = False) -> None:
     for kind, node in _results():
         shown = volume is not None and masks.segmentation_of(kind, volume) is node
         mine = [scene.view_id(view_of(kind, flipped))] if shown else []
-        node.GetDisplayNode().SetViewNodeIDs([*mine, *elsewhere])
+        _bind(node, [*mine, *elsewhere])
 
 
 def release() -> None:
-    """Draw all masks in every view, as ordinary segmentations are."""
+    """Draw what was kept apart in every view, as ordinary segmentations are. What the user has bound stays bound."""
     for _kind, node in _results():
-        if node.GetDisplayNode().GetNumberOfViewNodeIDs():
-            node.GetDisplayNode().RemoveAllViewNodeIDs()
+        if node.GetAttribute(APART_ATTRIBUTE):
+            _bind(node, [])
 
 
 @contextmanager
 def drawn_everywhere() -> Iterator[None]:
     """While a scene is written: whoever opens it sees the masks in whatever views there are."""
-    before = [(node.GetDisplayNode(), list(node.GetDisplayNode().GetViewNodeIDs())) for _kind, node in _results()]
+    apart = [node for _kind, node in _results() if node.GetAttribute(APART_ATTRIBUTE)]
+    before = [(node, list(node.GetDisplayNode().GetViewNodeIDs())) for node in apart]
     release()
     try:
         yield
     finally:
-        for display, views in before:
-            display.SetViewNodeIDs(views)
+        for node, views in before:
+            _bind(node, views)
 
 
 def style(*, opacity: float, filled: bool) -> None:
@@ -76,6 +79,12 @@ def style(*, opacity: float, filled: bool) -> None:
         display.SetOpacity2DOutline(opacity)
         display.SetOpacity2DFill(FILL * opacity)
         display.SetOpacity3D(VEIL if kind == FP32 else 1.0)
+
+
+def _bind(node: Any, views: list[str]) -> None:
+    """Draw a segmentation in these views only; none: in all."""
+    node.GetDisplayNode().SetViewNodeIDs(views)
+    node.SetAttribute(APART_ATTRIBUTE, "1" if views else None)
 
 
 def _results() -> Iterator[tuple[str, Any]]:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
+import qt
 import slicer
 
 from MedQuantSlicerLib import mask_views, scene
@@ -70,5 +72,8 @@ def _offer(window: Any) -> None:
         TRIPLE: _("MedQuant: with the difference"),
         QUAD: _("MedQuant: with the difference and 3-D"),
     }
+    icon = qt.QIcon(str(Path(__file__).parents[1] / "Resources" / "Icons" / "MedQuantSlicer.png"))
     for number, title in titles.items():
-        button.menu().addAction(title).setData(number)
+        action = button.menu().addAction(title)
+        action.setData(number)
+        action.setIcon(icon)  # Slicer's button shows that of the layout

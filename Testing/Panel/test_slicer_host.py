@@ -231,6 +231,17 @@ def test_outside_the_pair_masks_are_ordinary_segmentations(host, manager):
     assert (_views_of("fp32", volume), _views_of("quantized", volume)) == ([], [])
 
 
+def test_what_the_user_binds_to_a_view_stays_bound(host, manager):
+    from MedQuantSlicerLib import masks
+
+    volume = _choose(host)
+    host.show_pair("FP32", "4-bit")
+    host.restore_layout()
+    masks.segmentation_of("fp32", volume).GetDisplayNode().SetViewNodeIDs(["vtkMRMLSliceNodeRed"])
+    manager.setLayout(6)
+    assert _views_of("fp32", volume) == ["vtkMRMLSliceNodeRed"]
+
+
 def test_masks_that_come_while_another_layout_is_shown_are_drawn_everywhere(host, manager, tmp_path):
     from MedQuantSlicerLib.host import Masks
 
