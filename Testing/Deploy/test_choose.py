@@ -15,7 +15,7 @@ from medquant.activation_settings import IntActivations
 from medquant.deploy import choose as choosing
 from medquant.deploy.choose import choices_folder, choose, forget_choice
 from medquant.deploy.program import decoded_program
-from medquant.deploy.runtime import RUNTIMES
+from medquant.deploy.runtime import RUNTIMES, Check
 from medquant.errors import Cancelled, UserError
 from medquant.granularity import PerVoxel
 from medquant.imaging.volume import Volume
@@ -74,11 +74,21 @@ class Timed:
     def precisions(self, device: str | None = None) -> tuple[str, ...]:
         return () if self.found is None else tuple(self.seconds)
 
-    def compile(self, part: Part, *, precision: str, threads: int | None = None, cache: Path | None = None) -> Session:
+    def compile(
+        self,
+        part: Part,
+        *,
+        precision: str,
+        threads: int | None = None,
+        cache: Path | None = None,
+        check: Check | None = None,
+    ) -> Session:
         self.compiled += 1
         if self.seconds[precision] is None:
             raise UserError(f"{self.name} has no such operator. Use --runtime pytorch.")
-        return Session(self.name, precision, self.seconds[precision], part, self.wrong)
+        session = Session(self.name, precision, self.seconds[precision], part, self.wrong)
+        check(session)
+        return session
 
 
 pytestmark = pytest.mark.usefixtures("own_cache")

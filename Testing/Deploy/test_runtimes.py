@@ -8,14 +8,20 @@ from dataclasses import replace
 from importlib import metadata
 from pathlib import Path
 
+import numpy as np
+import onnx
 import openvino
 import pytest
 import torch
 from torch import nn
 
 from medquant.activation_settings import IntActivations
+from medquant.attention_products import attention_modules
 from medquant.deploy.cache import CompiledCache
+from medquant.deploy.export.int8_weights import notes_on_int8, within_seven_bits
+from medquant.deploy.int8_codes import LARGEST_CODE_WITHOUT_VNNI
 from medquant.deploy.machine import features
+from medquant.deploy.onnxruntime_runtime import _on_integers
 from medquant.deploy.openvino_program import openvino_model
 from medquant.deploy.openvino_runtime import OpenVino
 from medquant.deploy.program import integer_layers
@@ -29,6 +35,7 @@ from medquant.models.torch_program import from_module
 from medquant.quantize import quantize
 from medquant.quantized_model import QuantizedModel
 from medquant.recipe import CalibrationSettings, IntWeights, Recipe
+from medquant.segment import execution_of
 
 INSTALLED = [name for name in RUNTIMES if RUNTIMES[name].version() is not None and name != "pytorch-compiled"]
 ON_INTEGERS = [name for name in INSTALLED if name != "pytorch"]
@@ -215,9 +222,56 @@ def test_the_embedded_models_encoder(name: str, embedded: tuple) -> None:
     part = replace(part, inputs=dict.fromkeys(part.inputs, pixels))
     with torch.no_grad():
         expected = part.module(pixels)
-    found = compiled(name, part, "int8")(pixels)
+    session = compiled(name, part, "int8")
     floating = compiled(name, part, "fp32")(pixels)
-    assert relative(found, expected) < max(0.02, 0.5 * relative(floating, expected))
+    assert relative(session(pixels), expected) < max(0.02, 0.5 * relative(floating, expected))
+    assert session.quantized_products == 12, "two in each of six blocks"
+    if "INT8" in _capabilities() and "VNNI" in features():
+        assert session.integer_products == 12 and session.integer_layers <= session.quantized_layers
+
+
+@pytest.mark.parametrize("name", [name for name in ON_INTEGERS if name != "tensorrt"])
+def test_products_of_attention_that_would_overflow_stay_in_floating_point_and_are_told(
+    name: str, embedded: tuple, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As on x86 processors without VNNI."""
+    monkeypatch.setattr("medquant.deploy.program.largest_code_here", lambda: LARGEST_CODE_WITHOUT_VNNI)
+    model, (pixels, _) = embedded[0].model, embedded[1]
+    part = model.parts()["image_encoder"]
+    part = replace(part, inputs=dict.fromkeys(part.inputs, pixels))
+    session = compiled(name, part, "int8")
+    assert (session.quantized_products, session.integer_products) == (12, 0)
+    with torch.no_grad():
+        assert relative(session(pixels), part.module(pixels)) < 0.1
+    twin = replace(embedded[0], model=model.with_network(model.network))
+    session.simulated, session.layers = False, session.integer_layers
+    twin.model.sessions = {"image_encoder": session}
+    assert "12 products of attention in floating point" in execution_of(twin).describe()
+
+
+def test_for_any_processor_products_of_attention_are_left_in_floating_point(embedded: tuple) -> None:
+    seven = within_seven_bits(embedded[0])
+    for model, rounded in ((seven, False), (embedded[0], True)):
+        modules = attention_modules(model.model.network).values()
+        assert {module.quantizers is not None for module in modules} == {rounded}
+    notes = notes_on_int8(seven.model.parts()["image_encoder"], any_processor=True)
+    assert any("Products of attention" in note for note in notes)
+    assert not any("Products" in n for n in notes_on_int8(seven.model.parts()["mask_decoder"], any_processor=True))
+
+
+def test_products_of_two_inputs_are_no_layers_of_onnxruntime() -> None:
+    def node(operator: str, *inputs: str) -> onnx.NodeProto:
+        return onnx.helper.make_node(operator, inputs, ["out"])
+
+    weight = onnx.numpy_helper.from_array(np.zeros((2, 2), np.int8), "weight")
+    nodes = [
+        node("QLinearMatMul", "a", "scale", "zero", "b", "scale", "zero", "scale", "zero"),
+        node("QLinearMatMul", "a", "scale", "zero", "weight", "scale", "zero", "scale", "zero"),
+        node("MatMulIntegerToFloat", "a", "b", "scale", "scale", "zero", "zero"),
+        node("QLinearConv", "a", "scale", "zero", "weight", "scale", "zero", "scale", "zero"),
+        node("MatMul", "a", "b"),
+    ]
+    assert _on_integers(onnx.helper.make_graph(nodes, "g", [], [], [weight])) == (2, 2)
 
 
 @pytest.mark.parametrize("name", ON_INTEGERS)
