@@ -37,7 +37,7 @@ def dice(a: np.ndarray, b: np.ndarray) -> float:
 @pytest.fixture(scope="module")
 def phantom() -> tuple[Volume, BoxPrompt]:
     """A coarse phantom with boxes around its liver and spleen."""
-    array, labels, names, affine = make_phantom(0, (4, 96, 96), (12.0, 4.0, 4.0))
+    array, labels, names, affine = make_phantom(0, (3, 96, 96), (16.0, 4.0, 4.0))
     volume = Volume(array, affine, name="ct", modality="CT")
     wanted = [Structure(label, name) for label, name in names.items() if name in ("liver", "spleen")]
     return volume, boxes_from_labels(labels, volume, wanted)
@@ -53,11 +53,19 @@ def test_every_runtime_gives_the_masks_of_pytorch(runtime: str, patchwise: Torch
     assert not patchwise.sessions and twin.network is patchwise.network
 
 
-@pytest.mark.parametrize("runtime", INSTALLED)
-def test_the_embedded_model_finds_the_same_organs(runtime: str, phantom: tuple[Volume, BoxPrompt]) -> None:
+@pytest.fixture(scope="module")
+def organs(phantom: tuple[Volume, BoxPrompt]) -> np.ndarray:
+    """What the embedded model finds in it."""
     volume, boxes = phantom
-    model = load_model("embedded", device="cpu")
-    expected = segment(model, volume, prompt=boxes).labels
+    return segment(load_model("embedded", device="cpu"), volume, prompt=boxes).labels
+
+
+@pytest.mark.parametrize("runtime", INSTALLED)
+def test_the_embedded_model_finds_the_same_organs(
+    runtime: str, phantom: tuple[Volume, BoxPrompt], organs: np.ndarray
+) -> None:
+    volume, boxes = phantom
+    model, expected = load_model("embedded", device="cpu"), organs
     found = segment(accelerate(model, runtime, precision="fp32"), volume, prompt=boxes).labels
     assert expected.any() and dice(found, expected) > 0.999
 
@@ -256,8 +264,9 @@ def test_a_network_that_no_converter_takes_is_told(runtime: str, small_scan: Vol
     odd = from_module(Odd(), name="odd", roi_size=(4, 16, 16))
     with pytest.raises(UserError, match="Use "):
         accelerate(odd, runtime)
-    twin = accelerate(odd)  # the automatic choice works all the same
-    assert segment(twin, small_scan).labels.shape == small_scan.shape
+    if runtime == INSTALLED[-1]:
+        twin = accelerate(odd)  # the automatic choice works all the same
+        assert segment(twin, small_scan).labels.shape == small_scan.shape
 
 
 def test_the_wish_to_stop_is_heard(patchwise: TorchModel, own_cache: Path) -> None:

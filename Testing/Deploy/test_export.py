@@ -11,6 +11,8 @@ import sys
 import threading
 import time
 import weakref
+from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -37,10 +39,11 @@ from medquant.errors import Cancelled, UserError
 from medquant.granularity import PerGroup
 from medquant.imaging.volume import Volume
 from medquant.layers import QuantizedLayer
+from medquant.models.base import CalibrationSelection
 from medquant.models.torch_program import TorchModel, from_module
 from medquant.quantize import quantize
 from medquant.quantized_model import QuantizedModel
-from medquant.recipe import IntWeights, Recipe
+from medquant.recipe import CalibrationSettings, IntWeights, Recipe
 
 CARD = {"README.md", "model.json", "example.npz"}
 
@@ -118,17 +121,30 @@ def test_an_export_that_differs_is_refused(
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.parametrize(("format_name", "bits"), [("onnx", 2), ("onnx", 4), ("openvino", 2), ("torch", 2)])
-def test_few_bits_are_few_bytes(format_name: str, bits: int, small_scan: Volume, tmp_path: Path) -> None:
-    """What a hundred thousand weights more take: their bits and, for each output, a scale and an offset."""
-    recipe = Recipe(weights=IntWeights(bits), method="rtn", ends_bits=None, extra_bits=0, drop_dead_channels=False)
-    sizes = []
-    for width in (8, 64):
+BY_SIZE_ALONE = CalibrationSettings(sequential=False, shrink=False, positions_per_input=64)
+"""For tests that look at files, not at what the network sees: no second moments."""
+
+
+@pytest.fixture(scope="module")
+def wide(small_scan: Volume) -> Callable[[int, int], QuantizedModel]:
+    """A network by the width of its middle and the bits of its weights, quantized once."""
+
+    @cache
+    def made(width: int, bits: int) -> QuantizedModel:
         torch.manual_seed(0)
         layers = [nn.Conv3d(1, 64, 1), nn.Conv3d(64, width, 3, padding=1), nn.Conv3d(width, 2, 1)]
         model = from_module(nn.Sequential(*layers), name="wide", roi_size=(4, 8, 8))
-        made = export(quantize(model, small_scan, recipe=recipe), tmp_path / str(width), format_name)
-        sizes.append(made.bytes_on_disk)
+        same = {"ends_bits": None, "extra_bits": 0, "drop_dead_channels": False, "calibration": BY_SIZE_ALONE}
+        recipe = Recipe(weights=IntWeights(bits), method="rtn", **same)
+        return quantize(model, small_scan, recipe=recipe, selection=CalibrationSelection(1))
+
+    return made
+
+
+@pytest.mark.parametrize(("format_name", "bits"), [("onnx", 2), ("onnx", 4), ("openvino", 2), ("torch", 2)])
+def test_few_bits_are_few_bytes(format_name: str, bits: int, wide: Callable, tmp_path: Path) -> None:
+    """What a hundred thousand weights more take: their bits and, for each output, a scale and an offset."""
+    sizes = [export(wide(width, bits), tmp_path / str(width), format_name).bytes_on_disk for width in (8, 64)]
     more = 56 * (64 * 27 + 2) * bits / 8
     assert more <= sizes[1] - sizes[0] <= more + 56 * 16 + 4096
 
@@ -148,15 +164,22 @@ def test_plain_arithmetic_rounds_as_torch_does(
     assert torch.equal(_in_plain_arithmetic(exported)(values), expected)
 
 
-@pytest.mark.parametrize("format_name", ["onnx", "openvino"])
-def test_fewer_bits_with_integer_activations(format_name: str, small_scan: Volume, tmp_path: Path) -> None:
-    """As int8, which card and result say, or packed: small, and the same."""
+@pytest.fixture(scope="module")
+def wide_w2a8(small_scan: Volume) -> QuantizedModel:
+    """110,592 weights of 2 bits in one layer, activations of 8."""
     torch.manual_seed(0)
     layers = [nn.Conv3d(1, 64, 1), nn.ReLU(), nn.Conv3d(64, 64, 3, padding=1), nn.ReLU(), nn.Conv3d(64, 2, 1)]
     model = from_module(nn.Sequential(*layers), name="wide", roi_size=(4, 8, 8))
     weights = IntWeights(2, zero_point="half")  # which int8 has exactly
-    recipe = Recipe(weights=weights, activations=IntActivations(), method="rtn", ends_bits=None, extra_bits=0)
-    quantized = quantize(model, small_scan, recipe=recipe)
+    same = {"ends_bits": None, "extra_bits": 0, "calibration": BY_SIZE_ALONE}
+    recipe = Recipe(weights=weights, activations=IntActivations(observer="min-max"), method="rtn", **same)
+    return quantize(model, small_scan, recipe=recipe, selection=CalibrationSelection(1))
+
+
+@pytest.mark.parametrize("format_name", ["onnx", "openvino"])
+def test_fewer_bits_with_integer_activations(format_name: str, wide_w2a8: QuantizedModel, tmp_path: Path) -> None:
+    """As int8, which card and result say, or packed: small, and the same."""
+    quantized = wide_w2a8
     wide = export(quantized, tmp_path / "wide", format_name)
     packed = export(quantized, tmp_path / "packed", format_name, storage="packed")
     count = 64 * 64 * 27

@@ -175,31 +175,40 @@ def test_pytorch_says_that_it_simulates(unet: QuantizedModel, image: torch.Tenso
     assert PyTorch().compile(part_of(unet.model.network, image), precision="int8").simulated
 
 
-@pytest.mark.parametrize("name", INSTALLED)
-def test_two_to_four_bits_run_on_the_same_kernels(name: str, image: torch.Tensor) -> None:
+@pytest.fixture(scope="module")
+def w4a8_unet(image: torch.Tensor) -> tuple[nn.Module, nn.Module]:
+    """The network with weights of 4 bits, and as it was."""
     torch.manual_seed(0)
     model = from_module(UNet(), name="unet", roi_size=(16, 16, 16))
     activations = IntActivations(symmetric=True, observer="min-max")
-    quantized = quantize(
-        model, [CalibrationBatch((image,))], recipe=Recipe(weights=IntWeights(4), activations=activations, method="rtn")
-    )
-    network = quantized.model.network
+    recipe = Recipe(weights=IntWeights(4), activations=activations, method="rtn")
+    return quantize(model, [CalibrationBatch((image,))], recipe=recipe).model.network, model.network
+
+
+@pytest.mark.parametrize("name", INSTALLED)
+def test_two_to_four_bits_run_on_the_same_kernels(name: str, image: torch.Tensor, w4a8_unet: tuple) -> None:
+    network, original = w4a8_unet
     session = compiled(name, part_of(network, image), "int8")
     with torch.no_grad():
-        expected, floating = network(image), model.network(image)
+        expected, floating = network(image), original(image)
     moved = relative(session(image), expected)  # an offset that is no code moves weights by 1/254 of the largest
     assert moved < 0.5 * relative(floating, expected)
 
 
-@pytest.mark.parametrize("name", INSTALLED)
-def test_weights_only_run_in_floating_point(name: str, image: torch.Tensor) -> None:
+@pytest.fixture(scope="module")
+def light(image: torch.Tensor) -> nn.Module:
+    """A network with weights of 4 bits only."""
     torch.manual_seed(0)
     network = nn.Sequential(nn.Conv3d(1, 8, 3, padding=1), nn.Linear(16, 24), nn.GELU(), nn.Linear(24, 4))
-    batches = [CalibrationBatch((image,))]
-    made = quantize(from_module(network, name="n"), batches, recipe=Recipe(weights=IntWeights(4), method="rtn"))
-    session = compiled(name, part_of(made.model.network, image), "int8")
+    recipe = Recipe(weights=IntWeights(4), method="rtn")
+    return quantize(from_module(network, name="n"), [CalibrationBatch((image,))], recipe=recipe).model.network
+
+
+@pytest.mark.parametrize("name", INSTALLED)
+def test_weights_only_run_in_floating_point(name: str, image: torch.Tensor, light: nn.Module) -> None:
+    session = compiled(name, part_of(light, image), "int8")
     with torch.no_grad():
-        assert relative(session(image), made.model.network(image)) < 1e-4
+        assert relative(session(image), light(image)) < 1e-4
     assert not session.simulated
 
 
@@ -313,10 +322,10 @@ def test_no_permission_to_write_a_cache(tmp_path: Path, name: str, unet: Quantiz
     assert compiled(name, part_of(unet.model.network, image), "fp32", cache=in_the_way)(image).shape[1] == 3
 
 
-@pytest.mark.parametrize("name", ON_INTEGERS)
-@pytest.mark.parametrize("symmetric", [False, True])
-def test_a_mask_decoder_on_integers(name: str, symmetric: bool) -> None:
-    """Transposed convolutions in 2-D, and boxes of any number."""
+@pytest.fixture(scope="module", params=[False, True], ids=["asymmetric", "symmetric"])
+def decoder(request: pytest.FixtureRequest) -> tuple[Part, tuple[torch.Tensor, ...], torch.Tensor]:
+    """The embedded model's mask decoder, W8A8, its inputs, and what it makes of them."""
+    symmetric = request.param
     model = load_model("embedded", device="cpu")
     generator = torch.Generator().manual_seed(0)
     coarse = torch.randn(1, 3, 16, 16, generator=generator)
@@ -330,10 +339,15 @@ def test_a_mask_decoder_on_integers(name: str, symmetric: bool) -> None:
     with torch.inference_mode():
         embedding = parts["image_encoder"].module(pixels)
         expected = parts["mask_decoder"].module(embedding, boxes)
-    session = RUNTIMES[name].compile(parts["mask_decoder"], precision="int8", threads=1)
-    found = session(embedding, boxes)
-    pairs = zip(*((one if isinstance(one, tuple) else (one,)) for one in (found, expected)), strict=True)
-    assert all(float((a - b).norm() / b.norm()) < 0.05 for a, b in pairs)
+    return parts["mask_decoder"], (embedding, boxes), expected
+
+
+@pytest.mark.parametrize("name", ON_INTEGERS)
+def test_a_mask_decoder_on_integers(name: str, decoder: tuple) -> None:
+    """Transposed convolutions in 2-D, and boxes of any number."""
+    part, inputs, expected = decoder
+    session = RUNTIMES[name].compile(part, precision="int8", threads=1)
+    assert relative(session(*inputs), expected) < 0.05
 
 
 @pytest.mark.parametrize("name", INSTALLED)
