@@ -127,10 +127,22 @@ def window(engine, hands: Hands, settings, reader) -> Iterator[object]:
     yield from shown_window(hands, settings, reader)
 
 
-@pytest.fixture
-def whole_window(application, hands: Hands, settings, reader) -> Iterator[object]:
+@pytest.fixture(scope="session")
+def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The engine's cache for all tests: what one has quantized and timed the next need not."""
+    return tmp_path_factory.mktemp("cache")
+
+
+@pytest.fixture(scope="module")
+def whole_window(application, hands: Hands, reader, cache: Path, tmp_path_factory) -> Iterator[object]:
     """The window on an empty scene, with the real engine."""
-    yield from shown_window(hands, settings, reader)
+    from PySide6.QtCore import QSettings
+
+    folder = tmp_path_factory.mktemp("whole")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("MEDQUANT_CACHE", str(cache))
+        stored = QSettings(str(folder / "settings.ini"), QSettings.Format.IniFormat)
+        yield from shown_window(hands, stored, reader)
 
 
 def shown_window(hands: Hands, settings: object, reader: object) -> Iterator[object]:

@@ -6,16 +6,16 @@ engine's cache are those of an empty folder, so nothing of the user's changes.
 
 from __future__ import annotations
 
-import json
 import os
-import subprocess
 import sys
 import tempfile
-import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from medquant.bench.child import run_step
+from medquant.commands.app import DISPLAYS
 from medquant.errors import UserError
 from medquant.progress import CancelCheck, Progress, ProgressCallback
 
@@ -25,7 +25,6 @@ READY_SECONDS, WHEEL_MS, BUSY_MS, MEMORY_MB, WAY_SECONDS, WAY_CLICKS = 3.0, 80.0
 """What is asked for."""
 BUSY_SECONDS = 300.0
 """The wheel turns for so long at most while the engine quantizes."""
-START_SECONDS = 0.05
 
 
 def run(
@@ -90,27 +89,25 @@ def _random_weights(folder: Path, tracker: Progress) -> str:
 
 def _drive(folder: Path, job: dict[str, Any], tracker: Progress) -> dict[str, Any]:
     """Start the window, let it be used; what it found."""
-    file, answer, said = folder / "job.json", folder / "answer.json", folder / "said.txt"
-    answer.unlink(missing_ok=True)
-    file.write_text(json.dumps({**job, "folder": str(folder), "answer": str(answer)}), encoding="utf-8")
-    environment = os.environ | {"MEDQUANT_CACHE": str(folder / "cache")}
-    if sys.platform.startswith("linux") and not (environment.get("DISPLAY") or environment.get("WAYLAND_DISPLAY")):
-        environment.setdefault("QT_QPA_PLATFORM", "offscreen")
-    command = [sys.executable, "-m", "medquant.bench.window_drive", str(file)]
-    with said.open("w") as stream:
-        child = subprocess.Popen(command, stdout=stream, stderr=stream, env=environment)
-        try:
-            while child.poll() is None:
-                tracker.check()
-                time.sleep(START_SECONDS)
-        finally:
-            if child.poll() is None:
-                child.terminate()
-                child.wait()
-    if not answer.is_file():
-        last = [line for line in said.read_text(errors="replace").splitlines() if line.strip()][-1:]
-        raise UserError(f"The window ended ({''.join(last)}). See whether `medquant app` starts.")
-    found = json.loads(answer.read_text(encoding="utf-8"))
+    with _environment(folder):
+        found, _memory = run_step(
+            "medquant.bench.window_drive", {**job, "folder": str(folder)}, folder, tracker.check, name="The window"
+        )
     if "problem" in found:
         raise UserError(f"The window could not be used to the end ({found['problem']}). Do not touch it.")
     return found
+
+
+@contextmanager
+def _environment(folder: Path) -> Iterator[None]:
+    """A cache of its own for the engine, and on a Linux without a display a window that is not shown."""
+    more = {"MEDQUANT_CACHE": str(folder / "cache")}
+    if sys.platform.startswith("linux") and not any(os.environ.get(name) for name in DISPLAYS):
+        more["QT_QPA_PLATFORM"] = "offscreen"
+    before = dict(os.environ)
+    os.environ.update(more)
+    try:
+        yield
+    finally:
+        os.environ.clear()
+        os.environ.update(before)
