@@ -165,11 +165,9 @@ class Hands:
             answered.append(True)
             timer.stop()
             field = dialog.findChild(QLineEdit, "fileNameEdit")
+            field.setCompleter(None)  # its list would take the keys
             field.clear()
             QTest.keyClicks(field, str(path))
-            # The list of completions would take the click.
-            if field.completer() is not None:
-                field.completer().popup().hide()
             box = dialog.findChild(QDialogButtonBox)
             accept = box.buttons()[0]
             for button in box.buttons():
