@@ -143,6 +143,8 @@ class Hands:
 
     def press(self, widget: Any, key: str, modifier: str = "NoModifier") -> None:
         """Press a key, by its name in Qt."""
+        widget.window().activateWindow()  # off screen nobody gives the keys back after a dialog
+        self.wait(0.05)
         QTest.keyClick(widget, getattr(Qt.Key, f"Key_{key}"), getattr(Qt.KeyboardModifier, modifier))
         self.wait(0.05)
 
@@ -165,9 +167,8 @@ class Hands:
             answered.append(True)
             timer.stop()
             field = dialog.findChild(QLineEdit, "fileNameEdit")
-            field.setCompleter(None)  # its list would take the keys
             field.clear()
-            QTest.keyClicks(field, str(path))
+            field.insert(str(path))  # as from the clipboard: the list of completions would take single keys
             box = dialog.findChild(QDialogButtonBox)
             accept = box.buttons()[0]
             for button in box.buttons():
