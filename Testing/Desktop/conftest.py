@@ -133,16 +133,13 @@ def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("cache")
 
 
-@pytest.fixture(scope="module")
-def whole_window(application, hands: Hands, reader, cache: Path, tmp_path_factory) -> Iterator[object]:
+@pytest.fixture
+def whole_window(
+    application, hands: Hands, settings, reader, cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[object]:
     """The window on an empty scene, with the real engine."""
-    from PySide6.QtCore import QSettings
-
-    folder = tmp_path_factory.mktemp("whole")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("MEDQUANT_CACHE", str(cache))
-        stored = QSettings(str(folder / "settings.ini"), QSettings.Format.IniFormat)
-        yield from shown_window(hands, stored, reader)
+    monkeypatch.setenv("MEDQUANT_CACHE", str(cache))
+    yield from shown_window(hands, settings, reader)
 
 
 def shown_window(hands: Hands, settings: object, reader: object) -> Iterator[object]:
