@@ -185,7 +185,7 @@ def look_at_the_difference(way: Way) -> None:
     from MedQuantSlicerLib.host import DIFFERENCE, FP32, QUANTIZED
 
     window, volume = way.window, way.window.views.volume
-    way.hands.push(window.views.worst_button)
+    way.hands.push(way.ui.worstButton)
     counts = (way.mask(FP32) != way.mask(QUANTIZED)).sum(axis=(1, 2))
     shown = window.views.left.place()[0][0]
     assert shown == window.views.right.place()[0][0]
