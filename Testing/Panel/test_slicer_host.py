@@ -53,6 +53,7 @@ class FakeLayoutManager:
         self._slicer, self._logic, self._views = slicer, slicer.vtkMRMLLayoutLogic(), {}
         self._logic.SetMRMLScene(slicer.mrmlScene)
         node = self._logic.GetLayoutNode()
+        node.SetViewArrangement(3)
         for number in LAYOUTS:  # the node outlives the scenes of other tests
             if node.IsLayoutDescription(number):
                 node.SetLayoutDescription(number, "")
