@@ -232,6 +232,7 @@ class MedQuantSlicerTest(ScriptedLoadableModuleTest):
     def test_from_scan_to_comparison(self) -> None:
         """The whole way, by the panel's own buttons."""
         from MedQuantSlicerLib import boxes, masks
+        from MedQuantSlicerLib.parameters import Activations, Method, Runtime
         from MedQuantSlicerLib.state import RESTING
 
         self.delayDisplay(_("From a scan to a comparison"))
@@ -245,6 +246,11 @@ class MedQuantSlicerTest(ScriptedLoadableModuleTest):
         widget.parameters.inputVolume = volume
         widget.parameters.model = "embedded"
         widget.parameters.bits = 4
+        # The quickest way through: what other choices do is tested where no application is needed.
+        widget.parameters.method = Method.RTN
+        widget.parameters.activations = Activations.FLOAT
+        widget.parameters.runtime = Runtime.PYTORCH
+        widget.parameters.slices = 1
         presenter = widget.panel.presenter
         self._wait(lambda: presenter.shown.actions["quantize"].enabled)
         widget.ui.quantizeButton.click()
