@@ -448,7 +448,7 @@ def test_the_table_with_a_reference_fits_a_narrow_panel(widget, engine):
 
     small = ("int8 kernels (openvino)", "CPU", "4.2 bits/weight")
     table = Table(
-        ("Dice", "NSD", "HD95 mm", "Volume mL", "FP32 Dice", "Its Dice", "Seconds"),
+        ("Dice", "NSD", "HD95 mm", "Volume mL", "FP32 to reference", "4-bit to reference", "Seconds"),
         ("",) * 7,
         (
             row("FP32", "", "", "", "2006.5", ".800", "", "1.95 s", of_all=True, badges=("float32", "CPU")),
@@ -460,10 +460,14 @@ def test_the_table_with_a_reference_fits_a_narrow_panel(widget, engine):
     ui = widget.ui
     compare_table.fill_structures((ui.compareTable, ui.referenceTable), table)
     compare_table.fill_models(ui.costTable, table)
-    assert [ui.referenceTable.headerItem().text(place) for place in range(3)] == ["Structure", "FP32 Dice", "Its Dice"]
+    assert [ui.referenceTable.headerItem().text(place) for place in range(3)] == [
+        "Structure",
+        "FP32 to reference",
+        "4-bit to reference",
+    ]
     lines = [ui.costTable.topLevelItem(row) for row in range(ui.costTable.topLevelItemCount)]
     told = [[line.text(place) for place in range(3)] for line in lines]
-    assert ["Reference Dice", ".800", ".798"] in told
+    assert ["Dice to reference", ".800", ".798"] in told
     assert ["Seconds", "1.95 s", "1.97 s"] in told
     assert ["Arithmetic", "float32", "int8 kernels"] in told
     assert ["Runtime", "PyTorch", "OpenVINO"] in told

@@ -134,7 +134,7 @@ def test_from_the_scan_to_the_table_and_back(loop: EventLoop, host: ArrayHost, t
     assert {State.SEGMENTING, State.COMPARING} <= {one.state for one in seen}
     assert [row.title for row in shown.table.rows] == ["FP32", "4-bit", "liver"]
     assert host.titles == (shown.left_title, shown.right_title)
-    assert shown.left_title.startswith("FP32  7.7 MB  ")
+    assert shown.left_title.startswith("FP32  15 MB  ")
     assert shown.right_title.startswith(f"4-bit  {shown.quantized.split(': ')[1].partition(',')[0]}  ")
     assert host.names[FP32] == host.names[QUANTIZED] == {1: "liver"}
     truth = host.labels[SLICES[0] : SLICES[1] + 1] == LIVER
@@ -148,7 +148,7 @@ def test_from_the_scan_to_the_table_and_back(loop: EventLoop, host: ArrayHost, t
     assert (host.masks[DIFFERENCE] > 0).sum() == differs.sum()
     assert presenter.difference_file().endswith(".npy")
     presenter.reference_chosen("manual")
-    assert "FP32 Dice" in wait().table.columns
+    assert "FP32 to reference" in wait().table.columns
     report = tmp_path / "report.html"
     presenter.save_report(str(report))
     assert str(report) in wait().notice and "manual" in report.read_text(encoding="utf-8")
