@@ -81,8 +81,8 @@ def describe() -> str:
     return (
         "Masks are judged by the worst measure of the worst structure against FP32. "
         f'"{AS_FP32}": Dice from {score(DICE[0])}, NSD from {score(NSD[0])}, HD95 up to {near:g} mm or one voxel, '
-        f"volume within {VOLUME_PERCENT[0]:g} %, and in no slice a square of {small:g} mm that only one of the masks fills; "
-        f'"{SMALL_LOSS}": {score(DICE[1])}, {score(NSD[1])}, {far:g} mm or two voxels, {VOLUME_PERCENT[1]:g} %, '
+        f"volume within {VOLUME_PERCENT[0]:g} %, and in no slice a square of {small:g} mm that only one of the masks "
+        f'fills; "{SMALL_LOSS}": {score(DICE[1])}, {score(NSD[1])}, {far:g} mm or two voxels, {VOLUME_PERCENT[1]:g} %, '
         f'{large:g} mm, and in no slice more than half of a mask gone; else "{VISIBLE_LOSS}".'
     )
 
