@@ -21,6 +21,8 @@ Stop = Callable[[], None]
 FP32, QUANTIZED, DIFFERENCE = "fp32", "quantized", "difference"
 """The kinds of masks. A difference has the labels `FP32_ONLY` and `QUANTIZED_ONLY`."""
 FP32_ONLY, QUANTIZED_ONLY = 1, 2
+COMPARISON, CHOICES = "comparison", "choices"
+"""What text is kept for in the scene, beside the masks of a kind."""
 
 
 @dataclass(frozen=True)
@@ -103,6 +105,28 @@ class Host(Protocol):
         reference cannot be put on that grid.
         """
 
+    def masks_state(self, kind: str) -> str:
+        """Changes with the voxels and names of the masks of a kind, also by another hand; "" where there are none.
+
+        Masks that were saved and loaded again are in the state in which they were.
+        """
+
+    def reference_state(self) -> str:
+        """The same for the chosen reference."""
+
+    def write_masks(
+        self, kind: str, path: str, on_done: Callable[[dict[int, str]], None], on_error: Callable[[Exception], None]
+    ) -> Stop:
+        """Write the masks of a kind as they are in the scene now, in the manner of `write_reference`."""
+
+    # -- what is saved with the scene
+
+    def keep(self, what: str, text: str) -> None:
+        """Keep a text with the masks of a kind, with their `COMPARISON` or with the user's `CHOICES`; "": none."""
+
+    def kept(self, what: str) -> str:
+        """What was kept there, also by another run of another application; "" where there is nothing."""
+
     # -- what the scene is given
 
     def start_box(self, from_segment: bool = False) -> None:
@@ -112,6 +136,11 @@ class Host(Protocol):
         """Put masks of a kind into its segmentation (in place of earlier ones) and into its view.
 
         `partial`: only the block that `masks` covers is new; the rest of the segmentation stays.
+        """
+
+    def set_aside(self, kind: str) -> Callable[[], None]:
+        """Before masks of a kind are replaced: what this returns puts them back as they are now, with what is kept with
+        them, or takes away what came where there were none.
         """
 
     def remove_masks(self, kind: str) -> None:

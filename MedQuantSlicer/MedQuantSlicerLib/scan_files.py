@@ -46,6 +46,15 @@ class ScanFiles:
 
         self._write(name, self._host.write_reference, written, failed)
 
+    def masks(self, kind: str, then: Then, failed: Failed) -> None:
+        """`then` gets the masks of a kind as they are in the scene now."""
+        name = self._name(kind)
+
+        def written(labels: Mapping[int, str]) -> None:
+            then({"array": name, "offset": None, "labels": {str(value): text for value, text in labels.items()}})
+
+        self._write(name, lambda *told: self._host.write_masks(kind, *told), written, failed)
+
     def stop(self) -> bool:
         """Stop writing; nothing is called any more. False where nothing was being written."""
         stop, self._stop = self._stop, None
@@ -55,7 +64,7 @@ class ScanFiles:
 
     def discard(self, told: Mapping[str, Any] | None) -> None:
         """An array that is no longer needed."""
-        if told:
+        if told and "array" in told:  # what comes from a saved scene has none
             self._engine.discard(told["array"])
 
     def forget(self) -> None:

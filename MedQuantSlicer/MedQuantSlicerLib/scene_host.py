@@ -10,7 +10,9 @@ import slicer
 
 from MedQuantSlicerLib import boxes, masks, scene
 from MedQuantSlicerLib.host import BoxInfo, Masks, Point, Stop, VolumeInfo
+from MedQuantSlicerLib.mask_states import SegmentationWatch
 from MedQuantSlicerLib.messages import _
+from MedQuantSlicerLib.results_host import ResultsHost
 from MedQuantSlicerLib.segment_labels import SegmentLabels
 from MedQuantSlicerLib.turns import Turns, pieces_of, writing
 
@@ -26,12 +28,15 @@ WINDOWS = {
 """Level and width of the usual CT windows, in HU."""
 
 
-class SceneHost:
-    """Scans, boxes and masks of the scene. `parameters` is the parameter node; `boxes_changed` and `volume_changed`
-    are called when the boxes, or the voxels and transforms of the scan, have changed in the scene."""
+class SceneHost(ResultsHost):
+    """Scans, boxes and masks of the scene. `parameters` is the parameter node; `boxes_changed`, `volume_changed` and
+    `masks_changed` are called when the boxes, the voxels and transforms of the scan, or segmentations have changed in
+    the scene."""
 
     def __init__(self, parameters: Any) -> None:
+        super().__init__()
         self.parameters = parameters
+        self.masks_changed: Callable[[], None] = lambda: None
         self.boxes_changed: Callable[[], None] = lambda: None
         self.volume_changed: Callable[[], None] = lambda: None
         self.chosen_segment: tuple[Any, str] | None = None
@@ -47,6 +52,7 @@ class SceneHost:
             (observed, observed.AddObserver(event, self._scene_changed)) for observed, event in self._scene_events()
         ]
         self._observe_boxes()
+        self._segmentations = SegmentationWatch(self._scene_changed)
 
     def close(self) -> None:
         """Observe nothing any longer."""
@@ -56,6 +62,7 @@ class SceneHost:
         self._scene_tags = []
         for node in list(self._observed):
             self._forget(node)
+        self._segmentations.close()
         self.watch_volume(None)
         boxes.end_placing()
 
@@ -65,10 +72,10 @@ class SceneHost:
         for tag in tags:
             watched.RemoveObserver(tag)
         events = (
-            slicer.vtkMRMLVolumeNode.ImageDataModifiedEvent,
-            slicer.vtkMRMLTransformableNode.TransformModifiedEvent,
+            (slicer.vtkMRMLVolumeNode.ImageDataModifiedEvent, self._voxels_event),
+            (slicer.vtkMRMLTransformableNode.TransformModifiedEvent, self._volume_event),
         )
-        tags = [node.AddObserver(event, self._volume_event) for event in events] if node is not None else []
+        tags = [node.AddObserver(*event) for event in events] if node is not None else []
         self._watched = (node, tags)
 
     # -- what the scene holds
@@ -211,18 +218,24 @@ class SceneHost:
     def _scene_changed(self, caller: Any = None, event: Any = None) -> None:
         self._settle.start()
 
+    def _voxels_event(self, caller: Any = None, event: Any = None) -> None:
+        self._forget_kept()
+        self._volume_event()
+
     def _volume_event(self, caller: Any = None, event: Any = None) -> None:
         self._volume_moved = True
         self._settle.start()
 
     def _boxes_rest(self) -> None:
         self._observe_boxes()
+        self._segmentations.look()
         if self._volume_moved:
             self._volume_moved = False
             self.volume_changed()
         for node in self.box_nodes():
             boxes.deepen_flat_box(node, self.node)
         self.boxes_changed()
+        self.masks_changed()
 
     def _observe_boxes(self) -> None:
         present = [

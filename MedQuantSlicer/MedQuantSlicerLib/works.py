@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -79,14 +79,16 @@ class Works:
         *,
         with_volume: bool = False,
         with_reference: bool = False,
+        with_masks: Sequence[str] = (),
         on_partial: Callable[[Told], None] | None = None,
         on_failed: Then = lambda: None,
     ) -> None:
         """One request, with what it needs of the scene handed over before. `on_result` may go on with the next step;
-        `on_failed` tidies up what partial results left."""
+        `on_failed` tidies up what partial results left. `with_masks`: kinds that are handed over as they are in the
+        scene, beside what `params` tell of them."""
         facts = self.facts
         facts.state, facts.running = state, Running(section, m.HANDING_OVER if with_volume else m.STARTING)
-        asked = dict(params)
+        asked, handed = dict(params), set()
         self._work = work = object()
 
         def progress(told: Told) -> None:
@@ -99,8 +101,9 @@ class Works:
 
         def ends() -> bool:
             """Whether it was still wanted; then it is no longer."""
-            if with_reference:
-                self.files.discard(asked.get("reference"))
+            for name in ("reference", *with_masks):
+                if name in handed:
+                    self.files.discard(asked[name])
             if self._work is not work:
                 return False
             self.rest()
@@ -123,7 +126,8 @@ class Works:
                 error({"kind": "user", "message": str(problem)} if type(problem) is ValueError else self._told(problem))
 
         def take(name: str, told: Told, then: Then) -> None:
-            asked[name] = told
+            asked[name] = {**(asked.get(name) or {}), **told}
+            handed.add(name)
             self._guarded(section, then)
 
         def hand_over_volume() -> None:
@@ -134,7 +138,14 @@ class Works:
 
         def hand_over_reference() -> None:
             if with_reference:
-                self.files.reference(lambda told: take("reference", told, ask), not_handed_over)
+                self.files.reference(lambda told: take("reference", told, hand_over_masks), not_handed_over)
+            else:
+                hand_over_masks()
+
+        def hand_over_masks() -> None:
+            kind = next((one for one in with_masks if one not in handed), None)
+            if kind is not None:
+                self.files.masks(kind, lambda told: take(kind, told, hand_over_masks), not_handed_over)
             else:
                 ask()
 

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from MedQuantSlicerLib.host import BoxInfo, Masks, Missing, Point, VolumeInfo
+from MedQuantSlicerLib.host import CHOICES, BoxInfo, Masks, Missing, Point, VolumeInfo
 from MedQuantSlicerLib.presenter import Presenter
 from MedQuantSlicerLib.state import Action, Shown
 
@@ -107,6 +107,33 @@ class FakeHost:
         self.writing: tuple[Callable, Callable] | None = None
         self.reference: dict[int, str] | str = {1: "liver"}
         self.installing: tuple[Callable, Callable, Callable] | None = None
+        self.states = {"fp32": "1", "quantized": "1", "reference": "1"}
+        """Of the masks in the scene, and of the reference."""
+        self.keeps: dict[tuple[str, str], str] = {}
+        """What is saved with the scene: of a scan, and of what."""
+
+    def masks_state(self, kind: str) -> str:
+        return self.states.get(kind, "")
+
+    def reference_state(self) -> str:
+        return self.states["reference"]
+
+    def write_masks(self, kind: str, path: str, on_done: Callable, on_error: Callable) -> Callable:
+        self.calls.append(("write_masks", kind, Path(path).name))
+        return self._write(path, lambda: on_done({1: "liver", 2: "mine"}), on_error)
+
+    def keep(self, what: str, text: str) -> None:
+        self.keeps[self._place(what)] = text
+
+    def kept(self, what: str) -> str:
+        return self.keeps.get(self._place(what), "")
+
+    def _place(self, what: str) -> tuple[str, str]:
+        return ("" if what == CHOICES or self.chosen is None else self.chosen.key, what)
+
+    def set_aside(self, kind: str) -> Callable[[], None]:
+        kept = dict(self.keeps)
+        return lambda: (self.calls.append(("put_back", kind)), self.keeps.update(kept))
 
     def volume(self) -> VolumeInfo | None:
         return self.chosen
