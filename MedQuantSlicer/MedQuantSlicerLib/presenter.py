@@ -266,7 +266,7 @@ class Presenter:
         """Another reference segmentation is chosen in the panel; empty: none."""
         self.facts.reference = name
         self._masks.look_at_states()
-        if self.facts.table is not None and self._works.can("compare"):
+        if self.facts.table is not None and not self.facts.is_compared and self._works.can("compare"):
             self._masks.compare()
         self.update()
 
