@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import sys
+import zlib
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -34,6 +35,27 @@ class ArrayHost:
         self.position: tuple[float, ...] | None = None
         self.titles: tuple[str, str] | None = None
         self.layout_restored = False
+        self.keeps: dict[str, str] = {}
+
+    def masks_state(self, kind: str) -> str:
+        return f"{zlib.crc32(self.masks[kind])} {self.names[kind]}" if kind in self.masks else ""
+
+    def reference_state(self) -> str:
+        return str(zlib.crc32(self.labels))
+
+    def write_masks(self, kind: str, path: str, on_done: Callable, on_error: Callable) -> None:
+        np.save(path, self.masks[kind])
+        on_done(self.names[kind])
+
+    def keep(self, what: str, text: str) -> None:
+        self.keeps[what] = text
+
+    def kept(self, what: str) -> str:
+        return self.keeps.get(what, "")
+
+    def set_aside(self, kind: str) -> Callable[[], None]:
+        before = self.masks.get(kind)
+        return lambda: self.masks.pop(kind, None) if before is None else self.masks.update({kind: before})
 
     def volume(self) -> VolumeInfo | None:
         if not self.reading:
@@ -167,11 +189,50 @@ def test_from_the_scan_to_the_table_and_back(loop: EventLoop, host: ArrayHost, t
     presenter.export("artifact", str(tmp_path))
     assert Path(wait().exported).parent == tmp_path
 
+    _reopen(loop, host, presenter.shown)
     left = {path.name.partition("-")[0] for path in engine.folder.iterdir()}
     assert not left & {"part", "reference"}, "what is no longer needed was not removed"
     folder = engine.folder
     presenter.close()
     assert not folder.exists() and host.layout_restored
+
+
+def _reopen(loop: EventLoop, host: ArrayHost, before: Shown) -> None:
+    """The same scene in another panel and another process: everything is there, and nothing has to be done again."""
+    engine = loop.engine(sys.executable, "-m", "medquant", "worker")
+    presenter = Presenter(engine, host, lambda shown: None)
+    for name in ("method", "slices", "runtime"):
+        presenter.set_option(name, getattr(before.options, name))
+    presenter.choices_loaded()
+    presenter.start()
+    presenter.reference_chosen("manual")
+    shown = presenter.shown
+    assert shown.table == before.table and shown.worst == before.worst
+    assert (shown.left_title, shown.right_title) == (before.left_title, before.right_title)
+    assert shown.quantized == before.quantized and shown.quantized_fits
+    assert shown.heatmap == before.heatmap and shown.overrides == before.overrides
+    assert shown.waiting is None
+    difference = host.masks.pop(DIFFERENCE).copy()
+    presenter.facts.difference_shown = False
+    presenter.difference()
+    loop.wait(lambda: DIFFERENCE in host.masks, 60)
+    np.testing.assert_array_equal(host.masks[DIFFERENCE], difference)
+    again = presenter.shown.table
+    assert (again.headline, again.rows, again.notes) == (before.table.headline, before.table.rows, before.table.notes)
+
+    # A hand mends the quantized model's masks: what is compared is what is there, and it is said to be so.
+    host.masks[QUANTIZED] = host.masks[FP32].copy()
+    presenter.masks_changed()
+    assert "changed" in presenter.shown.table.headline
+    presenter.compare()
+    loop.wait(lambda: presenter.shown.waiting is None, 60)
+    edited = presenter.shown.table
+    assert edited.headline == "Dice 1.000, masks as FP32"
+    assert [row.title for row in edited.rows] == ["FP32", "4-bit (edited)", "liver"]
+    assert any("edited by hand" in note for note in edited.notes)
+    told = [choice.accuracy for choice in presenter.shown.choices]
+    assert told[1] in before.table.headline, "what the hand has mended says nothing of the model"
+    presenter.close()
 
 
 def test_a_worker_that_is_killed_costs_only_what_it_did(loop: EventLoop, host: ArrayHost) -> None:
