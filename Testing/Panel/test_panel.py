@@ -367,6 +367,7 @@ def test_packages_are_asked_for_once_and_only_by_a_button(widget, engine):
     assert widget.panel.messages["quantize"].what.text == "Fetching torch"
     widget.host.lacks = None
     done()
+    _settle()
     assert engine.last("quantize").params["bits"] == 4
 
 
@@ -391,6 +392,7 @@ def test_keys(widget, engine):
     widget.parameters.run = type(widget.parameters.run).FP32
     keys = widget.panel.keys()
     keys["S"]()
+    _settle()
     assert engine.last("segment").params["of"] == "embedded"
     labels = np.ones((9, 12, 16), np.uint8)
     node = masks.show("fp32", labels, {1: "liver"}, volume, title="FP32")
@@ -542,6 +544,7 @@ def test_news_are_scrolled_into_sight(slicer, scene, engine):
         _settle()
         assert area.verticalScrollBar().value == 0
         widget.panel.presenter.find_sensitivity()
+        _settle()
         engine.last("sensitivity").callbacks["on_error"]({"kind": "user", "message": "Too small. Take another."})
         _settle(60)
         place = widget.panel.messages["layers"].problem
