@@ -90,13 +90,14 @@ def _digest_of_image(image: Any, numbers: list[tuple[int, int]], before: int) ->
     table = np.zeros(max(int(array.max()), *(value for _number, value in numbers)) + 1, np.uint16)
     for number, value in numbers:
         table[value] = number
-    labels = table[array.astype(np.intp, copy=False) if array.dtype.kind != "u" else array]
-    part = []
-    for axis in range(3):
-        inside = np.flatnonzero(labels.any(axis=tuple(other for other in range(3) if other != axis)))
-        if not inside.size:
-            return before
-        part.append(slice(int(inside[0]), int(inside[-1]) + 1))
+    if len(numbers) < 256:
+        table = table.astype(np.uint8)
+    labels = array.astype(table.dtype, copy=False) if (table == np.arange(len(table))).all() else table[array]
+    plane = labels.any(axis=0)
+    ends = [np.flatnonzero(inside) for inside in (labels.any(axis=(1, 2)), plane.any(axis=1), plane.any(axis=0))]
+    if not ends[0].size:
+        return before
+    part = [slice(int(inside[0]), int(inside[-1]) + 1) for inside in ends]
     matrix = vtk.vtkMatrix4x4()
     image.GetImageToWorldMatrix(matrix)
     first = [part[2].start + extent[0], part[1].start + extent[2], part[0].start + extent[4], 1.0]
