@@ -239,3 +239,28 @@ def test_bits_of_the_weights_and_of_everything_stand_side_by_side(text):
     words = " ".join("".join(Page(text).words).split())
     assert "4.30 bits for each weight, 4.50 with all that is stored beside the weights" in words
     assert "2.30 bits for each weight, 2.50 with all that is stored beside the weights" in words
+
+
+def test_the_slice_that_the_verdict_names_is_shown_and_said(make_segmentation, tmp_path):
+    """Many voxels at the rims of other slices do not push it out."""
+    before = np.zeros((60, 120, 120), np.uint8)
+    before[5:55, 10:110, 10:80] = 1
+    before[30:50, 40:70, 90:110] = 1
+    after = before.copy()
+    after[38, 40:70, 90:110] = 0
+    for index in (8, 14, 20, 26):
+        after[index, 10:110, 10:18] = 0
+    names = {1: "liver"}
+    pair = [make_segmentation(before, names, name="FP32"), make_segmentation(after, names, name="W4")]
+    comparison = compare(pair)
+    assert comparison.summary[1].verdict_slice == 38
+    text = "".join(Page(write_report(tmp_path / "r.html", comparison, pair).read_text(encoding="utf-8")).words)
+    assert "visible loss: look (liver, slice 39: 600 voxels only in FP32)." in text
+    assert "slice 39 of 60" in text
+
+
+def test_notes_of_the_caller_are_read_with_the_numbers(make_segmentation, two_organs, tmp_path):
+    pair = [make_segmentation(two_organs, name=name) for name in ("FP32", "W4")]
+    details = ReportDetails(notes=("Masks of W4 were edited by hand.",))
+    text = write_report(tmp_path / "r.html", compare(pair), pair, details=details).read_text(encoding="utf-8")
+    assert "Masks of W4 were edited by hand." in text

@@ -171,6 +171,9 @@ def _pictures(
     masks = [differs(fp32, other) for other in segmentations]
     most = differs_most(segmentations)
     indices = worst_slices(segmentations, count, axis)
+    named = comparison.summary[most].verdict_slice
+    if named is not None and named not in indices:  # what the verdict names is shown
+        indices = sorted([*indices[: count - 1], named])
     scenes = [scene_of(segmentations, index, axis) for index in indices]
     area_ml = fp32.volume.voxel_volume_ml
     axis = scenes[0].view.axis if scenes else 0

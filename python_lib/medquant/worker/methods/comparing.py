@@ -95,7 +95,8 @@ def report(params: dict[str, Any], work: Work) -> dict[str, Any]:
         notes=tuple(_edits(params, wording.short_names(comparison.summary), comparison)),
     )
     progress.report(0.7, "Writing the page")
-    path = write_report(Path(params["path"]), comparison, masks, details=details, layers=layers)
+    axis = _axis(params, masks[0].volume)
+    path = write_report(Path(params["path"]), comparison, masks, details=details, layers=layers, axis=axis)
     return {"path": str(path)}
 
 
