@@ -108,6 +108,31 @@ def test_expected_sizes_are_those_of_the_files(bench: Bench, quantized: dict[str
     assert measured.recall("embedded", quantized["recipe"])["bytes"] == quantized["bytes"]
 
 
+def test_what_was_quantized_once_is_found_by_a_new_process(bench: Bench, quantized: dict[str, Any]) -> None:
+    """As long as scan, slices and settings are the same, and nobody asks to do it again."""
+    asked = {"model": "embedded", "volume": bench.volume, "bits": 4, "slices": {"count": 1, "where": "body"}}
+    other = bench.loop.engine(sys.executable, "-m", "medquant", "worker")
+    scan = {**bench.volume, "array": "again.npy"}
+    np.save(other.folder / "again.npy", bench.scan.array)
+    answer = bench.loop.ask(other, "quantize", {**asked, "volume": scan})
+    bench.loop.wait(lambda: answer.done)
+    found = answer.result
+    assert found["kept"] and not quantized["kept"]
+    assert (found["handle"], found["text"]) == (quantized["handle"], quantized["text"])
+    assert not any(told["text"].startswith("Quantizing") for told in answer.progress)
+    assert Path(found["handle"]).is_relative_to(os.environ["MEDQUANT_CACHE"])
+    np.save(other.folder / "other.npy", bench.scan.array + np.int16(1))
+    quick = {**asked, "method": "rtn"}
+    made = [
+        bench.loop.result(other, "quantize", {**quick, "volume": {**scan, "array": array}, **more})
+        for array, more in (("again.npy", {}), ("other.npy", {}), ("other.npy", {"again": True}), ("other.npy", {}))
+    ]
+    assert [one["kept"] for one in made] == [False, False, False, True]
+    assert made[0]["handle"] != made[1]["handle"] == made[3]["handle"]
+    Path(made[3]["handle"]).write_bytes(Path(made[3]["handle"]).read_bytes()[:-1000])
+    assert not bench.loop.result(other, "quantize", {**quick, "volume": {**scan, "array": "other.npy"}})["kept"]
+
+
 def test_progress_tells_what_happens(bench: Bench) -> None:
     asked = {"model": "embedded", "volume": bench.volume, "bits": 8, "method": "rtn", "slices": 1}
     answer = bench.loop.ask(bench.engine, "quantize", asked)
@@ -219,7 +244,7 @@ def test_a_comparison_with_a_reference(bench: Bench, masks: dict) -> None:
     np.save(bench.engine.folder / "reference.npy", bench.labels)
     reference = {"array": "reference.npy", "labels": {str(LIVER): "liver"}}
     found = bench.loop.result(bench.engine, "compare", {**masks, "volume": bench.volume, "reference": reference})
-    assert found["has_reference"] and "FP32 Dice" in found["table"]["columns"]
+    assert found["has_reference"] and "FP32 to reference" in found["table"]["columns"]
     assert all(len(row["cells"]) == len(found["table"]["columns"]) for row in found["table"]["rows"])
 
 
