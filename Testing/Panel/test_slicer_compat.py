@@ -28,6 +28,20 @@ def test_properties_are_values(slicer):
     assert (box.count, box.currentText, box.currentData) == (1, "CT", "ct")
 
 
+def test_what_is_not_there_cannot_be_written(slicer):
+    import qt
+
+    class Own(qt.QLabel):
+        pass
+
+    button, own = qt.QPushButton(), Own()
+    with pytest.raises(AttributeError, match="tooltip"):
+        button.tooltip = "misspelt"
+    button.toolTip = "spelt"
+    own.anything = 1
+    assert (button.toolTip, own.anything) == ("spelt", 1)
+
+
 def test_methods_that_python_overrides_are_called_by_qt(slicer):
     import qt
 
