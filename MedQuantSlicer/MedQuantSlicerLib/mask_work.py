@@ -44,8 +44,6 @@ class MaskWork:
     def report(self, path: str) -> None:
         """Write the page."""
         params = self._pair()
-        if params is None:
-            return
         facts = self._facts
         line, latest = facts.line, facts.latest
         params |= {
@@ -57,10 +55,11 @@ class MaskWork:
         }
 
         def known(result: Told) -> None:
-            self._works.files.discard(params.get("reference"))
             facts.notice = ("compare", m.saved(result["path"]))
 
-        self._works.run("save_report", "compare", "report", params, known, with_volume=True)
+        self._works.run(
+            "save_report", "compare", "report", params, known, with_volume=True, with_reference=bool(facts.reference)
+        )
 
     # -- segmenting
 
@@ -129,29 +128,15 @@ class MaskWork:
 
     # -- comparing
 
-    def _pair(self) -> Told | None:
-        """The masks and the reference as the engine takes them; None, with the problem shown, without the latter."""
+    def _pair(self) -> Told:
+        """The masks as the engine takes them."""
         facts = self._facts
-        params = {kind: facts.masks[kind].told for kind in (FP32, QUANTIZED)} | {"of": facts.model}
-        if facts.reference:
-            try:
-                params["reference"] = self._works.files.reference()
-            except (ValueError, OSError) as error:
-                self._works.fail("compare", {"kind": "user", "message": str(error)})
-                return None
-        return params
+        return {kind: facts.masks[kind].told for kind in (FP32, QUANTIZED)} | {"of": facts.model}
 
     def _compare(self) -> None:
         facts, about = self._facts, self._facts.comparison_of
-        params = self._pair()
-        if params is None:
-            return
-
-        def done() -> None:
-            self._works.files.discard(params.get("reference"))
 
         def known(result: Told) -> None:
-            done()
             if about != facts.comparison_of:
                 self._works.files.discard(result["difference"])
                 return
@@ -163,7 +148,15 @@ class MaskWork:
                 self.show_difference()
             self._works.files.discard(old)
 
-        self._works.step(State.COMPARING, "compare", "compare", params, known, with_volume=True, on_failed=done)
+        self._works.step(
+            State.COMPARING,
+            "compare",
+            "compare",
+            self._pair(),
+            known,
+            with_volume=True,
+            with_reference=bool(facts.reference),
+        )
 
     def show_difference(self) -> None:
         """The difference as a segmentation of its own."""

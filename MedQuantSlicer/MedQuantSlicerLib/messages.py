@@ -29,6 +29,7 @@ CANCEL_TIP = _("Stop; what was there before stays.")
 STOPPING = _("Stopping")
 INSTALLING = _("Installing what the engine needs")
 STARTING = _("Starting")
+HANDING_OVER = _("Handing over the scan")
 
 TEXTS = {
     "add_weights": _("Add weights..."),
@@ -153,6 +154,11 @@ def ask_clear(text: str) -> str:
     return _("Remove what was compiled for this machine ({text})? It is made again when it is needed.").format(
         text=text
     )
+
+
+def fault(what: str) -> str:
+    """A mistake of ours."""
+    return _("Unexpected error: {what}. This is a fault of MedQuant; please report it with the log.").format(what=what)
 
 
 def cannot_hand_over(reason: str) -> str:

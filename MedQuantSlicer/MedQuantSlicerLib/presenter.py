@@ -253,10 +253,10 @@ class Presenter:
             self._host.remove_masks(DIFFERENCE)
         self.update()
 
-    def difference_file(self) -> str:
-        """The `.npy` file of the difference, labels (k, j, i) as in `host.FP32_ONLY`; "" before a comparison."""
+    def difference_per_slice(self) -> tuple[tuple[int, ...], ...]:
+        """In how many voxels the masks differ, along the scan's axes (k, j, i); empty before a comparison."""
         told = self.facts.difference
-        return self._engine.path(told["array"]) if told else ""
+        return tuple(map(tuple, told["per_slice"])) if told else ()
 
     def save_report(self, path: str = "") -> None:
         """Write the comparison as a page."""

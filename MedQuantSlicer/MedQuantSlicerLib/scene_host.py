@@ -9,8 +9,10 @@ import qt
 import slicer
 
 from MedQuantSlicerLib import boxes, mask_views, masks, scene
-from MedQuantSlicerLib.host import FP32, QUANTIZED, BoxInfo, Masks, Point, VolumeInfo
+from MedQuantSlicerLib.host import FP32, QUANTIZED, BoxInfo, Masks, Point, Stop, VolumeInfo
 from MedQuantSlicerLib.messages import _
+from MedQuantSlicerLib.segment_labels import SegmentLabels
+from MedQuantSlicerLib.turns import Turns, pieces_of, writing
 
 BOX_EVENTS = ("PointModifiedEvent", "PointEndInteractionEvent", "PointPositionDefinedEvent", "PointRemovedEvent")
 SETTLE_MS = 150
@@ -90,11 +92,11 @@ class SceneHost:
         """See `Host`."""
         return scene.describe_volume(self.node) if self.node is not None else None
 
-    def write_volume(self, path: str) -> None:
+    def write_volume(self, path: str, on_done: Callable[[], None], on_error: Callable[[Exception], None]) -> Stop:
         """See `Host`."""
-        import numpy as np
-
-        np.save(path, scene.volume_array(self.node))
+        array = scene.volume_array(self.node)
+        parts = (array[part] for part in pieces_of(array.shape, array.itemsize))
+        return Turns(writing(path, array.shape, array.dtype, parts), lambda _: on_done(), on_error).stop
 
     def boxes(self) -> Sequence[BoxInfo]:
         """See `Host`."""
@@ -104,21 +106,25 @@ class SceneHost:
         """The boxes themselves, for the panel's list."""
         return boxes.boxes_of(self.node) if self.node is not None else []
 
-    def write_reference(self, path: str) -> dict[int, str]:
+    def write_reference(
+        self, path: str, on_done: Callable[[dict[int, str]], None], on_error: Callable[[Exception], None]
+    ) -> Stop:
         """See `Host`."""
-        import numpy as np
-
         reference = self.parameters.referenceSegmentation
         if reference is None:
             raise ValueError(_("No reference is chosen. Choose a segmentation that an expert drew."))
         if masks.is_own(reference):
             raise ValueError(_("The reference is a result of this panel. Choose a segmentation that an expert drew."))
+        nothing = ValueError(_("The reference has no segments on this scan. Choose another one."))
         try:
-            array, names = masks.labels_on(reference, self.node)
+            labels = SegmentLabels(reference, self.node)
         except ValueError:
-            raise ValueError(_("The reference has no segments on this scan. Choose another one.")) from None
-        np.save(path, array)
-        return names
+            raise nothing from None
+        return Turns(
+            writing(path, labels.shape, labels.dtype, labels.blocks()),
+            lambda _: on_done(labels.names),
+            lambda error: on_error(nothing if isinstance(error, ValueError) else error),
+        ).stop
 
     # -- what the scene is given
 
@@ -131,15 +137,15 @@ class SceneHost:
             self._box_around(*self.chosen_segment)
 
     def _box_around(self, segmentation: Any, segment: str) -> None:
-        import numpy as np
+        """A box around a segment, a moment later."""
+        volume, labels = self.node, SegmentLabels(segmentation, self.node, [segment])
 
-        array, names = masks.labels_on(segmentation, self.node, [segment])
-        where = np.argwhere(array)
-        if where.size:
-            box = boxes.new_box(self.node, names[1])
-            # (k, j, i) to (i, j, k)
-            boxes.fit_box(box, self.node, tuple(where.min(axis=0)[::-1]), tuple(where.max(axis=0)[::-1]))
-        self.boxes_changed()
+        def place(ends: Any) -> None:
+            if ends is not None and volume.GetScene() is not None:
+                boxes.fit_box(boxes.new_box(volume, labels.names[1]), volume, *ends)
+            self.boxes_changed()
+
+        Turns(labels.ends(), place, lambda _: self.boxes_changed())
 
     def remove_box(self, node: Any) -> None:
         """Take a box away."""

@@ -101,26 +101,38 @@ class FakeHost:
         self.calls: list[tuple] = []
         self.says_yes = True
         self.lacks: Missing | None = None
-        self.disk_is_full = False
+        self.disk_is_slow = False
+        self.fault: Exception | None = None
+        """What writing fails with."""
+        self.writing: tuple[Callable, Callable] | None = None
         self.reference: dict[int, str] | str = {1: "liver"}
         self.installing: tuple[Callable, Callable, Callable] | None = None
 
     def volume(self) -> VolumeInfo | None:
         return self.chosen
 
-    def write_volume(self, path: str) -> None:
-        if self.disk_is_full:
-            raise OSError(28, "No space left on device")
+    def write_volume(self, path: str, on_done: Callable, on_error: Callable) -> Callable:
         self.calls.append(("write_volume", path))
+        return self._write(path, lambda: on_done(), on_error)
 
     def boxes(self) -> Sequence[BoxInfo]:
         return self.drawn
 
-    def write_reference(self, path: str) -> dict[int, str]:
+    def write_reference(self, path: str, on_done: Callable, on_error: Callable) -> Callable:
         if isinstance(self.reference, str):
             raise ValueError(self.reference)
         self.calls.append(("write_reference", path))
-        return self.reference
+        return self._write(path, lambda: on_done(self.reference), on_error)
+
+    def _write(self, path: str, done: Callable, failed: Callable) -> Callable:
+        """At once, or where the disk is slow when the test says so: `writing[0]()`, and `writing[1](error)`."""
+        if self.fault is not None:
+            failed(self.fault)
+        elif self.disk_is_slow:
+            self.writing = (done, failed)
+        else:
+            done()
+        return lambda: self.calls.append(("stop_writing", path))
 
     def start_box(self, from_segment: bool = False) -> None:
         self.calls.append(("start_box", from_segment))

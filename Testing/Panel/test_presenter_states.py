@@ -260,7 +260,7 @@ def test_an_installation_can_be_cancelled_and_ends_silently(panel: Panel) -> Non
 
 def test_a_full_disk_is_told(panel: Panel) -> None:
     panel.open_scan()
-    panel.host.disk_is_full = True
+    panel.host.fault = OSError(28, "No space left on device")
     panel.presenter.quantize()
     assert panel.shown.state is State.FAILED
     assert "No space left on device" in panel.shown.problem.text

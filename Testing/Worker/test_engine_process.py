@@ -181,7 +181,7 @@ class _Silent:
     def send(self, data: bytes) -> None:
         self.sent.append(data)
 
-    def kill(self) -> None:
+    def kill(self, wait: bool = False) -> None:
         self.killed = True
 
 
@@ -191,7 +191,8 @@ def test_the_last_words_of_a_killed_process_do_not_count() -> None:
     answers: list[dict] = []
     engine.request("work", on_result=answers.append, on_error=answers.append)
     first = _Silent.last
-    assert first.command[:3] == ["engine", "worker", "--folder"] and first.environment == {"A": "b"}
+    assert first.command[:3] == ["engine", "worker", "--token"] and first.environment == {"A": "b"}
+    assert first.command[-2:] == ["--folder", str(engine.folder)]
     first.on_bytes(b'{"event": "ready"}\n')
     for second in range(1, 13):
         now[0] = float(second)

@@ -76,7 +76,7 @@ class Window(QMainWindow):
         self.statusBar().addPermanentWidget(QLabel(about.NOT_CLINICAL))
         self.statusBar().setSizeGripEnabled(False)
         self.actions_by_name = menus.build(self)
-        self._profile_of = ("", "")
+        self._profile_of = ((), "")
         self._closed = False
         self._watch_scene()
         self.refresh()
@@ -123,11 +123,11 @@ class Window(QMainWindow):
 
     def _show_profile(self) -> None:
         """Over the slider: where the masks differ."""
-        file = self.frame.presenter.difference_file()
-        about = (file, self.views.orientation)
+        per_slice = self.frame.presenter.difference_per_slice()
+        about = (per_slice, self.views.orientation)
         if about != self._profile_of:
             self._profile_of = about
-            self.views.show_differences(profile(file, self.views.left) if file else ())
+            self.views.show_differences(profile(per_slice, self.views.left) if per_slice else ())
 
     def ask(self, title: str, entries: list[tuple[int, str, str]]) -> None:
         """Ask which of several things to open."""

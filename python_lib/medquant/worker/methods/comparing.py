@@ -21,7 +21,7 @@ from medquant.models.catalogue import DEMONSTRATES
 from medquant.progress import Progress
 from medquant.segmentation import Segmentation
 from medquant.worker import measured
-from medquant.worker.arrays import segmentation_of, write_array
+from medquant.worker.arrays import segmentation_of, write_labels
 from medquant.worker.work import Work
 
 FP32_ONLY, QUANTIZED_ONLY = 1, 2
@@ -55,8 +55,10 @@ def compare(params: dict[str, Any], work: Work) -> dict[str, Any]:
     if params.get("of"):
         measured.remember(params["of"], comparison.summary[1].recipe, accuracy=verdict)
     progress.check()
-    others = tuple(other for other in range(3) if other != axis)
-    counts = np.count_nonzero(difference, axis=others)
+    per_slice = [
+        np.count_nonzero(difference, axis=tuple(other for other in range(3) if other != one)) for one in range(3)
+    ]
+    counts = per_slice[axis]
     short = wording.short_names(comparison.summary)[comparison.summary[1].name]
     return {
         **comparison.to_dict(),
@@ -65,7 +67,8 @@ def compare(params: dict[str, Any], work: Work) -> dict[str, Any]:
         "difference_per_slice": counts.tolist(),
         "worst": _worst(difference, counts, axis, fp32.volume),
         "difference": {
-            "array": write_array(work.folder, "difference", difference),
+            **write_labels(work.folder, "difference", difference),
+            "per_slice": [one.tolist() for one in per_slice],
             "labels": {str(FP32_ONLY): "FP32 only", str(QUANTIZED_ONLY): f"{short} only"},
         },
     }
