@@ -76,6 +76,7 @@ class QProcessTransport:
         process.readyReadStandardOutput.disconnect(self._read)
         process.finished.disconnect(self._finished)
         process.errorOccurred.disconnect(self._failed)
-        process.deleteLater()
+        # PythonQt deletes it with the last reference, and it is still telling us that it has ended.
+        qt.QTimer.singleShot(0, lambda: process.deleteLater())
         _ending.discard(self)
         self._on_exit(code)

@@ -459,6 +459,18 @@ def test_nothing_is_cut_off(widget, width):
             assert one.height >= one.heightForWidth(one.width) - 2, one.text
 
 
+def test_a_tall_panel_leaves_its_sections_as_they_are(widget):
+    """The room that is left is below the last section; the sensitivity, which scrolls, may take it."""
+    _box(widget, _scan(widget))
+    _click(widget.ui.modelButton)
+    heights = {}
+    for height in (1400, 2400):
+        widget.parent.resize(420, height)
+        _settle(60)
+        heights[height] = [getattr(widget.ui, f"{name}Section").height for name in ("model", "segment", "compare")]
+    assert heights[2400] == heights[1400]
+
+
 def test_the_table_with_a_reference_fits_a_narrow_panel(widget, engine):
     """Six numbers for each structure stand in two tables; what each model has against the reference in one line."""
     from MedQuantSlicerLib import compare_table

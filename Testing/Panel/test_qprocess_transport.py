@@ -104,3 +104,13 @@ def test_a_program_that_is_not_there(start):
     _transport, heard = start("/no/such/program")
     _until(lambda: heard.codes)
     assert heard.codes == [None]
+
+
+def test_qt_has_finished_telling_before_the_process_is_deleted(start):
+    """Deleted earlier, it is used after its end: PythonQt deletes what nothing in Python refers to any longer."""
+    transport, heard = start(sys.executable, "-c", "")
+    told = []
+    transport._process.finished.connect(lambda *_: told.append("finished"))
+    transport._process.destroyed.connect(lambda *_: told.append("deleted"))
+    _until(lambda: heard.codes and len(told) == 2)
+    assert told == ["finished", "deleted"]
