@@ -8,7 +8,7 @@ from typing import Any
 import slicer
 import vtk
 
-from MedQuantSlicerLib import masks
+from MedQuantSlicerLib import masks, scene
 from MedQuantSlicerLib.turns import pieces_of
 
 LABELMAP = "Binary labelmap"
@@ -78,16 +78,29 @@ class SegmentLabels:
 
     def _placed(self, image: Any, part: slice) -> Any:
         """A segment's image on these slices of the scan."""
-        matrix, between = vtk.vtkMatrix4x4(), vtk.vtkGeneralTransform()
+        matrix = vtk.vtkMatrix4x4()
         self._volume.GetIJKToRASMatrix(matrix)
-        slicer.vtkMRMLTransformNode.GetTransformBetweenNodes(
-            self._node.GetParentTransformNode(), self._volume.GetParentTransformNode(), between
-        )
         grid, placed = slicer.vtkOrientedImageData(), slicer.vtkOrientedImageData()
         grid.SetExtent(0, self.shape[2] - 1, 0, self.shape[1] - 1, part.start, part.stop - 1)
         grid.SetImageToWorldMatrix(matrix)
         grid.AllocateScalars(vtk.VTK_UNSIGNED_CHAR, 1)
         resample = slicer.vtkOrientedImageDataResample.ResampleOrientedImageToReferenceOrientedImage
-        if not resample(image, grid, placed, False, False, between):
+        if not resample(image, grid, placed, False, False, self._between()):
             raise ValueError("no place on the scan's grid")
         return placed
+
+    def _between(self) -> Any:
+        """From the segmentation's own space to the scan's, None where that is the same; a matrix where that is enough,
+        which is faster by far."""
+        above, over_scan = self._node.GetParentTransformNode(), self._volume.GetParentTransformNode()
+        if above is over_scan:
+            return None
+        if above is None or above.IsTransformToWorldLinear():
+            linear = vtk.vtkTransform()
+            linear.SetMatrix(
+                scene.multiplied(scene.inverted(scene.node_to_world(self._volume)), scene.node_to_world(self._node))
+            )
+            return linear
+        general = vtk.vtkGeneralTransform()
+        slicer.vtkMRMLTransformNode.GetTransformBetweenNodes(above, over_scan, general)
+        return general

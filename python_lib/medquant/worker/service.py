@@ -136,5 +136,5 @@ def _wait_for_threads(others: set[threading.Thread]) -> None:
     """Until the threads that a work has begun have ended: what compiles cannot be interrupted, and goes on for long
     after the work was told to stop. Only then has it stopped."""
     for thread in threading.enumerate():
-        if thread not in others and not thread.daemon:
+        if thread not in others and type(thread) is threading.Thread:  # not one that only watches, as tqdm's
             thread.join()
