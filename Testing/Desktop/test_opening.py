@@ -10,25 +10,10 @@ import pytest
 pytest.importorskip("PySide6", reason="PySide6 is not installed (pip install medquant[app])")
 
 
-def drop(window, application, *paths: Path):
-    """Drag files over the window and let them go."""
-    from PySide6.QtCore import QMimeData, QPoint, QPointF, Qt, QUrl
-    from PySide6.QtGui import QDragEnterEvent, QDropEvent
-
-    mime = QMimeData()
-    mime.setUrls([QUrl.fromLocalFile(str(path)) for path in paths])
-    copy, left, none = Qt.DropAction.CopyAction, Qt.MouseButton.LeftButton, Qt.KeyboardModifier.NoModifier
-    enter = QDragEnterEvent(QPoint(600, 400), copy, mime, left, none)
-    application.sendEvent(window, enter)
-    if enter.isAccepted():
-        application.sendEvent(window, QDropEvent(QPointF(600, 400), copy, mime, left, none))
-    return enter.isAccepted()
-
-
-def test_a_dropped_dicom_folder_is_shown(window, hands, application, test_data: Path) -> None:
+def test_a_dropped_dicom_folder_is_shown(window, hands, test_data: Path) -> None:
     import slicer
 
-    assert drop(window, application, test_data / "ct_abdomen_dicom")
+    assert hands.drop(window, test_data / "ct_abdomen_dicom")
     hands.until(lambda: window.views.volume is not None)
     hands.wait()
     volume = window.views.volume
@@ -139,9 +124,9 @@ def test_labels_become_the_reference(opened, hands, scan_file: Path) -> None:
     assert opened.documents.recent.paths() == [scan_file]
 
 
-def test_a_scan_and_its_labels_may_be_dropped_together(window, hands, application, test_data: Path) -> None:
+def test_a_scan_and_its_labels_may_be_dropped_together(window, hands, test_data: Path) -> None:
     folder = test_data / "ct_spleen_5mm"
-    drop(window, application, folder / "sub-spleen2_ct_seg-manual.nii.gz", folder / "sub-spleen2_ct.nii.gz")
+    assert hands.drop(window, folder / "sub-spleen2_ct_seg-manual.nii.gz", folder / "sub-spleen2_ct.nii.gz")
     hands.until(lambda: "reference" in window.notice.said)
     assert window.views.volume.GetImageData().GetDimensions() == (164, 166, 26)
 

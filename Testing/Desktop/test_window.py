@@ -45,7 +45,7 @@ def test_the_texts_of_a_theme_can_be_read() -> None:
             (theme.on_accent, theme.accent),
         ):
             light, dark = sorted((luminance(text), luminance(ground)), reverse=True)
-            assert (light + 0.05) / (dark + 0.05) >= 4.0, (theme.name, text, ground)
+            assert (light + 0.05) / (dark + 0.05) >= 4.5, (theme.name, text, ground)
 
 
 def test_about_says_what_it_is_not_for(tidy, hands) -> None:
