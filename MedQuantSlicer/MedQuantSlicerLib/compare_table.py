@@ -41,7 +41,7 @@ def fill_models(tree: Any, table: Table) -> None:
         if lines and _complete(lines[-1][1], cells):
             # Each model against the reference: two columns for the structures, one line here.
             joined = [one if one[0].text else other for one, other in zip(lines[-1][1], cells)]
-            lines[-1] = (_("Reference {what}").format(what=title.split()[-1]), joined)
+            lines[-1] = (_("Dice to reference"), joined)
         else:
             lines.append((title, cells))
     lines = [line for number, line in enumerate(lines) if number == 0 or all(cell.text for cell, _tip in line[1])]

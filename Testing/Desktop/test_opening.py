@@ -177,3 +177,26 @@ def test_an_empty_window_teaches(window) -> None:
     assert "Nothing leaves this machine" in said
     filled = [b.text for b in window.findChildren(QPushButton) if b.property("primary") and b.isVisible()]
     assert len(filled) == 1, "the next step is the only filled button"
+
+
+def test_what_cannot_be_opened_does_not_cost_the_rest_of_what_was_dropped(
+    window, hands, application, scan_file: Path, tmp_path: Path
+) -> None:
+    for name in ("a.docx", "b.docx"):
+        (tmp_path / name).write_text("hello")
+    drop(window, application, tmp_path / "a.docx", scan_file, tmp_path / "b.docx")
+    hands.until(lambda: "a.docx" in window.notice.said and "b.docx" in window.notice.said)
+    assert window.views.volume is not None
+
+
+def test_what_was_stopped_leaves_nothing_waiting(window, hands, scan_file: Path, tmp_path: Path) -> None:
+    import slicer
+
+    other = tmp_path / "other.nrrd"
+    other.write_bytes(scan_file.read_bytes())
+    window.documents.open_paths([scan_file, other])
+    window.documents.cancel()
+    window.documents.open_path(scan_file)
+    hands.until(lambda: window.views.volume is not None)
+    hands.wait(0.5)
+    assert len(slicer.util.getNodesByClass("vtkMRMLScalarVolumeNode")) == 1

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import Callable
+from itertools import chain
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -22,6 +24,7 @@ class Surfaces:
         self._maker: ScanReader | None = None
         self._waiting: list[tuple[Any, Callable[[], None]]] = []
         self._busy = False
+        self._writing: Any = None
 
     def make(self, segmentation: Any, done: Callable[[], None]) -> None:
         """Give a segmentation node its surfaces, then call `done`. Its labels must lie in one image, as ours do."""
@@ -32,10 +35,14 @@ class Surfaces:
     def close(self) -> None:
         """Stop."""
         self._waiting = []
+        if self._writing is not None:
+            self._writing.stop()
         if self._maker is not None:
             self._maker.close()
 
     def _next(self) -> None:
+        from MedQuantSlicerLib.turns import Turns, pieces_of, writing
+
         if self._busy or not self._waiting:
             return
         segmentation, done = self._waiting.pop(0)
@@ -48,11 +55,23 @@ class Surfaces:
         extent, matrix = image.GetExtent(), vtk.vtkMatrix4x4()
         image.GetImageToWorldMatrix(matrix)
         shape = tuple(extent[2 * axis + 1] - extent[2 * axis] + 1 for axis in (2, 1, 0))
-        file = self._maker.folder / f"{uuid.uuid4().hex}.npy"
-        np.save(file, vtk_to_numpy(image.GetPointData().GetScalars()).reshape(shape))
+        file = str(self._maker.folder / f"{uuid.uuid4().hex}.npy")
+        labels = vtk_to_numpy(image.GetPointData().GetScalars()).reshape(shape)
+        parts = (labels[part] for part in pieces_of(shape, labels.itemsize))
         rows = [[matrix.GetElement(row, column) for column in range(4)] for row in range(4)]
-        request = {"surfaces_of": str(file), "ijk_to_ras": rows, "begin": [extent[0], extent[2], extent[4]]}
-        self._maker.read(request, lambda answer: self._made(segmentation, image.GetMTime(), answer, done))
+        request = {"surfaces_of": file, "ijk_to_ras": rows, "begin": [extent[0], extent[2], extent[4]]}
+        when = image.GetMTime()
+
+        def made(answer: Answer) -> None:
+            self._made(segmentation, when, answer, done)
+            for one in (file, *chain.from_iterable(answer.get("parts", {}).values())):
+                Path(one).unlink(missing_ok=True)
+
+        self._writing = Turns(
+            writing(file, shape, labels.dtype, parts),
+            lambda _: self._maker.read(request, made),
+            lambda error: made({"kind": "error", "message": str(error)}),
+        )
 
     def _made(self, node: Any, when: int, answer: Answer, done: Callable[[], None]) -> None:
         self._busy = False
