@@ -139,6 +139,8 @@ def whole_window(
 ) -> Iterator[object]:
     """The window on an empty scene, with the real engine."""
     monkeypatch.setenv("MEDQUANT_CACHE", str(cache))
+    # On a busy machine two threads of the engine's would mostly wait for each other.
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
     yield from shown_window(hands, settings, reader)
 
 

@@ -117,6 +117,7 @@ def screen(test_data: Path, cache: Path, tmp_path: Path) -> Iterator[Screen]:
         "QT_QPA_PLATFORM": "xcb",
         "PYTHONPATH": str(CHECKOUT / "python_lib"),
         "MEDQUANT_CACHE": str(cache),
+        "OMP_NUM_THREADS": "1",  # as for the window off screen
     }
     program = [sys.executable, str(Path(__file__).with_name("told_window.py")), str(told), str(tmp_path / "settings")]
     window = subprocess.Popen(
