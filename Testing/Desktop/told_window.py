@@ -23,12 +23,13 @@ BUTTONS = ("bits4Button", "quantizeButton", "placeBoxButton", "segmentButton")
 
 def main(told: Path, settings: str, *recent: str) -> int:
     """Start the window with settings of its own."""
-    QSettings.setDefaultFormat(QSettings.Format.IniFormat)
-    QSettings.setPath(QSettings.Format.IniFormat, QSettings.Scope.UserScope, settings)
+    ini, user = QSettings.Format.IniFormat, QSettings.Scope.UserScope
+    QSettings.setDefaultFormat(ini)
+    QSettings.setPath(ini, user, settings)
+    QSettings(ini, user, app.NAME, app.NAME).setValue(RECENT, list(recent))
     make = app.make_window
 
     def made() -> Any:
-        QSettings().setValue(RECENT, list(recent))
         window = make()
         window.move(0, 0)
         window.documents.may_lose = lambda: True

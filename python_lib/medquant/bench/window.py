@@ -80,9 +80,12 @@ def rows_of(size: tuple[int, int], found: dict[str, Any]) -> list[dict[str, Any]
 
 def _random_weights(folder: Path, tracker: Progress) -> str:
     """MedSAM's network with random weights, as transformers saves it: time does not depend on their values."""
+    from transformers.utils import logging
+
     from medquant.bench.footprint import random_vit_b
 
     tracker.report(0.0, "Making the weights of SAM ViT-B")
+    logging.disable_progress_bar()
     random_vit_b().network.save_pretrained(folder / "vit_b")
     return str(folder / "vit_b")
 

@@ -12,6 +12,8 @@ from PySide6.QtTest import QTest
 from PySide6.QtWidgets import QDialogButtonBox, QFileDialog, QLineEdit
 
 PATIENCE = 60.0
+TRIES = 20
+"""A dialog is answered so often, as it may not be ready at first."""
 TURN = 120
 """Of the wheel: one notch."""
 NONE = Qt.KeyboardModifier.NoModifier
@@ -157,29 +159,29 @@ class Hands:
 
     def answering(self, path: Any, does: Callable[[], None]) -> None:
         """Do what opens a file dialog, write a path into it, and press its button. Raises `NotReached`."""
-        answered: list[bool] = []
+        seen: list[str] = []
         timer = QTimer()
 
         def look() -> None:
             dialog = self.application.activeModalWidget()
-            if not isinstance(dialog, QFileDialog) or answered:
+            if dialog is None:
                 return
-            answered.append(True)
-            timer.stop()
+            seen.append(f"{type(dialog).__name__} {dialog.windowTitle}")
+            if not isinstance(dialog, QFileDialog) or len(seen) > TRIES:
+                seen.append("")
+                dialog.reject()
+                return
             field = dialog.findChild(QLineEdit, "fileNameEdit")
             field.clear()
             field.insert(str(path))  # as from the clipboard: the list of completions would take single keys
             box = dialog.findChild(QDialogButtonBox)
-            accept = box.buttons()[0]
-            for button in box.buttons():
-                if box.buttonRole(button) == QDialogButtonBox.ButtonRole.AcceptRole:
-                    accept = button
-            QTest.mouseClick(accept, LEFT)
+            accept = QDialogButtonBox.ButtonRole.AcceptRole
+            QTest.mouseClick(next(one for one in box.buttons() if box.buttonRole(one) == accept), LEFT)
 
-        timer.setInterval(30)
+        timer.setInterval(100)
         timer.timeout.connect(look)
         timer.start()
         does()
         timer.stop()
-        if not answered:
-            raise NotReached("no file dialog came")
+        if not seen or not seen[-1]:
+            raise NotReached(f"no file dialog was answered, but {seen[:1]} came")
