@@ -28,6 +28,7 @@ LONG = 900.0
 
 def main(job: dict[str, Any]) -> int:
     """Start the window as the command does; the drive begins with its first picture."""
+    from medquant.cli import main as command
     from medquant_desktop import app
 
     _settings_of_its_own(job["folder"])
@@ -40,7 +41,9 @@ def main(job: dict[str, Any]) -> int:
         return window
 
     app.make_window = made
-    return app.main([])
+    sys.argv[1:] = ["app"]
+    command()
+    return 0
 
 
 class _Drive:
