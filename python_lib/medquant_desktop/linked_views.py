@@ -6,9 +6,10 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import slicer
-from PySide6.QtCore import QEvent, QObject, Qt
+from PySide6.QtCore import QEvent, QObject, Qt, QTimer
 from PySide6.QtWidgets import QGridLayout, QHBoxLayout, QLabel, QPushButton, QVBoxLayout, QWidget
 
+from medquant.memory import trim_heap
 from medquant_desktop.pane import DIFFERENCE, LEFT, NAMES, RIGHT, THREE_D, Pane
 from medquant_desktop.probe import describe_place
 from medquant_desktop.slice_slider import HEIGHT, SliceSlider
@@ -16,6 +17,7 @@ from medquant_desktop.slice_view import ORIENTATIONS, SliceView
 from medquant_desktop.surfaces import SURFACE, Surfaces
 from medquant_desktop.three_d_view import ThreeDView
 
+SETTLED_MS = 400
 ELLIPSIS = "\N{HORIZONTAL ELLIPSIS}"
 
 
@@ -38,6 +40,11 @@ class LinkedViews(QWidget):
         self.orientation = ORIENTATIONS[0]
         self.volume: Any = None
         self.panes: dict[str, Pane] = {}
+        # Views that became smaller have freed pictures of the whole window.
+        self._settled = QTimer(self)
+        self._settled.setSingleShot(True)
+        self._settled.setInterval(SETTLED_MS)
+        self._settled.timeout.connect(trim_heap)
         self._grid = QGridLayout()
         self._grid.setContentsMargins(0, 0, 0, 0)
         self._grid.setSpacing(2)
@@ -180,6 +187,7 @@ class LinkedViews(QWidget):
         self._grid.setColumnStretch(0, 1)
         self._grid.setColumnStretch(1, 1)
         self.panes[LEFT].strip.setVisible(self.paired)
+        self._settled.start()
         self.rearranged()
 
     def show_surface(self, segmentation: Any) -> None:
