@@ -180,11 +180,11 @@ def test_an_empty_window_teaches(window) -> None:
 
 
 def test_what_cannot_be_opened_does_not_cost_the_rest_of_what_was_dropped(
-    window, hands, scan_file: Path, tmp_path: Path
+    window, hands, application, scan_file: Path, tmp_path: Path
 ) -> None:
     for name in ("a.docx", "b.docx"):
         (tmp_path / name).write_text("hello")
-    hands.drop(window, tmp_path / "a.docx", scan_file, tmp_path / "b.docx")
+    assert hands.drop(window, tmp_path / "a.docx", scan_file, tmp_path / "b.docx")
     hands.until(lambda: "a.docx" in window.notice.said and "b.docx" in window.notice.said)
     assert window.views.volume is not None
 
