@@ -495,8 +495,8 @@ def test_the_table_with_a_reference_fits_a_narrow_panel(widget, engine):
     compare_table.fill_models(ui.costTable, table)
     assert [ui.referenceTable.headerItem().text(place) for place in range(3)] == [
         "Structure",
-        "FP32 to reference",
-        "4-bit to reference",
+        "FP32\nto reference",
+        "4-bit\nto reference",
     ]
     lines = [ui.costTable.topLevelItem(row) for row in range(ui.costTable.topLevelItemCount)]
     told = [[line.text(place) for place in range(3)] for line in lines]
@@ -511,7 +511,8 @@ def test_the_table_with_a_reference_fits_a_narrow_panel(widget, engine):
     for tree in (ui.compareTable, ui.referenceTable, ui.costTable):
         widths = [tree.columnWidth(place) for place in range(tree.columnCount)]
         assert sum(widths) <= tree.width
-        assert widths[0] >= tree.fontMetrics().horizontalAdvance("Seconds")
+        # Fonts differ from system to system: some room is left.
+        assert widths[0] >= 1.2 * tree.fontMetrics().horizontalAdvance("Seconds")
 
 
 def test_choices_return_with_a_saved_session(widget, slicer, scene, tmp_path):
