@@ -459,6 +459,20 @@ def test_nothing_is_cut_off(widget, width):
             assert one.height >= one.heightForWidth(one.width) - 2, one.text
 
 
+def test_long_words_make_no_wide_panel(widget, engine):
+    """CTK's sections are by nature as wide as their longest line; Slicer's panel would be pushed into the views."""
+    _scan(widget)
+    _click(widget.ui.quantizeButton)
+    message = "The scan could not be handed to the engine, and this is told at length. " * 5
+    engine.last("quantize").callbacks["on_error"]({"kind": "user", "message": message})
+    notes = ("4-bit is simulated: the file is smaller, the arithmetic is that of floating point.", "Not for clinical use.")
+    widget.ui.notesLabel.text = "\n".join(notes * 2)
+    widget.ui.notesLabel.setVisible(True)
+    _settle()
+    assert widget.panel.messages["quantize"].problem.isVisible()
+    assert widget.root.minimumSizeHint.width() <= 340
+
+
 def test_a_tall_panel_leaves_its_sections_as_they_are(widget):
     """The room that is left is below the last section; the sensitivity, which scrolls, may take it."""
     _box(widget, _scan(widget))
