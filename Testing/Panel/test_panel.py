@@ -465,7 +465,10 @@ def test_long_words_make_no_wide_panel(widget, engine):
     _click(widget.ui.quantizeButton)
     message = "The scan could not be handed to the engine, and this is told at length. " * 5
     engine.last("quantize").callbacks["on_error"]({"kind": "user", "message": message})
-    notes = ("4-bit is simulated: the file is smaller, the arithmetic is that of floating point.", "Not for clinical use.")
+    notes = (
+        "4-bit is simulated: the file is smaller, the arithmetic is that of floating point.",
+        "Not for clinical use.",
+    )
     widget.ui.notesLabel.text = "\n".join(notes * 2)
     widget.ui.notesLabel.setVisible(True)
     _settle()
