@@ -461,6 +461,8 @@ def test_nothing_is_cut_off(widget, width):
 
 def test_long_words_make_no_wide_panel(widget, engine):
     """CTK's sections are by nature as wide as their longest line; Slicer's panel would be pushed into the views."""
+    from MedQuantSlicerLib.colormap import legend
+
     _scan(widget)
     _click(widget.ui.quantizeButton)
     message = "The scan could not be handed to the engine, and this is told at length. " * 5
@@ -471,6 +473,9 @@ def test_long_words_make_no_wide_panel(widget, engine):
     )
     widget.ui.notesLabel.text = "\n".join(notes * 2)
     widget.ui.notesLabel.setVisible(True)
+    widget.ui.layersSection.collapsed = False
+    widget.ui.legendLabel.text = legend(1.0)
+    widget.ui.legendLabel.setVisible(True)
     _settle()
     assert widget.panel.messages["quantize"].problem.isVisible()
     assert widget.root.minimumSizeHint.width() <= 340
