@@ -27,7 +27,7 @@ def fill_structures(trees: Sequence[Any], table: Table) -> None:
     for number, tree in enumerate(trees):
         part = columns[number * MOST_COLUMNS : (number + 1) * MOST_COLUMNS]
         lines = [(row.title, [(row.cells[n], table.tooltips[n]) for n in part]) for row in rows]
-        _fill(tree, [_("Structure"), *(table.columns[n] for n in part)], lines if part else [])
+        _fill(tree, [_("Structure"), *(_broken(table.columns[n]) for n in part)], lines if part else [])
         for place, n in enumerate(part, 1):
             tree.headerItem().setToolTip(place, table.tooltips[n])
 
@@ -67,6 +67,12 @@ def _facts(row: Row) -> list[str]:
 def _complete(first: Sequence[tuple[Cell, str]], second: Sequence[tuple[Cell, str]]) -> bool:
     """Whether two lines say something in turn: where one is empty, the other is not."""
     return all(bool(a.text) != bool(b.text) for (a, _x), (b, _y) in zip(first, second))
+
+
+def _broken(head: str) -> str:
+    """A long head in two lines: "FP32 to reference" would take its room from the structures' names."""
+    first, _space, rest = head.partition(" ")
+    return f"{first}\n{rest}" if len(head) > 12 else head
 
 
 def _spoken(table: Table, rows: Sequence[Row]) -> list[int]:

@@ -459,6 +459,28 @@ def test_nothing_is_cut_off(widget, width):
             assert one.height >= one.heightForWidth(one.width) - 2, one.text
 
 
+def test_long_words_make_no_wide_panel(widget, engine):
+    """CTK's sections are by nature as wide as their longest line; Slicer's panel would be pushed into the views."""
+    from MedQuantSlicerLib.colormap import legend
+
+    _scan(widget)
+    _click(widget.ui.quantizeButton)
+    message = "The scan could not be handed to the engine, and this is told at length. " * 5
+    engine.last("quantize").callbacks["on_error"]({"kind": "user", "message": message})
+    notes = (
+        "4-bit is simulated: the file is smaller, the arithmetic is that of floating point.",
+        "Not for clinical use.",
+    )
+    widget.ui.notesLabel.text = "\n".join(notes * 2)
+    widget.ui.notesLabel.setVisible(True)
+    widget.ui.layersSection.collapsed = False
+    widget.ui.legendLabel.text = legend(1.0)
+    widget.ui.legendLabel.setVisible(True)
+    _settle()
+    assert widget.panel.messages["quantize"].problem.isVisible()
+    assert widget.root.minimumSizeHint.width() <= 340
+
+
 def test_a_tall_panel_leaves_its_sections_as_they_are(widget):
     """The room that is left is below the last section; the sensitivity, which scrolls, may take it."""
     _box(widget, _scan(widget))
@@ -495,8 +517,8 @@ def test_the_table_with_a_reference_fits_a_narrow_panel(widget, engine):
     compare_table.fill_models(ui.costTable, table)
     assert [ui.referenceTable.headerItem().text(place) for place in range(3)] == [
         "Structure",
-        "FP32 to reference",
-        "4-bit to reference",
+        "FP32\nto reference",
+        "4-bit\nto reference",
     ]
     lines = [ui.costTable.topLevelItem(row) for row in range(ui.costTable.topLevelItemCount)]
     told = [[line.text(place) for place in range(3)] for line in lines]
@@ -511,7 +533,8 @@ def test_the_table_with_a_reference_fits_a_narrow_panel(widget, engine):
     for tree in (ui.compareTable, ui.referenceTable, ui.costTable):
         widths = [tree.columnWidth(place) for place in range(tree.columnCount)]
         assert sum(widths) <= tree.width
-        assert widths[0] >= tree.fontMetrics().horizontalAdvance("Seconds")
+        # Fonts differ from system to system: some room is left.
+        assert widths[0] >= 1.2 * tree.fontMetrics().horizontalAdvance("Seconds")
 
 
 def test_choices_return_with_a_saved_session(widget, slicer, scene, tmp_path):

@@ -26,7 +26,8 @@ class ctkCollapsibleButton(QWidget):
         super().__init__(parent)  # as CTK's Python binding: the title is set afterwards
         self._text, self._collapsed, self._inside = "", False, []
         self._by_keyboard = False
-        self.setSizePolicy(QSizePolicy.Preferred, QSizePolicy.Preferred)
+        # As CTK's: never narrower than what it holds would like to be, unless the `.ui` file says otherwise.
+        self.setSizePolicy(QSizePolicy.Minimum, QSizePolicy.Preferred)
         self.setFocusPolicy(Qt.TabFocus)  # the keyboard opens sections too
         self.setAttribute(Qt.WA_Hover)
         self._make_room()
