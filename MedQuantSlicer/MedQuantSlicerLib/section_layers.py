@@ -6,7 +6,7 @@ from typing import Any
 
 from MedQuantSlicerLib import style
 from MedQuantSlicerLib.colormap import legend
-from MedQuantSlicerLib.heatmap import HeatmapTree
+from MedQuantSlicerLib.heatmap import HeatmapTree, worst_of
 from MedQuantSlicerLib.messages import _
 from MedQuantSlicerLib.state import Shown
 from MedQuantSlicerLib.widgets import show_action, show_text
@@ -22,6 +22,7 @@ class LayersSection:
         self._heatmap = HeatmapTree(ui.heatmap, presenter.layer_chosen)
         style.mark(ui.layersLabel, "quiet")
         style.mark(ui.wishesLabel, "quiet")
+        ui.worstLayersLabel.linkActivated.connect(lambda name: self._find(presenter, name))
         ui.sensitivityButton.clicked.connect(lambda *_: presenter.find_sensitivity())
         ui.keepButton.clicked.connect(lambda *_: presenter.keep_precise())
         ui.keepFloatButton.clicked.connect(lambda *_: presenter.keep_precise("", FLOATING_POINT))
@@ -32,6 +33,7 @@ class LayersSection:
         ui, measured = self._ui, shown.heatmap is not None and bool(shown.heatmap.layers)
         self._heatmap.show(shown.heatmap)
         show_action(ui.sensitivityButton, shown.actions.get("find_sensitivity"))
+        show_text(ui.worstLayersLabel, worst_of(shown.heatmap) if measured and shown.heatmap.worst else "")
         show_text(ui.legendLabel, legend(self._heatmap.largest) if measured else "")
         show_text(ui.layerLabel, shown.layer.text if shown.layer else _("Click on a layer.") if measured else "")
         keep = shown.actions.get("keep_precise")
@@ -42,6 +44,10 @@ class LayersSection:
         show_text(ui.wishesLabel, wishes_of(shown))
         show_action(ui.forgetButton, shown.actions.get("forget_wishes"), text=False)
         ui.forgetButton.setVisible(bool(shown.overrides))
+
+    def _find(self, presenter: Any, name: str) -> None:
+        self._heatmap.find(name)
+        presenter.layer_chosen(name)
 
 
 def wishes_of(shown: Shown) -> str:

@@ -23,7 +23,7 @@ from medquant_desktop.documents import Documents
 from medquant_desktop.linked_views import LinkedViews
 from medquant_desktop.notice import Notice
 from medquant_desktop.opening import dropped_paths, what_to_open
-from medquant_desktop.panel_frame import USUAL, PanelFrame
+from medquant_desktop.panel_frame import PanelFrame
 from medquant_desktop.view_bar import ViewBar
 from medquant_desktop.welcome import SeriesChoice, Welcome
 
@@ -68,7 +68,9 @@ class Window(QMainWindow):
         splitter.addWidget(right)
         splitter.setChildrenCollapsible(False)
         splitter.setStretchFactor(1, 1)
-        splitter.setSizes([USUAL, SIZE[0] - USUAL])
+        self._splitter, self._parted = splitter, False
+        splitter.splitterMoved.connect(lambda *_: setattr(self, "_parted", True))
+        self._share_out()
         self.setCentralWidget(splitter)
         self._probe = QLabel()
         self.views.told = self._probe.setText
@@ -86,7 +88,21 @@ class Window(QMainWindow):
     def set_theme(self, name: str) -> None:
         """Dark or light."""
         self.settings.setValue("theme", name)
-        theme.apply(QApplication.instance(), theme.THEMES[name])
+        theme.apply(QApplication.instance(), theme.THEMES[name], theme.points_of(self.settings))
+
+    def set_text(self, points: float) -> None:
+        """Text of this size; the panel grows with it. 0: as the screen suggests."""
+        self.settings.setValue("textPoints", min(max(points, theme.LEAST), theme.MOST) if points else 0)
+        self.set_theme(self.settings.value("theme", theme.DARK.name))
+        self.frame.dress()
+        self._share_out()
+        self.views.request_render()
+
+    def _share_out(self) -> None:
+        """Between panel and views, unless the user has moved what parts them."""
+        if not self._parted:
+            usual = self.frame.usual_width()
+            self._splitter.setSizes([usual, self.width - usual])
 
     def show_masks_again(self) -> None:
         """The views that the masks of a session need."""
@@ -112,13 +128,10 @@ class Window(QMainWindow):
         self.frame.shown = self._panel_shown
         self.views.rearranged = self.bar.refresh
         self.bar.difference.clicked.connect(lambda *_: self.frame.presenter.difference())
-        self.views.worst_button.clicked.connect(lambda *_: self.frame.presenter.jump_to_worst())
 
     def _panel_shown(self, shown: Any) -> None:
         """Follow what the panel says."""
         self.bar.follow(shown)
-        self.views.worst_button.setVisible(bool(shown.worst) and shown.actions["jump_to_worst"].enabled)
-        self.views.worst_button.setToolTip(shown.worst)
         self._show_profile()
 
     def _show_profile(self) -> None:

@@ -37,7 +37,7 @@ class WindowHost(SceneHost):
             masks.confine(kind, node, (linked_views.DIFFERENCE,))
             self._views.show_optional(linked_views.DIFFERENCE, True)
         elif not partial:
-            self._views.show_surface(node)
+            self._views.show_surface()
 
     def remove_masks(self, kind: str) -> None:
         """See `Host`."""
