@@ -57,7 +57,8 @@ def fill_models(tree: Any, table: Table) -> None:
         badges = [one[number] if number < len(one) else "" for one in facts]
         if any(badges):
             # "int8 kernels, 3/74 float32": what is left to floating point is told by the tool tip.
-            lines.append((title, [(Cell(badge.partition(", ")[0] if number == 0 else badge), badge) for badge in badges]))
+            texts = [badge.partition(", ")[0] if number == 0 else badge for badge in badges]
+            lines.append((title, [(Cell(text), badge) for text, badge in zip(texts, badges)]))
     _fill(tree, ["", *(row.title for row in rows)], lines, beside=True)
     for place in range(1, len(rows) + 1):
         tree.headerItem().setIcon(place, swatch(COLORS[min(place - 1, 1)]))

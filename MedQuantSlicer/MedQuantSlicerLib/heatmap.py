@@ -26,6 +26,7 @@ class HeatmapTree:
 
     def __init__(self, tree: Any, chosen: Callable[[str], None]) -> None:
         self._tree, self._map = tree, Heatmap((), (), ())
+        self._row = 0
         self._items: dict[str, Any] = {}
         self._blocks: dict[str, Any] = {}
         tree.itemClicked.connect(lambda item, column=0: chosen(item.data(0, NAME_ROLE) or ""))
@@ -43,11 +44,12 @@ class HeatmapTree:
     def show(self, heatmap: Heatmap | None) -> None:
         """Paint; cells that came since the last time are added, folds stay as the user left them."""
         self._tree.setVisible(heatmap is not None and bool(heatmap.layers))
-        if heatmap is None or heatmap is self._map:
+        row = row_height(self._tree)
+        if heatmap is None or (heatmap is self._map and row == self._row):
             return
-        known = [layer.name for layer in self._map.layers], self._map.bits
-        self._map = heatmap
-        if ([layer.name for layer in heatmap.layers], heatmap.bits) != known:
+        known = [layer.name for layer in self._map.layers], self._map.bits, self._row
+        self._map, self._row = heatmap, row
+        if ([layer.name for layer in heatmap.layers], heatmap.bits, row) != known:
             self._build()
         self._paint()
 
@@ -127,17 +129,17 @@ class HeatmapTree:
             item = self._items[layer.name]
             kept = "\N{BLACK DIAMOND} " if layer.kept is not None else ""
             rank = self._rank([layer.name])
-            item.setText(0, f"{rank}{kept}{short_name(layer)}")
+            item.setText(0, f"{kept}{short_name(layer)}{rank}")
             font = item.font(0)
             font.setBold(bool(rank))
             item.setFont(0, font)
         for block, item in self._blocks.items():
             inside = [layer.name for layer in self._map.layers if layer.block == block]
-            item.setText(0, f"{self._rank(inside)}{block}")
+            item.setText(0, f"{block}{self._rank(inside)}")
 
     def _rank(self, names: list[str]) -> str:
-        """The places of layers among the most sensitive ones, before their name or their block's: "#1 #3 "."""
-        return "".join(f"#{place} " for place, name in enumerate(self._map.worst, 1) if name in names)
+        """The places of layers among the most sensitive ones, after their name or their block's: "  #1 #3"."""
+        return "".join(f"  #{place}" for place, name in enumerate(self._map.worst, 1) if name in names)
 
     @staticmethod
     def _cell(item: Any, place: int, effect: float, largest: float) -> None:
@@ -148,14 +150,14 @@ class HeatmapTree:
         item.setForeground(place, qt.QBrush(qt.QColor("black" if is_light(color) else "white")))
 
 
-def worst_of(heatmap: Heatmap) -> str:
-    """The most sensitive layers as rich text, each a link with its name."""
+def worst_of(heatmap: Heatmap, color: str) -> str:
+    """The most sensitive layers as rich text, each a link of this colour that names it."""
     fewest = min(heatmap.bits)
     effects = {cell.layer: cell.effect for cell in heatmap.cells if cell.bits == fewest}
     blocks = {layer.name: layer for layer in heatmap.layers}
     lines = "".join(
         f"<tr><td>#{place}&nbsp;</td><td align='right'><b>{percent(effects[name])}&nbsp;%</b>&nbsp;&nbsp;</td>"
-        f"<td><a href='{name}' style='color:palette(text)'>{within(name)}</a></td></tr>"
+        f"<td><a href='{name}' style='color:{color}'>{within(name)}</a></td></tr>"
         for place, name in enumerate(heatmap.worst, 1)
         if name in effects and name in blocks
     )
@@ -163,13 +165,20 @@ def worst_of(heatmap: Heatmap) -> str:
     return f"{head}<table cellspacing='0' cellpadding='1'>{lines}</table>"
 
 
-def within(name: str, most: int = 34) -> str:
-    """The end of a layer's name, whole words: "...layers.1.mlp.lin1"."""
-    words = name.split(".")
-    while len(words) > 1 and len(".".join(words)) > most:
-        words.pop(0)
-    short = ".".join(words)
-    return short if short == name else f"\N{HORIZONTAL ELLIPSIS}{short}"
+def breakable(name: str, most: int = 36) -> str:
+    """A long name that a line may break after its dots and underscores."""
+    if len(name) <= most:
+        return name
+    return name.replace(".", ".\N{ZERO WIDTH SPACE}").replace("_", "_\N{ZERO WIDTH SPACE}")
+
+
+def within(name: str, most: int = 27) -> str:
+    """The end of a layer's name: "...layers.1.mlp.lin1". It begins with a whole word where there is one near."""
+    if len(name) <= most:
+        return name
+    end = name[-most:]
+    dot = end.find(".")
+    return f"\N{HORIZONTAL ELLIPSIS}{end[dot + 1 :] if 0 <= dot < most // 2 else end}"
 
 
 def short_name(layer: HeatLayer) -> str:

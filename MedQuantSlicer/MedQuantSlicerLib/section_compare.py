@@ -9,7 +9,7 @@ import qt
 from MedQuantSlicerLib import compare_table, style
 from MedQuantSlicerLib.messages import TEXTS, _
 from MedQuantSlicerLib.state import Shown, Table
-from MedQuantSlicerLib.widgets import show_action, show_text
+from MedQuantSlicerLib.widgets import row_height, show_action, show_text
 
 
 class CompareSection:
@@ -18,6 +18,7 @@ class CompareSection:
     def __init__(self, ui: Any, presenter: Any) -> None:
         self._ui = ui
         self._table: Table | None = None
+        self._row = 0
         style.mark(ui.headlineLabel, "headline")
         style.mark(ui.notesLabel, "small")
         style.mark(ui.teachLabel, "quiet")
@@ -36,8 +37,9 @@ class CompareSection:
     def show(self, shown: Shown) -> None:
         """Paint."""
         ui, table = self._ui, shown.table
-        if table is not self._table:
-            self._table = table
+        row = row_height(ui.compareTable)
+        if (table, row) != (self._table, self._row):
+            self._table, self._row = table, row
             if table is not None:
                 compare_table.fill_structures((ui.compareTable, ui.referenceTable), table)
                 compare_table.fill_models(ui.costTable, table)

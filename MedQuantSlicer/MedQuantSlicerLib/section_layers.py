@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
+import qt
+
 from MedQuantSlicerLib import style
 from MedQuantSlicerLib.colormap import legend
-from MedQuantSlicerLib.heatmap import HeatmapTree, worst_of
+from MedQuantSlicerLib.heatmap import HeatmapTree, breakable, worst_of
 from MedQuantSlicerLib.messages import _
 from MedQuantSlicerLib.state import Shown
 from MedQuantSlicerLib.widgets import show_action, show_text
@@ -33,9 +35,10 @@ class LayersSection:
         ui, measured = self._ui, shown.heatmap is not None and bool(shown.heatmap.layers)
         self._heatmap.show(shown.heatmap)
         show_action(ui.sensitivityButton, shown.actions.get("find_sensitivity"))
-        show_text(ui.worstLayersLabel, worst_of(shown.heatmap) if measured and shown.heatmap.worst else "")
+        link = ui.worstLayersLabel.palette.color(qt.QPalette.Link).name()
+        show_text(ui.worstLayersLabel, worst_of(shown.heatmap, link) if measured and shown.heatmap.worst else "")
         show_text(ui.legendLabel, legend(self._heatmap.largest) if measured else "")
-        show_text(ui.layerLabel, shown.layer.text if shown.layer else _("Click on a layer.") if measured else "")
+        show_text(ui.layerLabel, layer_of(shown) if shown.layer else _("Click on a layer.") if measured else "")
         keep = shown.actions.get("keep_precise")
         for button in (ui.keepButton, ui.keepFloatButton):
             button.setVisible(measured)
@@ -50,12 +53,17 @@ class LayersSection:
         presenter.layer_chosen(name)
 
 
+def layer_of(shown: Shown) -> str:
+    """What is known of the layer that was clicked, with a name that fits the panel."""
+    return shown.layer.text.replace(shown.layer.name, breakable(shown.layer.name), 1)
+
+
 def wishes_of(shown: Shown) -> str:
     """The layers that are kept precise, in a line."""
     if not shown.overrides:
         return ""
     names = [
-        f"{name} ({_('float') if bits >= FLOATING_POINT else _('{bits} bits').format(bits=bits)})"
+        f"{breakable(name)} ({_('float') if bits >= FLOATING_POINT else _('{bits} bits').format(bits=bits)})"
         for name, bits in shown.overrides
     ]
     return _("Kept precise the next time you quantize: {names}").format(names=", ".join(names))

@@ -35,15 +35,16 @@ class SectionPath:
         self._sections = {name: getattr(ui, f"{name}Section") for name in SECTIONS}
         self._titles = {name: section.text for name, section in self._sections.items()}
         self._folding = False
-        self._seen: tuple[Any, Any, str] = (None, None, "")
+        self._seen: tuple[Any, Any, str, bool] = (None, None, "", False)
         for name, section in self._sections.items():
             section.contentsCollapsed.connect(self._toggled(name, opened))
 
     def follow(self, shown: Shown) -> None:
         """Fold, open and scroll as what is shown now asks for; only after a change: the user has the last word."""
-        table, problem, step = self._seen
+        table, problem, step, measured = self._seen
         next_step = next((verb for verb in STEPS if verb in shown.actions and shown.actions[verb].primary), "")
-        self._seen = (shown.table, shown.problem, next_step)
+        heatmap = shown.heatmap is not None and shown.heatmap.complete
+        self._seen = (shown.table, shown.problem, next_step, heatmap)
         if shown.table is not None and shown.table is not table:
             self._fold(FOLDED_BY_RESULT, True)
             self._fold(("compare",), False)
@@ -54,6 +55,8 @@ class SectionPath:
             section, button = STEPS[next_step]
             self._fold((section,), False)
             self._bring(section, getattr(self._ui, button))
+        if heatmap and not measured:
+            self._bring("layers", self._sections["layers"])
         if shown.problem is not None and shown.problem is not problem:
             self._fold((shown.problem.section,), False)
             self._bring(shown.problem.section, getattr(self._ui, f"{shown.problem.section}Messages"))

@@ -20,6 +20,7 @@ class SegmentSection:
         self._ui, self._presenter, self._host = ui, presenter, host
         self._filling = False
         self._nodes: list[Any] = []
+        self._row = 0
         self._resting: tuple[Any, ...] = ()
         ui.placeBoxButton.clicked.connect(lambda *_: presenter.place_box())
         self._menu = qt.QMenu(ui.boxFromSegmentButton)
@@ -64,9 +65,10 @@ class SegmentSection:
         names = [tree.topLevelItem(row).text(0) for row in range(tree.topLevelItemCount)]
         tree.setVisible(bool(nodes))
         tree.setFixedHeight(min(5, max(1, len(nodes))) * row_height(tree) + 6)
-        if nodes == self._nodes and names == [node.GetName() for node in nodes]:
+        row = row_height(tree)
+        if (nodes, row) == (self._nodes, self._row) and names == [node.GetName() for node in nodes]:
             return
-        self._nodes, self._filling = nodes, True
+        self._nodes, self._row, self._filling = nodes, row, True
         tree.clear()
         for node in nodes:
             item = qt.QTreeWidgetItem([node.GetName(), "\N{MULTIPLICATION SIGN}"])

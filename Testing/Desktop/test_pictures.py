@@ -18,7 +18,6 @@ pytest.importorskip("PySide6", reason="PySide6 is not installed (pip install med
 SIZE, LARGE = (1280, 800), (2560, 1440)
 BOXES = (("liver", (66, 113, 13), (268, 274, 38)), ("spleen", (259, 173, 11), (321, 260, 30)))
 """Structures that the demonstration model finds well: first and last voxel (i, j, k) of their boxes."""
-HEATMAP = bool(os.environ.get("HEAT"))
 COLORS = 255
 """Of a picture; more would cost three times the bytes and look the same."""
 
@@ -137,7 +136,6 @@ def test_pictures_of_the_whole_way(whole_window, hands, pictures: Pictures) -> N
     pictures.take("window-large")
     window.resize(*SIZE)
     window.set_text(theme.points_for(SIZE[1]))
-    if not HEATMAP: return
 
     ui.layersSection.collapsed = False
     hands.wait(0.3)

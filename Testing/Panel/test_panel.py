@@ -316,7 +316,7 @@ def test_heatmap_fills_folds_and_is_clicked(widget, engine):
     assert tree.isVisible()
     assert tree.topLevelItemCount == 2
     block = tree.topLevelItem(1)
-    assert block.text(0) == "encoder.layers.1"
+    assert block.text(0) == "encoder.layers.1  #1  #2", "a folded block tells which of the worst it holds"
     assert block.child(0).text(3) == "30"
     assert block.text(3) == "30", "a folded block shows its worst layer"
     bright, dark = (block.child(0).background(place).color().lightness() for place in (1, 3))

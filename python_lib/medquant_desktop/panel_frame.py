@@ -13,7 +13,7 @@ from PySide6.QtWidgets import QScrollArea, QVBoxLayout
 from medquant_desktop.linked_views import LinkedViews
 from medquant_desktop.slicer_compat import bootstrap
 
-LEAST, USUAL = 23.4, 24.8
+LEAST, USUAL = 23.4, 25.6
 """Width in heights of a line of text."""
 LOOK_MS = 200
 

@@ -10,12 +10,12 @@ from pathlib import Path
 from string import Template
 
 from PySide6.QtCore import QSettings
-from PySide6.QtGui import QColor, QFont, QFontDatabase, QPalette
+from PySide6.QtGui import QColor, QFont, QFontDatabase, QGuiApplication, QPalette
 from PySide6.QtWidgets import QApplication
 
 FP32 = "#4C9BE8"
 QUANTIZED = "#F2A33A"
-AGREED = "#C3C8CE"
+AGREED = "#B4BBC3"
 FAMILIES = ("Inter", "Segoe UI", "SF Pro Text", "Helvetica Neue", "Noto Sans", "Liberation Sans", "DejaVu Sans")
 POINTS, LEAST, MOST = 10.0, 8.0, 18.0
 """Size of the text: usual, and the smallest and largest that can be chosen."""
@@ -96,8 +96,8 @@ def points_of(settings: QSettings) -> float:
     chosen = float(settings.value("textPoints", 0) or 0)
     if chosen:
         return chosen
-    screen = QApplication.instance().primaryScreen  # a value, as in PythonQt
-    return points_for(screen.availableGeometry.height() if screen is not None else 0)
+    screens = QGuiApplication.screens()
+    return points_for(screens[0].availableGeometry.height() if screens else 0)
 
 
 def points_for(height: int) -> float:
@@ -127,7 +127,7 @@ def palette(theme: Theme) -> QPalette:
         (role.Shadow, theme.window),
         (role.Highlight, theme.accent),
         (role.HighlightedText, theme.on_accent),
-        (role.Link, theme.accent_hover),
+        (role.Link, theme.bright),
     ):
         made.setColor(which, QColor(color))
     for which in (role.WindowText, role.Text, role.ButtonText):

@@ -89,12 +89,12 @@ class Window(QMainWindow):
         """Dark or light."""
         self.settings.setValue("theme", name)
         theme.apply(QApplication.instance(), theme.THEMES[name], theme.points_of(self.settings))
+        self.frame.dress()
 
     def set_text(self, points: float) -> None:
         """Text of this size; the panel grows with it. 0: as the screen suggests."""
         self.settings.setValue("textPoints", min(max(points, theme.LEAST), theme.MOST) if points else 0)
         self.set_theme(self.settings.value("theme", theme.DARK.name))
-        self.frame.dress()
         self._share_out()
         self.views.request_render()
 
