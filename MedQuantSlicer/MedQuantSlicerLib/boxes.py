@@ -110,8 +110,14 @@ def end_placing() -> None:
     interaction = slicer.mrmlScene.GetNodeByID("vtkMRMLInteractionNodeSingleton")
     if interaction is not None and interaction.GetCurrentInteractionMode() == interaction.Place:
         interaction.SetCurrentInteractionMode(interaction.ViewTransform)
+    drop_undrawn()
+
+
+def drop_undrawn() -> None:
+    """Take boxes away that were begun and given up, by the Escape key for one."""
     for node in slicer.util.getNodesByClass("vtkMRMLMarkupsROINode"):
-        if node.GetAttribute(BOX_ATTRIBUTE) is not None and node.GetNumberOfDefinedControlPoints() == 0:
+        undrawn = node.GetAttribute(BOX_ATTRIBUTE) is not None and node.GetNumberOfDefinedControlPoints() == 0
+        if undrawn and not _is_being_placed(node):
             slicer.mrmlScene.RemoveNode(node)
 
 

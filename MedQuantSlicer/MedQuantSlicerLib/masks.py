@@ -8,17 +8,11 @@ from typing import Any
 import slicer
 import vtk
 
-from MedQuantSlicerLib import scene
 from MedQuantSlicerLib.host import DIFFERENCE, FP32, FP32_ONLY, QUANTIZED
 
 KIND_ATTRIBUTE = "MedQuant.Kind"
 COLORS = {FP32: (0x4C / 255, 0x9B / 255, 0xE8 / 255), QUANTIZED: (0xF2 / 255, 0xA3 / 255, 0x3A / 255)}
 """Blue and amber: told apart by colour-blind people too, and both hold on grey."""
-VIEWS = {
-    FP32: (scene.FP32_VIEW,),
-    QUANTIZED: (scene.QUANTIZED_VIEW,),
-    DIFFERENCE: (scene.DIFFERENCE_VIEW,),
-}
 _LABELMAP = "Binary labelmap"
 _OWN = "MedQuant_"
 """With the label value, the id of a segment; those that a user adds are left alone."""
@@ -89,30 +83,6 @@ def labels_on(segmentation: Any, volume: Any, segments: list[str] | None = None)
     return array, {n: segmentation_core.GetSegment(i).GetName() for n, i in enumerate(chosen, 1)}
 
 
-def style(*, opacity: float, filled: bool) -> None:
-    """How all results of this module are drawn."""
-    for node in slicer.util.getNodesByClass("vtkMRMLSegmentationNode"):
-        display = node.GetDisplayNode()
-        if is_own(node) and display is not None:
-            display.SetOpacity(opacity)
-            # The difference is a matter of areas: its outline would be mistaken for a mask's.
-            display.SetVisibility2DFill(filled or node.GetAttribute(KIND_ATTRIBUTE) == DIFFERENCE)
-
-
-def set_visible(kind: str, volume: Any, visible: bool) -> None:
-    """Show the masks of a kind, or hide them without losing them."""
-    node = segmentation_of(kind, volume)
-    if node is not None and node.GetDisplayNode() is not None:
-        node.GetDisplayNode().SetVisibility(visible)
-
-
-def confine(kind: str, node: Any, views: tuple[str, ...] | None = None) -> None:
-    """Draw a segmentation in its own views only."""
-    display = node.GetDisplayNode()
-    if display is not None:
-        display.SetViewNodeIDs([scene.view_id(tag) for tag in views or VIEWS[kind]])
-
-
 # -- inside
 
 
@@ -130,7 +100,6 @@ def _new(kind: str, volume: Any) -> Any:
         display.SetVisibility2DOutline(kind != DIFFERENCE)
         display.SetVisibility2DFill(kind == DIFFERENCE)
         display.SetSliceIntersectionThickness(2)
-    confine(kind, node)
     return node
 
 

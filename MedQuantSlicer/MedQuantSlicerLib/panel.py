@@ -59,14 +59,19 @@ class Panel:
         style.apply(root)
         self._timer = qt.QTimer(root)
         self._timer.setInterval(TICK_MS)
-        self._timer.timeout.connect(self._tick)
+        self._timer.timeout.connect(self.presenter.tick)
+        # The application may turn dark. Its widgets hear of it first.
+        self._dress = qt.QTimer(root)
+        self._dress.setSingleShot(True)
+        self._dress.setInterval(0)
+        self._dress.timeout.connect(self._apply_style)
+        qt.QApplication.instance().paletteChanged.connect(self._palette_changed)
         self._shortcuts = [self._shortcut(*pair) for pair in self.keys().items()]
 
     # -- life
 
-    def start(self, parameters: Any) -> None:
-        """Begin with these choices."""
-        self.use(parameters)
+    def start(self) -> None:
+        """Begin, without any choices yet."""
         self.presenter.start()
         self._timer.start()
 
@@ -76,14 +81,16 @@ class Panel:
             self._parameters.RemoveObserver(self._observer)
             self._observer = None
         self._parameters, self._chosen = parameters, {}
+        self._host.parameters = parameters
         if parameters is not None:
-            self._host.parameters = parameters
             self._observer = parameters.AddObserver(vtk.vtkCommand.ModifiedEvent, self._parameters_changed)
             self._parameters_changed()
 
     def close(self) -> None:
         """Stop everything."""
         self._timer.stop()
+        self._dress.stop()
+        qt.QApplication.instance().paletteChanged.disconnect(self._palette_changed)
         for shortcut in self._shortcuts:
             shortcut.setEnabled(False)
             shortcut.deleteLater()
@@ -92,9 +99,11 @@ class Panel:
         self.presenter.close()
         self._host.close()
 
-    def _tick(self) -> None:
-        self.presenter.tick()
-        style.apply(self._root)  # the application may have turned dark meanwhile
+    def _palette_changed(self, palette: Any = None) -> None:
+        self._dress.start()
+
+    def _apply_style(self) -> None:
+        style.apply(self._root)
 
     # -- what the user chose
 

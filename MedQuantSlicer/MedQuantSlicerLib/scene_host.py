@@ -8,8 +8,8 @@ from typing import Any
 import qt
 import slicer
 
-from MedQuantSlicerLib import boxes, masks, scene
-from MedQuantSlicerLib.host import BoxInfo, Masks, Point, VolumeInfo
+from MedQuantSlicerLib import boxes, mask_views, masks, scene
+from MedQuantSlicerLib.host import FP32, QUANTIZED, BoxInfo, Masks, Point, VolumeInfo
 from MedQuantSlicerLib.messages import _
 
 BOX_EVENTS = ("PointModifiedEvent", "PointEndInteractionEvent", "PointPositionDefinedEvent", "PointRemovedEvent")
@@ -54,11 +54,17 @@ class SceneHost:
         self._scene_tags = []
         for node in list(self._observed):
             self._forget(node)
-        self.watch_volume(None)
+        self._watch(None)
         boxes.end_placing()
+        mask_views.release()
 
     def watch_volume(self, node: Any) -> None:
-        """Tell of changes of this volume, and of no other."""
+        """This volume is chosen: tell of its changes, and of no other's, and show its masks."""
+        self._watch(node)
+        self._end_flip()
+        self.place_masks()
+
+    def _watch(self, node: Any) -> None:
         watched, tags = self._watched
         for tag in tags:
             watched.RemoveObserver(tag)
@@ -74,7 +80,11 @@ class SceneHost:
     @property
     def node(self) -> Any:
         """The volume that is chosen, or None."""
-        return self.parameters.inputVolume
+        return self.parameters.inputVolume if self.parameters is not None else None
+
+    def has_masks(self) -> bool:
+        """Whether there are results on the chosen scan."""
+        return self.node is not None and any(masks.segmentation_of(kind, self.node) for kind in (FP32, QUANTIZED))
 
     def volume(self) -> VolumeInfo | None:
         """See `Host`."""
@@ -139,6 +149,7 @@ class SceneHost:
         """See `Host`."""
         import numpy as np
 
+        self._end_flip()
         labels = np.load(result.file, mmap_mode="r")
         masks.show(
             kind,
@@ -149,10 +160,12 @@ class SceneHost:
             offset=result.offset,
             partial=partial,
         )
+        self.place_masks()
         self.style()
 
     def remove_masks(self, kind: str) -> None:
         """See `Host`."""
+        self._end_flip()
         if self.node is not None:
             masks.remove(kind, self.node)
 
@@ -167,16 +180,30 @@ class SceneHost:
 
     def style(self) -> None:
         """Draw all masks as the panel's opacity and fill say."""
-        masks.style(opacity=self.parameters.opacity, filled=self.parameters.filled)
+        if self.parameters is None:
+            return
+        mask_views.style(opacity=self.parameters.opacity, filled=self.parameters.filled)
 
     def flip(self) -> None:
         """Swap the masks of the two views in place: the eye sees a flicker better than two pictures."""
         self._flipped = not self._flipped
-        views = (scene.QUANTIZED_VIEW, scene.FP32_VIEW) if self._flipped else (scene.FP32_VIEW, scene.QUANTIZED_VIEW)
-        for kind, view in zip((masks.FP32, masks.QUANTIZED), views):
-            node = masks.segmentation_of(kind, self.node) if self.node is not None else None
-            if node is not None:
-                masks.confine(kind, node, (view,))
+        self.place_masks()
+
+    def _end_flip(self) -> None:
+        """Other masks begin in their own views."""
+        if self._flipped:
+            self.flip()
+
+    def shows_pair(self) -> bool:
+        """Whether the views are shown in which the masks are kept apart."""
+        return True
+
+    def place_masks(self) -> None:
+        """Keep the masks in their own views while these are shown; otherwise all views draw them."""
+        if self.shows_pair():
+            mask_views.keep_apart(self.node, self._flipped)
+        else:
+            mask_views.release()
 
     def set_window(self, name: str) -> None:
         """Show the scan in one of `WINDOWS`, or "" for a window that its values suggest."""
@@ -214,6 +241,7 @@ class SceneHost:
         if self._volume_moved:
             self._volume_moved = False
             self.volume_changed()
+        boxes.drop_undrawn()
         for node in self.box_nodes():
             boxes.deepen_flat_box(node, self.node)
         self.boxes_changed()

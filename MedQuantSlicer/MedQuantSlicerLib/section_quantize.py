@@ -47,7 +47,8 @@ class BitsButton:
         show_text(self._seconds, choice.seconds)
         self._accuracy.text = choice.accuracy
         measured = _("Size of the file that was made.") if choice.measured else _("Size as computed before quantizing.")
-        self.button.toolTip = f"{measured} {_('Masks')}: {choice.accuracy}."
+        masks = _("Masks: {accuracy}.").format(accuracy=choice.accuracy)
+        self.button.toolTip = f"{measured} {masks}"
 
 
 class QuantizeSection:

@@ -9,6 +9,7 @@ from MedQuantSlicerLib import messages as m
 from MedQuantSlicerLib.actions import actions_of, hint_of
 from MedQuantSlicerLib.facts import Facts
 from MedQuantSlicerLib.host import FP32, QUANTIZED, VolumeInfo
+from MedQuantSlicerLib.messages import _
 from MedQuantSlicerLib.state import (
     BITS,
     BitsChoice,
@@ -28,10 +29,10 @@ from MedQuantSlicerLib.state import (
 TIMES = "\N{MULTIPLICATION SIGN}"
 WORST = 5
 EXPORTS = (
-    ExportChoice("artifact", m._("MedQuant's own, the smallest"), m._("One .mq.safetensors file, a card and a script")),
-    ExportChoice("onnx", m._("ONNX, for most programs"), m._("ONNX files, a card, an example and a script")),
-    ExportChoice("openvino", m._("OpenVINO, for processors"), m._("OpenVINO files, a card, an example and a script")),
-    ExportChoice("torch", m._("PyTorch"), m._("torch.export files, a card, an example and a script")),
+    ExportChoice("artifact", _("MedQuant's own, the smallest"), _("One .mq.safetensors file, a card and a script")),
+    ExportChoice("onnx", _("ONNX, for most programs"), _("ONNX files, a card, an example and a script")),
+    ExportChoice("openvino", _("OpenVINO, for processors"), _("OpenVINO files, a card, an example and a script")),
+    ExportChoice("torch", _("PyTorch"), _("torch.export files, a card, an example and a script")),
 )
 
 

@@ -48,8 +48,9 @@ QProgressBar::chunk { border-radius: 3px; background: palette(highlight); }
 
 def apply(root: Any) -> None:
     """Dress the panel; to be called again when the application's colours change."""
-    palette = root.palette
-    dark = is_dark(root)
+    # The application's: a widget with rules of its own keeps the colours that it had when it got them.
+    palette = qt.QApplication.palette()
+    dark = palette.color(qt.QPalette.Window).lightness() < 128
     text, window = palette.color(qt.QPalette.WindowText), palette.color(qt.QPalette.Window)
     # The stand-ins and old fonts tell the size in points or not at all.
     points = max(8, root.font.pointSizeF())
@@ -69,11 +70,6 @@ def apply(root: Any) -> None:
     sheet = SHEET % colors
     if root.styleSheet != sheet:
         root.setStyleSheet(sheet)
-
-
-def is_dark(widget: Any) -> bool:
-    """Whether the application is dark."""
-    return widget.palette.color(qt.QPalette.Window).lightness() < 128
 
 
 def mixed(first: Any, second: Any, part: float) -> Any:

@@ -9,7 +9,7 @@ import pytest
 from rich.console import Console
 
 from medquant.commands.bench import data_folder
-from medquant.commands.session import Session, strong
+from medquant.commands.session import Session, output_folder, strong
 from medquant.errors import UserError
 
 BOX = "liver[1]=10,10,0,40,50,3"
@@ -58,3 +58,14 @@ def test_the_summary_tells_bits_of_weights_and_of_everything(medquant, scan: Pat
     assert result.exit_code == 0, result.output
     assert "bits for each weight" in result.stdout
     assert "with all that is stored beside the weights" in result.stdout
+
+
+def test_a_folder_to_write_into_is_known_to_be_one_beforehand(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert output_folder(tmp_path) == tmp_path and output_folder(tmp_path / "new") == tmp_path / "new"
+    file = tmp_path / "file"
+    file.touch()
+    with pytest.raises(UserError, match=r"not a folder you may write in.*--keep"):
+        output_folder(file, "--keep")
+    monkeypatch.setattr("os.access", lambda *_: False)
+    with pytest.raises(UserError, match="may write in"):
+        output_folder(tmp_path)

@@ -52,6 +52,36 @@ def test_scan_box_masks_and_place_come_back(opened, hands, tmp_path: Path) -> No
     assert opened.views.left.place()[0] == (place[0] + 2, place[1])
 
 
+def test_in_a_saved_session_masks_are_bound_to_no_view(opened, hands, tmp_path: Path) -> None:
+    """Another program that opens it has other views; here each stays in its own."""
+    import slicer
+    from MedQuantSlicerLib import masks
+    from MedQuantSlicerLib.host import FP32, QUANTIZED
+
+    volume, host = opened.views.volume, opened.frame.module.host
+    labels = np.ones(slicer.util.arrayFromVolume(volume).shape, np.uint8)
+    for kind in (FP32, QUANTIZED):
+        masks.show(kind, labels, {1: "all"}, volume, title=kind)
+    host.place_masks()
+    path = tmp_path / "case.mrb"
+    opened.documents.save_session(path)
+    hands.until(lambda: opened.notice.said.startswith("Saved"))
+    with zipfile.ZipFile(path) as archive:
+        text = next(archive.read(name).decode() for name in archive.namelist() if name.endswith(".mrml"))
+    displays = [part for part in text.split("<")[1:] if part.startswith("SegmentationDisplay")]
+    assert len(displays) == 2
+    assert all('viewNodeRef=""' in display for display in displays)
+    left, right = "vtkMRMLSliceNodeMedQuantFP32", "vtkMRMLSliceNodeMedQuantQuantized"
+    slicer.mrmlScene.Clear(False)
+    hands.wait()
+    opened.documents.open_path(path)
+    hands.until(lambda: opened.views.volume is not None)
+    for kind, own, other in ((FP32, left, right), (QUANTIZED, right, left)):
+        display = masks.segmentation_of(kind, opened.views.volume).GetDisplayNode()
+        assert display.IsDisplayableInView(own)
+        assert not display.IsDisplayableInView(other)
+
+
 def test_closing_asks_about_what_is_not_saved(opened, hands, tmp_path: Path) -> None:
     from MedQuantSlicerLib import boxes
 

@@ -379,7 +379,7 @@ def test_opacity_and_fill_reach_the_masks(widget):
     widget.ui.filledBox.setChecked(True)
     _settle()
     display = node.GetDisplayNode()
-    assert display.GetOpacity() == pytest.approx(0.4)
+    assert display.GetOpacity2DOutline() == pytest.approx(0.4)
     assert display.GetVisibility2DFill()
 
 
@@ -396,9 +396,10 @@ def test_keys(widget, engine):
     node = masks.show("fp32", labels, {1: "liver"}, volume, title="FP32")
     widget.root.setFocus()
     keys["Space"]()
-    assert list(node.GetDisplayNode().GetViewNodeIDs()) == ["vtkMRMLSliceNodeMedQuantQuantized"]
+    assert node.GetDisplayNode().IsDisplayableInView("vtkMRMLSliceNodeMedQuantQuantized")
     keys["Space"]()
-    assert list(node.GetDisplayNode().GetViewNodeIDs()) == ["vtkMRMLSliceNodeMedQuantFP32"]
+    assert not node.GetDisplayNode().IsDisplayableInView("vtkMRMLSliceNodeMedQuantQuantized")
+    assert node.GetDisplayNode().IsDisplayableInView("vtkMRMLSliceNodeMedQuantFP32")
 
 
 def test_a_closed_scene_leaves_an_empty_panel(widget, slicer):
@@ -412,6 +413,24 @@ def test_a_closed_scene_leaves_an_empty_panel(widget, slicer):
     assert widget.panel.presenter.shown.scan
     _click(widget.ui.bits8Button)
     assert widget.panel.presenter.shown.bits == 8
+
+
+def test_the_panel_turns_dark_with_the_application(widget):
+    import qt
+
+    application, before = qt.QApplication.instance(), widget.root.styleSheet
+    palette = application.palette()
+    dark = qt.QPalette(palette)
+    dark.setColor(qt.QPalette.Window, qt.QColor("#202020"))
+    dark.setColor(qt.QPalette.WindowText, qt.QColor("#E0E0E0"))
+    application.setPalette(dark)
+    try:
+        _settle()
+        assert widget.root.styleSheet != before
+    finally:
+        application.setPalette(palette)
+    _settle()
+    assert widget.root.styleSheet == before
 
 
 def test_leaving_gives_the_layout_back_and_cleanup_observes_nothing(widget, slicer):

@@ -241,14 +241,29 @@ def test_an_empty_mask_is_an_empty_segment(slicer, scene):
 
 
 def test_each_kind_in_its_own_view(scene):
-    from MedQuantSlicerLib import masks
+    from MedQuantSlicerLib import mask_views, masks
 
     volume = geometries.add_volume()
     labels = np.ones((9, 12, 16), np.uint8)
-    left = masks.show("fp32", labels, {1: "liver"}, volume, title="FP32").GetDisplayNode()
-    right = masks.show("quantized", labels, {1: "liver"}, volume, title="4-bit").GetDisplayNode()
-    assert list(left.GetViewNodeIDs()) == ["vtkMRMLSliceNodeMedQuantFP32"]
-    assert list(right.GetViewNodeIDs()) == ["vtkMRMLSliceNodeMedQuantQuantized"]
+    fp32 = masks.show("fp32", labels, {1: "liver"}, volume, title="FP32").GetDisplayNode()
+    quantized = masks.show("quantized", labels, {1: "liver"}, volume, title="4-bit").GetDisplayNode()
+    left, right = "vtkMRMLSliceNodeMedQuantFP32", "vtkMRMLSliceNodeMedQuantQuantized"
+    mask_views.keep_apart(volume)
+    assert (fp32.IsDisplayableInView(left), fp32.IsDisplayableInView(right)) == (True, False)
+    assert (quantized.IsDisplayableInView(left), quantized.IsDisplayableInView(right)) == (False, True)
+    mask_views.keep_apart(volume, flipped=True)
+    assert (fp32.IsDisplayableInView(left), fp32.IsDisplayableInView(right)) == (False, True)
+    assert (quantized.IsDisplayableInView(left), quantized.IsDisplayableInView(right)) == (True, False)
+    for display in (fp32, quantized):
+        assert display.IsDisplayableInView("vtkMRMLSliceNodeRed")
+        assert display.IsDisplayableInView("vtkMRMLViewNode1")
+    mask_views.keep_apart(geometries.add_volume())
+    for display in (fp32, quantized):
+        assert not display.IsDisplayableInView(left), "masks of another scan"
+        assert not display.IsDisplayableInView(right)
+        assert display.IsDisplayableInView("vtkMRMLSliceNodeRed")
+    mask_views.release()
+    assert [list(display.GetViewNodeIDs()) for display in (fp32, quantized)] == [[], []]
 
 
 def test_a_reference_on_another_grid(slicer, scene):

@@ -1,4 +1,4 @@
-"""How much memory a piece of work takes."""
+"""How much memory a piece of work takes, whether it sufficed, and giving it back."""
 
 from __future__ import annotations
 

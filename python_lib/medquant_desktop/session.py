@@ -28,6 +28,8 @@ NOT_A_SESSION = "{} is not a session or is damaged. Choose an .mrb file that was
 
 def save(path: Path, application_logic: Any, done: Callable[[str], None]) -> None:
     """Save the scene; `done` gets an error for the user, or "" where it went well."""
+    from MedQuantSlicerLib import mask_views
+
     folder = Path(tempfile.mkdtemp(prefix="medquant-session-"))
     inside = folder / path.stem
     inside.mkdir()
@@ -35,7 +37,9 @@ def save(path: Path, application_logic: Any, done: Callable[[str], None]) -> Non
         node.AddDefaultStorageNode()
         if node.GetStorageNode() is not None:
             node.GetStorageNode().SetUseCompression(False)
-    if not application_logic.SaveSceneToSlicerDataBundleDirectory(str(inside), None):
+    with mask_views.drawn_everywhere():
+        written = application_logic.SaveSceneToSlicerDataBundleDirectory(str(inside), None)
+    if not written:
         shutil.rmtree(folder, ignore_errors=True)
         done(f"The session cannot be written to {folder.parent}. Free some space there and try again.")
         return

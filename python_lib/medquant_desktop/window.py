@@ -106,10 +106,10 @@ class Window(QMainWindow):
 
     def show_masks_again(self) -> None:
         """The views that the masks of a session need."""
-        from MedQuantSlicerLib import masks
+        from MedQuantSlicerLib import mask_views, masks
         from MedQuantSlicerLib.host import DIFFERENCE, FP32, QUANTIZED
 
-        there = {kind for kind in masks.VIEWS if masks.segmentation_of(kind, self.frame.volume) is not None}
+        there = {kind for kind in mask_views.VIEWS if masks.segmentation_of(kind, self.frame.volume) is not None}
         if there >= {FP32, QUANTIZED}:
             self.views.show_pair("", "")
         self.views.show_optional(linked_views.DIFFERENCE, DIFFERENCE in there)

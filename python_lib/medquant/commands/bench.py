@@ -107,9 +107,11 @@ def runtime(
         list[str] | None,
         typer.Option(
             "--runtime",
-            help="pytorch, openvino, onnxruntime, tensorrt or pytorch-compiled. Repeatable; the first two if not.",
+            help="pytorch, openvino, onnxruntime, tensorrt or pytorch-compiled. Repeatable; the first two if "
+            "not given, on a GPU pytorch and tensorrt.",
         ),
     ] = None,
+    device: Annotated[str, typer.Option(help="cpu, or cuda for rows of an NVIDIA GPU.")] = "cpu",
     threads: Annotated[int, typer.Option(min=1, help="Threads of every runtime.")] = 2,
     nncf_python: Annotated[
         str | None, typer.Option(help="A Python that has nncf and openvino: adds the rows of its INT8 models.")
@@ -130,7 +132,8 @@ def runtime(
         with run.track("Runtimes") as (progress, cancelled):
             rows = bench.run(
                 networks=networks or tuple(CASES),
-                runtimes=runtimes or ("pytorch", "openvino"),
+                runtimes=runtimes or (),
+                device=device,
                 threads=threads,
                 nncf_python=None if nncf_python is None else Path(nncf_python).expanduser(),
                 folder=None if keep is None else output_folder(keep, "--keep"),

@@ -58,6 +58,7 @@ def print_runtimes(run: Session, rows: list[dict[str, Any]]) -> None:
             "" if row["runtime"] == "pytorch" else _told(row["speedup_vs_runtime_fp32"], _times)
         ),
         "memory": lambda row: _told(row["peak_memory_mb"], wording.memory),
+        "of the\nGPU": lambda row: _told(row.get("gpu_memory_mb"), wording.memory),
         "Dice": lambda row: _told(row["dsc_vs_fp32"], wording.score),
         "made\nin": lambda row: _told(row.get("quantize_seconds"), wording.seconds),
         "start": lambda row: _told(row.get("start_seconds"), wording.seconds),
@@ -69,7 +70,8 @@ def print_runtimes(run: Session, rows: list[dict[str, Any]]) -> None:
         for cells in zip(*shown.values(), strict=True):
             table.add_row(*cells)
         versions = {row["runtime"]: row["version"] for row in found if row.get("version")}
-        run.console.print(network, style="bold", markup=False, highlight=False)
+        gpu = next((f" on {row['gpu']}" for row in found if row.get("gpu")), "")
+        run.console.print(f"{network}{gpu}", style="bold", markup=False, highlight=False)
         run.console.print(table)
         run.say(", ".join(f"{runtime} {version}" for runtime, version in versions.items()))
         for recipe in dict.fromkeys(row["recipe"] for row in found if row.get("recipe")):
