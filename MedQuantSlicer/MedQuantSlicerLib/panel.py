@@ -66,7 +66,7 @@ class Panel:
         self._dress.setInterval(0)
         self._dress.timeout.connect(self._apply_style)
         qt.QApplication.instance().paletteChanged.connect(self._palette_changed)
-        self._shortcuts = [self._shortcut(*pair) for pair in self.keys().items()]
+        self._shortcuts = {keys: self._shortcut(keys, does) for keys, does in self.keys().items()}
 
     # -- life
 
@@ -91,10 +91,10 @@ class Panel:
         self._timer.stop()
         self._dress.stop()
         qt.QApplication.instance().paletteChanged.disconnect(self._palette_changed)
-        for shortcut in self._shortcuts:
+        for shortcut in self._shortcuts.values():
             shortcut.setEnabled(False)
             shortcut.deleteLater()
-        self._shortcuts = []
+        self._shortcuts = {}
         self.use(None)
         self.presenter.close()
         self._host.close()
@@ -168,8 +168,11 @@ class Panel:
         """Swap the masks, unless the space bar is meant for what has the focus in the panel: a list, a button."""
         focused = qt.QApplication.focusWidget()
         if focused is not None and self._root.isAncestorOf(focused):
+            shortcut = self._shortcuts["Space"]
+            shortcut.setEnabled(False)  # it would take this key, too
             for kind in (qt.QEvent.KeyPress, qt.QEvent.KeyRelease):
                 qt.QApplication.sendEvent(focused, qt.QKeyEvent(kind, qt.Qt.Key_Space, qt.Qt.NoModifier, " "))
+            shortcut.setEnabled(True)
         else:
             self._host.flip()
 
@@ -187,5 +190,5 @@ class Panel:
 
     def enable_keys(self, enabled: bool) -> None:
         """The keys work while the module is entered; elsewhere in Slicer they mean other things."""
-        for shortcut in self._shortcuts:
+        for shortcut in self._shortcuts.values():
             shortcut.setEnabled(enabled)

@@ -18,6 +18,9 @@ pytest.importorskip("PySide6", reason="PySide6 is not installed (pip install med
 SIZE, LARGE = (1280, 800), (2560, 1440)
 BOXES = (("liver", (66, 113, 13), (268, 274, 38)), ("spleen", (259, 173, 11), (321, 260, 30)))
 """Structures that the demonstration model finds well: first and last voxel (i, j, k) of their boxes."""
+MIDDLE = 26
+"""A slice through both of them."""
+PATIENCE = 120
 COLORS = 255
 """Of a picture; more would cost three times the bytes and look the same."""
 
@@ -29,13 +32,13 @@ class Pictures:
         self._window, self._hands, self.folder = window, hands, folder
         folder.mkdir(parents=True, exist_ok=True)
 
-    def take(self, name: str, *, settle: float = 0.4) -> None:
-        """The whole window, once everything is drawn."""
+    def take(self, name: str, *, of: object = None, settle: float = 0.4) -> None:
+        """The whole window, or a part `of` it, once everything is drawn."""
         from PIL import Image
 
         self._hands.wait(settle)
         path = self.folder / f"{name}.png"
-        assert self._window.grab().save(str(path))
+        assert (of or self._window).grab().save(str(path))
         with Image.open(path) as picture:
             small = picture.convert("RGB").quantize(COLORS, dither=Image.Dither.NONE)
         small.save(path, optimize=True)
@@ -87,6 +90,17 @@ def click(button: object, hands: object) -> None:
     hands.click(button, 0.5, 0.5)
 
 
+def open_sample(window: object, hands: object) -> None:
+    """The sample CT, and all that the engine tells of the chosen model."""
+    presenter = window.frame.presenter
+    window.resize(*SIZE)
+    click(window.welcome.findChild(type(window.frame.module.ui.quantizeButton), "openSample"), hands)
+    hands.until(lambda: window.views.volume is not None and presenter.shown.actions["quantize"].enabled)
+    hands.until(lambda: presenter.shown.machine and presenter.shown.choices[0].size)
+    window.notice.clear()
+    window.views.left.go_to_number(MIDDLE)
+
+
 @pytest.mark.heavy
 def test_pictures_of_the_whole_way(whole_window, hands, pictures: Pictures) -> None:
     from MedQuantSlicerLib import masks
@@ -99,47 +113,48 @@ def test_pictures_of_the_whole_way(whole_window, hands, pictures: Pictures) -> N
     presenter = window.frame.presenter
     window.resize(*SIZE)
     pictures.take("welcome")
-
-    click(window.welcome.findChild(type(ui.quantizeButton), "openSample"), hands)
-    hands.until(lambda: window.views.volume is not None and presenter.shown.actions["quantize"].enabled)
-    hands.until(lambda: presenter.shown.machine and presenter.shown.choices[0].size)
-    window.notice.clear()
-    window.views.left.go_to_number(26)
+    open_sample(window, hands)
     pictures.take("scan")
 
     click(ui.quantizeButton, hands)
     hands.until(lambda: presenter.shown.waiting is not None and (presenter.shown.waiting.fraction or 0) > 0.3)
     pictures.take("quantizing", settle=0.02)
-    hands.until(lambda: presenter.shown.quantized, 120)
+    hands.until(lambda: presenter.shown.quantized, PATIENCE)
     for box in BOXES:
         draw(window, hands, box)
     hands.until(lambda: presenter.shown.actions["segment"].primary)
-    window.views.left.go_to_number(24)
+    window.views.left.go_to_number(MIDDLE)
     pictures.take("box")
 
     click(ui.segmentButton, hands)
-    hands.until(lambda: presenter.shown.table is not None and presenter.shown.state in RESTING, 120)
+    hands.until(lambda: presenter.shown.table is not None and presenter.shown.state in RESTING, PATIENCE)
     pictures.take("comparison")
-
     click(ui.worstButton, hands)
     click(ui.differenceButton, hands)
     hands.until(lambda: masks.segmentation_of(DIFFERENCE, window.views.volume) is not None)
     pictures.take("difference")
+    pictures.take("panel", of=window.frame.widget())
     click(window.bar.three_d, hands)
     hands.until(lambda: not window.views.panes["MedQuant3D"].view.words)
     pictures.take("window")
     window.set_theme("light")
-    pictures.take("light")
+    pictures.take("window-light")
     window.set_theme("dark")
     window.resize(*LARGE)
     window.set_text(theme.points_for(LARGE[1]))
     pictures.take("window-large")
-    window.resize(*SIZE)
-    window.set_text(theme.points_for(SIZE[1]))
 
+
+@pytest.mark.heavy
+def test_picture_of_the_sensitive_layers(whole_window, hands, pictures: Pictures) -> None:
+    window, ui = whole_window, whole_window.frame.module.ui
+    presenter = window.frame.presenter
+    open_sample(window, hands)
+    for section in (ui.segmentSection, ui.compareSection):
+        section.collapsed = True
     ui.layersSection.collapsed = False
     hands.wait(0.3)
     click(ui.sensitivityButton, hands)
-    hands.until(lambda: presenter.shown.heatmap is not None and presenter.shown.heatmap.complete, 180)
+    hands.until(lambda: presenter.shown.heatmap is not None and presenter.shown.heatmap.complete, 3 * PATIENCE)
     presenter.layer_chosen(presenter.shown.heatmap.worst[0])
     pictures.take("heatmap")
