@@ -32,6 +32,7 @@ class Surfaces:
         self._maker: ScanReader | None = None
         self._waiting: tuple[list[Any], Callable[[], None]] | None = None
         self._busy = False
+        self._turn = 0
         self._model: Any = None
 
     @property
@@ -45,11 +46,13 @@ class Surfaces:
         Their labels must lie in one image each, as ours do.
         """
         self._waiting = ([fp32, quantized], done)
+        self._turn += 1
         self._next()
 
     def remove(self) -> None:
         """There are no masks any longer."""
         self._waiting = None
+        self._turn += 1
         if self.shown:
             slicer.mrmlScene.RemoveNode(self._model)
         self._model = None
@@ -76,9 +79,10 @@ class Surfaces:
         rows = [[matrix.GetElement(row, column) for column in range(4)] for row in range(4)]
         parts = [self._written(image) for image in images]
         transform = next(node for node in nodes if node is not None).GetTransformNodeID()
+        turn = self._turn
         single = [QUANTIZED, FP32][images.index(None)] if None in images else ""
         self._maker.read(
-            {"surface_of": parts, "ijk_to_ras": rows}, lambda answer: self._made(answer, transform, single, done)
+            {"surface_of": parts, "ijk_to_ras": rows}, lambda answer: self._made(turn, answer, transform, single, done)
         )
 
     def _written(self, image: Any) -> dict[str, Any] | None:
@@ -91,10 +95,10 @@ class Surfaces:
         np.save(file, vtk_to_numpy(image.GetPointData().GetScalars()).reshape(shape))
         return {"array": str(file), "begin": [extent[0], extent[2], extent[4]]}
 
-    def _made(self, answer: Answer, transform: str | None, single: str, done: Callable[[], None]) -> None:
+    def _made(self, turn: int, answer: Answer, transform: str | None, single: str, done: Callable[[], None]) -> None:
         self._busy = False
-        # Masks that have changed meanwhile have their turn.
-        if self._waiting is None and answer["kind"] == "surface":
+        # Masks that have changed meanwhile have their own turn.
+        if turn == self._turn and answer["kind"] == "surface":
             points, triangles, normals, apart = (np.load(file) for file in answer["parts"])
             colors = np.tile(channels(single), (len(points), 1)) if single else colors_of(apart)
             self._draw(_poly_data(points, triangles, normals, colors), transform)

@@ -6,7 +6,7 @@ from typing import Any
 
 import slicer
 from PySide6.QtCore import QSettings, Qt, QTimer
-from PySide6.QtGui import QCloseEvent, QDragEnterEvent, QDragLeaveEvent, QDropEvent
+from PySide6.QtGui import QCloseEvent, QDragEnterEvent, QDragLeaveEvent, QDropEvent, QGuiApplication
 from PySide6.QtWidgets import (
     QApplication,
     QLabel,
@@ -29,6 +29,8 @@ from medquant_desktop.welcome import SeriesChoice, Welcome
 
 TITLE = "MedQuantSlicer"
 SIZE = (1280, 800)
+"""At least; on a large screen the window begins with this share of it."""
+SHARE = 0.8
 
 
 class Window(QMainWindow):
@@ -38,7 +40,7 @@ class Window(QMainWindow):
         super().__init__()
         self.setWindowTitle(TITLE)
         self.setAcceptDrops(True)
-        self.resize(*SIZE)
+        self.resize(*usual_size())
         self.application_logic, self.settings = application_logic, settings
         self.documents = documents = Documents(self)
         self.views = LinkedViews(application_logic)
@@ -191,3 +193,11 @@ class Window(QMainWindow):
         for tag in self._tags:
             slicer.mrmlScene.RemoveObserver(tag)
         self.views.close_views()
+
+
+def usual_size() -> tuple[int, int]:
+    """Width and height that suit the screen."""
+    screens = QGuiApplication.screens()
+    room = screens[0].availableGeometry if screens else None
+    there = (room.width(), room.height()) if room is not None else (0, 0)
+    return tuple(max(least, round(SHARE * length)) for least, length in zip(SIZE, there))
