@@ -165,7 +165,7 @@ def worst_of(heatmap: Heatmap, color: str) -> str:
     return f"{head}<table cellspacing='0' cellpadding='1'>{lines}</table>"
 
 
-def breakable(name: str, most: int = 36) -> str:
+def breakable(name: str, most: int = 44) -> str:
     """A long name that a line may break after its dots and underscores."""
     if len(name) <= most:
         return name

@@ -49,9 +49,11 @@ class SegmentSection:
         self._rest_boxes(shown)
 
     def _rest_boxes(self, shown: Shown) -> None:
-        """Boxes step back behind the masks that came of them; a click on a name brings that box forward again."""
+        """Boxes step back behind the masks that come of them; a click on a name brings that box forward again."""
         segment = shown.actions.get("segment")
-        done = bool(shown.left_title or shown.right_title) and not (segment is not None and segment.primary)
+        segmenting = shown.waiting is not None and shown.waiting.section == "segment"
+        there = bool(shown.left_title or shown.right_title) and not (segment is not None and segment.primary)
+        done = segmenting or there
         chosen = self._ui.boxList.currentItem() if self._ui.boxList.hasFocus() else None
         row = self._ui.boxList.indexOfTopLevelItem(chosen) if chosen is not None else -1
         resting = (*self._nodes, done, row)
