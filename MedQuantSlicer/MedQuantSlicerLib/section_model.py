@@ -99,7 +99,7 @@ class ModelSection:
             font.setBold(True)
             title.setFont(0, font)
             text, base = tree.palette.color(qt.QPalette.Text), tree.palette.color(qt.QPalette.Base)
-            facts.setForeground(0, qt.QBrush(style.mixed(text, base, 0.6)))
+            facts.setForeground(0, qt.QBrush(style.mixed(text, base, style.QUIET)))
             facts.setFlags(qt.Qt.ItemIsEnabled)
             if line.spec == self._chosen:
                 tree.setCurrentItem(title)

@@ -341,6 +341,38 @@ def test_heatmap_fills_folds_and_is_clicked(widget, engine):
     assert engine.last("quantize").params["overrides"] == {"encoder.layers.1.attn.qkv": 8}
 
 
+@pytest.mark.parametrize("blocks", [4, 25])
+def test_the_worst_layers_are_named_however_many_there_are(widget, engine, blocks):
+    from MedQuantSlicerLib.heatmap import MOST_ROWS
+
+    _scan(widget)
+    widget.ui.layersSection.collapsed = False
+    _settle()
+    _click(widget.ui.sensitivityButton)
+    partial = engine.last("sensitivity").callbacks["on_partial"]
+    for number in range(12 * blocks):
+        layer = f"mask_decoder.transformer.layers.{number // 12}.cross_attn_token_to_image.q_proj_{number % 12}"
+        shared = {"layer": layer, "kind": "Linear", "shape": [8, 8], "share": 0.001}
+        for bits in (8, 4, 2):
+            partial({"cell": {**shared, "bits": bits, "effect": (number + 1) / 1000 / bits}})
+    engine.answer("sensitivity", {"cells": []})
+    _settle(60)
+    ui, tree = widget.ui, widget.ui.heatmap
+    worst = widget.panel.presenter.shown.heatmap.worst
+    assert len(worst) == 5
+    assert all(f"href='{name}'" in ui.worstLayersLabel.text for name in worst)
+    last = tree.topLevelItem(blocks - 1)
+    assert last.text(0).endswith("#1  #2  #3  #4  #5"), "also where its block is folded"
+    assert last.isExpanded() is (blocks == 4)
+    room = tree.viewport().height / tree.visualItemRect(tree.topLevelItem(0)).height()
+    assert room == round(room) <= MOST_ROWS, "no row is cut"
+    ui.worstLayersLabel.linkActivated.emit(worst[2])
+    _settle()
+    assert tree.currentItem().text(0).startswith("cross_attn_token_to_image")
+    assert widget.panel.presenter.shown.layer.name == worst[2]
+    assert widget.root.minimumSizeHint.width() <= 420, "no name is wider than the panel"
+
+
 def test_export_says_what_it_writes(widget, engine, tmp_path):
     _scan(widget)
     _click(widget.ui.quantizeButton)
