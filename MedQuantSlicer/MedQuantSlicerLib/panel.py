@@ -36,6 +36,7 @@ class Panel:
         self.presenter = Presenter(engine, host, self.show)
         host.boxes_changed = self.presenter.boxes_changed
         host.volume_changed = self.presenter.volume_chosen
+        host.masks_changed = self.presenter.masks_changed
         presenter = self.presenter
         self.sections = [
             ScanSection(ui, presenter, host, open_sample),
@@ -85,6 +86,7 @@ class Panel:
         if parameters is not None:
             self._observer = parameters.AddObserver(vtk.vtkCommand.ModifiedEvent, self._parameters_changed)
             self._parameters_changed()
+            self.presenter.choices_loaded()
 
     def close(self) -> None:
         """Stop everything."""

@@ -9,8 +9,12 @@ import qt
 import slicer
 
 from MedQuantSlicerLib import boxes, mask_views, masks, scene
-from MedQuantSlicerLib.host import FP32, QUANTIZED, BoxInfo, Masks, Point, VolumeInfo
+from MedQuantSlicerLib.host import FP32, QUANTIZED, BoxInfo, Masks, Point, Stop, VolumeInfo
+from MedQuantSlicerLib.mask_states import SegmentationWatch
 from MedQuantSlicerLib.messages import _
+from MedQuantSlicerLib.results_host import ResultsHost
+from MedQuantSlicerLib.segment_labels import SegmentLabels
+from MedQuantSlicerLib.turns import Turns, pieces_of, writing
 
 BOX_EVENTS = ("PointModifiedEvent", "PointEndInteractionEvent", "PointPositionDefinedEvent", "PointRemovedEvent")
 SETTLE_MS = 150
@@ -24,12 +28,15 @@ WINDOWS = {
 """Level and width of the usual CT windows, in HU."""
 
 
-class SceneHost:
-    """Scans, boxes and masks of the scene. `parameters` is the parameter node; `boxes_changed` and `volume_changed`
-    are called when the boxes, or the voxels and transforms of the scan, have changed in the scene."""
+class SceneHost(ResultsHost):
+    """Scans, boxes and masks of the scene. `parameters` is the parameter node; `boxes_changed`, `volume_changed` and
+    `masks_changed` are called when the boxes, the voxels and transforms of the scan, or segmentations have changed in
+    the scene."""
 
     def __init__(self, parameters: Any) -> None:
+        super().__init__()
         self.parameters = parameters
+        self.masks_changed: Callable[[], None] = lambda: None
         self.boxes_changed: Callable[[], None] = lambda: None
         self.volume_changed: Callable[[], None] = lambda: None
         self.chosen_segment: tuple[Any, str] | None = None
@@ -45,6 +52,7 @@ class SceneHost:
             (observed, observed.AddObserver(event, self._scene_changed)) for observed, event in self._scene_events()
         ]
         self._observe_boxes()
+        self._segmentations = SegmentationWatch(self._scene_changed)
 
     def close(self) -> None:
         """Observe nothing any longer."""
@@ -54,6 +62,7 @@ class SceneHost:
         self._scene_tags = []
         for node in list(self._observed):
             self._forget(node)
+        self._segmentations.close()
         self._watch(None)
         boxes.end_placing()
         mask_views.release()
@@ -69,10 +78,10 @@ class SceneHost:
         for tag in tags:
             watched.RemoveObserver(tag)
         events = (
-            slicer.vtkMRMLVolumeNode.ImageDataModifiedEvent,
-            slicer.vtkMRMLTransformableNode.TransformModifiedEvent,
+            (slicer.vtkMRMLVolumeNode.ImageDataModifiedEvent, self._voxels_event),
+            (slicer.vtkMRMLTransformableNode.TransformModifiedEvent, self._volume_event),
         )
-        tags = [node.AddObserver(event, self._volume_event) for event in events] if node is not None else []
+        tags = [node.AddObserver(*event) for event in events] if node is not None else []
         self._watched = (node, tags)
 
     # -- what the scene holds
@@ -90,11 +99,11 @@ class SceneHost:
         """See `Host`."""
         return scene.describe_volume(self.node) if self.node is not None else None
 
-    def write_volume(self, path: str) -> None:
+    def write_volume(self, path: str, on_done: Callable[[], None], on_error: Callable[[Exception], None]) -> Stop:
         """See `Host`."""
-        import numpy as np
-
-        np.save(path, scene.volume_array(self.node))
+        array = scene.volume_array(self.node)
+        parts = (array[part] for part in pieces_of(array.shape, array.itemsize))
+        return Turns(writing(path, array.shape, array.dtype, parts), lambda _: on_done(), on_error).stop
 
     def boxes(self) -> Sequence[BoxInfo]:
         """See `Host`."""
@@ -104,21 +113,25 @@ class SceneHost:
         """The boxes themselves, for the panel's list."""
         return boxes.boxes_of(self.node) if self.node is not None else []
 
-    def write_reference(self, path: str) -> dict[int, str]:
+    def write_reference(
+        self, path: str, on_done: Callable[[dict[int, str]], None], on_error: Callable[[Exception], None]
+    ) -> Stop:
         """See `Host`."""
-        import numpy as np
-
         reference = self.parameters.referenceSegmentation
         if reference is None:
             raise ValueError(_("No reference is chosen. Choose a segmentation that an expert drew."))
         if masks.is_own(reference):
             raise ValueError(_("The reference is a result of this panel. Choose a segmentation that an expert drew."))
+        nothing = ValueError(_("The reference has no segments on this scan. Choose another one."))
         try:
-            array, names = masks.labels_on(reference, self.node)
+            labels = SegmentLabels(reference, self.node)
         except ValueError:
-            raise ValueError(_("The reference has no segments on this scan. Choose another one.")) from None
-        np.save(path, array)
-        return names
+            raise nothing from None
+        return Turns(
+            writing(path, labels.shape, labels.dtype, labels.blocks()),
+            lambda _: on_done(labels.names),
+            lambda error: on_error(nothing if isinstance(error, ValueError) else error),
+        ).stop
 
     # -- what the scene is given
 
@@ -131,15 +144,15 @@ class SceneHost:
             self._box_around(*self.chosen_segment)
 
     def _box_around(self, segmentation: Any, segment: str) -> None:
-        import numpy as np
+        """A box around a segment, a moment later."""
+        volume, labels = self.node, SegmentLabels(segmentation, self.node, [segment])
 
-        array, names = masks.labels_on(segmentation, self.node, [segment])
-        where = np.argwhere(array)
-        if where.size:
-            box = boxes.new_box(self.node, names[1])
-            # (k, j, i) to (i, j, k)
-            boxes.fit_box(box, self.node, tuple(where.min(axis=0)[::-1]), tuple(where.max(axis=0)[::-1]))
-        self.boxes_changed()
+        def place(ends: Any) -> None:
+            if ends is not None and volume.GetScene() is not None:
+                boxes.fit_box(boxes.new_box(volume, labels.names[1]), volume, *ends)
+            self.boxes_changed()
+
+        Turns(labels.ends(), place, lambda _: self.boxes_changed())
 
     def remove_box(self, node: Any) -> None:
         """Take a box away."""
@@ -232,12 +245,17 @@ class SceneHost:
     def _scene_changed(self, caller: Any = None, event: Any = None) -> None:
         self._settle.start()
 
+    def _voxels_event(self, caller: Any = None, event: Any = None) -> None:
+        self._forget_kept()
+        self._volume_event()
+
     def _volume_event(self, caller: Any = None, event: Any = None) -> None:
         self._volume_moved = True
         self._settle.start()
 
     def _boxes_rest(self) -> None:
         self._observe_boxes()
+        self._segmentations.look()
         if self._volume_moved:
             self._volume_moved = False
             self.volume_changed()
@@ -245,6 +263,7 @@ class SceneHost:
         for node in self.box_nodes():
             boxes.deepen_flat_box(node, self.node)
         self.boxes_changed()
+        self.masks_changed()
 
     def _observe_boxes(self) -> None:
         present = [

@@ -29,12 +29,19 @@ class SlicerHost(SceneHost):
         self._titles = {FP32: "", QUANTIZED: "", DIFFERENCE: _("Difference")}
         self._manager = slicer.app.layoutManager()
         """None where Slicer runs without a window."""
+        # Views that were just laid out get their size only when Qt comes round to it.
+        self._unfitted: list[Any] = []
+        self._sized = qt.QTimer()
+        self._sized.setSingleShot(True)
+        self._sized.setInterval(0)
+        self._sized.timeout.connect(self._fit)
         if self._manager is not None:
             slicer_layouts.register(self._manager)
             self._manager.layoutChanged.connect(self._layout_changed)
 
     def close(self) -> None:
         """Observe nothing any longer."""
+        self._sized.stop()
         if self._manager is not None:
             self._manager.layoutChanged.disconnect(self._layout_changed)
             self._save_layout(True)
@@ -122,18 +129,19 @@ class SlicerHost(SceneHost):
         return {kind: widget for kind, widget in found.items() if widget is not None}
 
     def _show_scan(self) -> None:
-        """The chosen scan in every view, linked. Where it is shown already the user's zoom stays."""
-        if self.node is None:
-            return
+        """The chosen scan, or none, in every view, linked. Where it is shown already the user's zoom stays."""
+        scan = self.node.GetID() if self.node is not None else None
         logics = [widget.sliceLogic() for widget in self._slice_widgets().values()]
         # Before anything is changed: linked views follow each other.
-        news = [one for one in logics if one.GetSliceCompositeNode().GetBackgroundVolumeID() != self.node.GetID()]
+        news = [one for one in logics if one.GetSliceCompositeNode().GetBackgroundVolumeID() != scan]
         shown = next((one for one in logics if one not in news), None)
         for logic in news:
             composite, view = logic.GetSliceCompositeNode(), logic.GetSliceNode()
             composite.SetLinkedControl(True)
             composite.SetHotLinkedControl(True)
-            composite.SetBackgroundVolumeID(self.node.GetID())
+            composite.SetBackgroundVolumeID(scan)
+            if scan is None:
+                continue
             if shown is None:
                 # Models see the scan's own slices: boxes are drawn in these.
                 view.SetOrientationToDefault()
@@ -145,6 +153,16 @@ class SlicerHost(SceneHost):
             if shown is not None:
                 logic.SetSliceOffset(shown.GetSliceOffset())
             logic.SnapSliceOffsetToIJK()
+        self._unfitted += news
+        self._sized.start()
+
+    def _fit(self) -> None:
+        """The whole scan, at the slice that is shown."""
+        for logic in self._unfitted:
+            offset = logic.GetSliceOffset()
+            logic.FitSliceToBackground()
+            logic.SetSliceOffset(offset)
+        self._unfitted = []
 
     def _show_titles(self) -> None:
         """Each over the masks that it is about."""

@@ -19,7 +19,8 @@ def test_brackets_in_paths_and_names_are_shown_as_they_are(medquant, scan: Path,
     folder = Path("study [bold] [red] smile")
     folder.mkdir()
     mask = folder / "mask[1].nii.gz"
-    result = medquant("segment", scan / "ct.nii.gz", "--model", small_sam, "--box", BOX, "--output", mask)
+    result = medquant("segment", scan / "ct.nii.gz", "--model", small_sam, "--box", BOX, "--output", mask,
+                      "--runtime", "pytorch")  # fmt: skip
     assert result.exit_code == 0, result.output
     assert str(mask) in result.stdout
     result = medquant("compare", mask, mask, "--labels", "[a],[/b]", "--names", "1=organ [x]",

@@ -12,6 +12,7 @@ import torch
 from medquant import segment
 from medquant.deploy.accelerate import accelerate
 from medquant.deploy.cache import CompiledCache
+from medquant.deploy.compiling import compile_parts
 from medquant.deploy.runtime import RUNTIMES, Check, Session
 from medquant.embedded.phantom import make_phantom
 from medquant.errors import Cancelled, UserError
@@ -20,8 +21,10 @@ from medquant.imaging.volume import Volume
 from medquant.models.base import Part
 from medquant.models.registry import load_model
 from medquant.models.torch_program import TorchModel, from_module
+from medquant.progress import Progress
 from medquant.prompts import BoxPrompt
 from medquant.quantized_model import QuantizedModel
+from medquant.segment import execution_of
 from medquant.segmentation import Structure
 
 INSTALLED = [name for name in RUNTIMES if RUNTIMES[name].version() is not None and name != "pytorch-compiled"]
@@ -253,6 +256,31 @@ def test_a_part_that_the_runtime_lacks_stays_with_pytorch(
     found = segment(twin, volume, prompt=BoxPrompt(boxes.boxes[:1]))
     assert found.execution.runtime == "openvino + pytorch"
     np.testing.assert_array_equal(found.labels, segment(model, volume, prompt=BoxPrompt(boxes.boxes[:1])).labels)
+
+
+def test_layers_of_a_part_that_stays_with_pytorch_are_counted(
+    integer_patchwise: QuantizedModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Half:
+        """Takes the first part only."""
+
+        name, taken = "half", 0
+
+        def compile(self, part: Part, *, precision: str, **_: object) -> Session:
+            self.taken += 1
+            if self.taken > 1:
+                raise UserError("half has no more. Use --runtime pytorch.")
+            session = RUNTIMES["pytorch"].compile(part, precision=precision)
+            session.runtime, session.simulated, session.layers, session.integer_layers = "half", False, 4, 4
+            return session
+
+    (part,) = integer_patchwise.model.parts().values()
+    sessions, lacking = compile_parts({"one": part, "two": part}, Half(), "int8", threads=None, progress=Progress())
+    assert set(lacking) == {"two"}
+    twin = replace(integer_patchwise, model=integer_patchwise.model.with_network(integer_patchwise.model.network))
+    twin.model.sessions = sessions
+    execution = execution_of(twin)
+    assert (execution.layers, execution.floating_layers, execution.simulated) == (7, 3, False)
 
 
 @pytest.mark.parametrize("runtime", [name for name in INSTALLED if name != "pytorch"])

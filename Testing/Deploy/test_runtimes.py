@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
+from functools import cache
 from importlib import metadata
 from pathlib import Path
 
@@ -26,7 +27,7 @@ from medquant.deploy.openvino_program import openvino_model
 from medquant.deploy.openvino_runtime import OpenVino
 from medquant.deploy.program import integer_layers
 from medquant.deploy.pytorch_runtime import PyTorch
-from medquant.deploy.runtime import RUNTIMES
+from medquant.deploy.runtime import RUNTIMES, Session
 from medquant.errors import UserError
 from medquant.granularity import PerGroup
 from medquant.models.base import CalibrationBatch, Part
@@ -106,12 +107,21 @@ def test_int8_agrees_with_the_engines_own_network(name: str, unet: QuantizedMode
     assert (session.runtime, session.precision) == (name, "int8")
 
 
+@pytest.fixture(scope="module")
+def fp32(unet: QuantizedModel, image: torch.Tensor) -> Callable[[str], Session]:
+    """The network in FP32 by each runtime, compiled once."""
+
+    @cache
+    def session(name: str) -> Session:
+        return compiled(name, part_of(unet.model.network, image), "fp32")
+
+    return session
+
+
 @pytest.mark.parametrize("name", INSTALLED)
-def test_floating_point_leaves_inputs_unrounded(name: str, unet: QuantizedModel, image: torch.Tensor) -> None:
-    network = unet.model.network
-    session = compiled(name, part_of(network, image), "fp32")
-    plain = PyTorch().compile(part_of(network, image), precision="fp32")(image)
-    assert relative(session(image), plain) < 1e-4
+def test_floating_point_leaves_inputs_unrounded(name: str, fp32: Callable, image: torch.Tensor) -> None:
+    session = fp32(name)
+    assert relative(session(image), fp32("pytorch")(image)) < 1e-4
     assert not session.simulated
 
 
@@ -232,7 +242,7 @@ def test_the_embedded_models_encoder(name: str, embedded: tuple) -> None:
     with torch.no_grad():
         expected = part.module(pixels)
     session = compiled(name, part, "int8")
-    floating = compiled(name, part, "fp32")(pixels)
+    floating = compiled("pytorch", part, "fp32")(pixels)
     assert relative(session(pixels), expected) < max(0.02, 0.5 * relative(floating, expected))
     assert session.quantized_products == 12, "two in each of six blocks"
     if "INT8" in _capabilities() and "VNNI" in features():
@@ -351,8 +361,8 @@ def test_a_mask_decoder_on_integers(name: str, decoder: tuple) -> None:
 
 
 @pytest.mark.parametrize("name", INSTALLED)
-def test_threads_take_turns(name: str, unet: QuantizedModel, image: torch.Tensor) -> None:
-    session = compiled(name, part_of(unet.model.network, image), "fp32")
+def test_threads_take_turns(name: str, fp32: Callable, image: torch.Tensor) -> None:
+    session = fp32(name)
     images = [image * factor for factor in (0.5, 1.0, 2.0)]
     expected, found = [session(one) for one in images], [None] * 3
 
@@ -368,8 +378,8 @@ def test_threads_take_turns(name: str, unet: QuantizedModel, image: torch.Tensor
 
 
 @pytest.mark.parametrize("name", INSTALLED)
-def test_an_output_stays_as_it_is(name: str, unet: QuantizedModel, image: torch.Tensor) -> None:
-    session = compiled(name, part_of(unet.model.network, image), "fp32")
+def test_an_output_stays_as_it_is(name: str, fp32: Callable, image: torch.Tensor) -> None:
+    session = fp32(name)
     first = session(image)
     before = first.clone()
     second = session(image * 2 - 1)
@@ -432,10 +442,12 @@ def test_an_operator_that_the_runtime_lacks(name: str, image: torch.Tensor) -> N
 
 
 @pytest.mark.parametrize("name", INSTALLED)
-def test_bf16_is_close_where_the_processor_has_it(name: str, unet: QuantizedModel, image: torch.Tensor) -> None:
+def test_bf16_is_close_where_the_processor_has_it(
+    name: str, unet: QuantizedModel, fp32: Callable, image: torch.Tensor
+) -> None:
     if "bf16" not in RUNTIMES[name].precisions():
         pytest.skip("no bf16 here")
     part = part_of(unet.model.network, image)
     found = RUNTIMES[name].compile(part, precision="bf16")(image)
-    expected = RUNTIMES[name].compile(part, precision="fp32")(image)
+    expected = fp32(name)(image)
     assert 0 < relative(found, expected) < 0.05

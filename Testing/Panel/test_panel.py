@@ -408,6 +408,7 @@ def test_packages_are_asked_for_once_and_only_by_a_button(widget, engine):
     assert widget.panel.messages["quantize"].what.text == "Fetching torch"
     widget.host.lacks = None
     done()
+    _settle()
     assert engine.last("quantize").params["bits"] == 4
 
 
@@ -432,6 +433,7 @@ def test_keys(widget, engine):
     widget.parameters.run = type(widget.parameters.run).FP32
     keys = widget.panel.keys()
     keys["S"]()
+    _settle()
     assert engine.last("segment").params["of"] == "embedded"
     labels = np.ones((9, 12, 16), np.uint8)
     node = masks.show("fp32", labels, {1: "liver"}, volume, title="FP32")
@@ -562,6 +564,18 @@ def test_nothing_is_cut_off(widget, width):
             assert one.height >= one.heightForWidth(one.width) - 2, one.text
 
 
+def test_a_tall_panel_leaves_its_sections_as_they_are(widget):
+    """The room that is left is below the last section; the sensitivity, which scrolls, may take it."""
+    _box(widget, _scan(widget))
+    _click(widget.ui.modelButton)
+    heights = {}
+    for height in (1400, 2400):
+        widget.parent.resize(420, height)
+        _settle(60)
+        heights[height] = [getattr(widget.ui, f"{name}Section").height for name in ("model", "segment", "compare")]
+    assert heights[2400] == heights[1400]
+
+
 def test_the_table_with_a_reference_fits_a_narrow_panel(widget, engine):
     """Six numbers for each structure stand in two tables; what each model has against the reference in one line."""
     from MedQuantSlicerLib import compare_table
@@ -572,7 +586,7 @@ def test_the_table_with_a_reference_fits_a_narrow_panel(widget, engine):
 
     small = ("int8 kernels (openvino)", "CPU", "4.2 bits/weight")
     table = Table(
-        ("Dice", "NSD", "HD95 mm", "Volume mL", "FP32 Dice", "Its Dice", "Seconds"),
+        ("Dice", "NSD", "HD95 mm", "Volume mL", "FP32 to reference", "4-bit to reference", "Seconds"),
         ("",) * 7,
         (
             row("FP32", "", "", "", "2006.5", ".800", "", "1.95 s", of_all=True, badges=("float32", "CPU")),
@@ -585,7 +599,11 @@ def test_the_table_with_a_reference_fits_a_narrow_panel(widget, engine):
     ui = widget.ui
     compare_table.fill_structures((ui.compareTable, ui.referenceTable), table)
     compare_table.fill_models(ui.costTable, table)
-    assert [ui.referenceTable.headerItem().text(place) for place in range(3)] == ["Structure", "FP32 Dice", "Its Dice"]
+    assert [ui.referenceTable.headerItem().text(place) for place in range(3)] == [
+        "Structure",
+        "FP32 to reference",
+        "4-bit to reference",
+    ]
     lines = [ui.costTable.topLevelItem(row) for row in range(ui.costTable.topLevelItemCount)]
     told = [[line.text(place) for place in range(3)] for line in lines]
     assert ["Dice to reference", ".800", ".798"] in told
@@ -643,6 +661,7 @@ def test_news_are_scrolled_into_sight(slicer, scene, engine):
         widget.ui.layersSection.collapsed = False
         _settle()
         widget.panel.presenter.find_sensitivity()
+        _settle()
         engine.last("sensitivity").callbacks["on_error"]({"kind": "user", "message": "Too small. Take another."})
         _settle(60)
         place = widget.panel.messages["layers"].problem

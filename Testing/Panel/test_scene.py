@@ -290,6 +290,49 @@ def test_a_reference_on_another_grid(slicer, scene):
     assert not slicer.util.getNodesByClass("vtkMRMLLabelMapVolumeNode")
 
 
+@every_geometry
+@pytest.mark.parametrize("above", ["nothing", "both", "the reference", "the scan"])
+def test_a_reference_comes_piece_by_piece_as_all_at_once(scene, geometry, above, monkeypatch):
+    from MedQuantSlicerLib import masks, turns
+    from MedQuantSlicerLib.segment_labels import SegmentLabels
+
+    monkeypatch.setattr(turns, "PIECE_BYTES", 2 * 2 * 12 * 16)  # two slices
+    volume, drawn = geometries.add_volume(geometry), np.zeros((9, 12, 16), np.uint8)
+    drawn[2:7, 3:9, 4:12] = 1
+    drawn[5:8, 3:5, 4:9] = 2
+    node = masks.show("fp32", drawn, {1: "liver", 2: "vessel"}, volume, title="drawn")
+    if above != "nothing":
+        transform = geometries.add_transform(geometries.moved()).GetID()
+        if above in ("both", "the scan"):
+            volume.SetAndObserveTransformNodeID(transform)
+        node.SetAndObserveTransformNodeID(transform if above in ("both", "the reference") else None)
+    labels = SegmentLabels(node, volume)
+    blocks = list(labels.blocks())
+    assert [len(block) for block in blocks] == [2, 2, 2, 2, 1]
+    expected, names = masks.labels_on(node, volume)
+    assert labels.names == names
+    np.testing.assert_array_equal(np.concatenate(blocks), expected)
+    node.GetSegmentation().SeparateSegmentLabelmap("MedQuant_2")
+    np.testing.assert_array_equal(np.concatenate(list(labels.blocks())), expected)
+
+
+def test_a_reference_of_surfaces_is_put_on_the_grid_too(scene):
+    from MedQuantSlicerLib import masks
+    from MedQuantSlicerLib.segment_labels import SegmentLabels
+
+    volume, drawn = geometries.add_volume(), np.zeros((9, 12, 16), np.uint8)
+    drawn[2:7, 3:9, 4:12] = 1
+    node = masks.show("fp32", drawn, {1: "liver"}, volume, title="drawn")
+    segmentation = node.GetSegmentation()
+    assert segmentation.CreateRepresentation("Closed surface")
+    segmentation.SetSourceRepresentationName("Closed surface")
+    segmentation.RemoveRepresentation("Binary labelmap")
+    found = np.concatenate(list(SegmentLabels(node, volume).blocks()))
+    assert 0.8 < found.sum() / drawn.sum() < 1.2
+    with pytest.raises(ValueError):
+        SegmentLabels(scene.AddNewNodeByClass("vtkMRMLSegmentationNode"), volume)
+
+
 def test_all_survives_a_saved_session(slicer, scene, tmp_path, rng):
     from MedQuantSlicerLib import boxes, masks
 

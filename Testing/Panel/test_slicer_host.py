@@ -53,6 +53,7 @@ class FakeLayoutManager:
         self._slicer, self._logic, self._views = slicer, slicer.vtkMRMLLayoutLogic(), {}
         self._logic.SetMRMLScene(slicer.mrmlScene)
         node = self._logic.GetLayoutNode()
+        node.SetViewArrangement(3)
         for number in LAYOUTS:  # the node outlives the scenes of other tests
             if node.IsLayoutDescription(number):
                 node.SetLayoutDescription(number, "")
@@ -165,6 +166,25 @@ def test_another_scan_is_shown_as_soon_as_it_is_chosen(host, manager):
     host.watch_volume(first)
     assert {_background(manager, tag) for tag in (LEFT, RIGHT)} == {first.GetID()}
     assert _shown_in("fp32", first) == [LEFT]
+
+
+def test_the_scan_fills_views_that_get_their_size_a_moment_later(host, manager):
+    import qt
+
+    _choose(host)
+    host.show_pair("", "")
+    logic = manager.sliceWidget(LEFT).logic
+    logic.SetSliceOffset(logic.GetSliceOffset() + 5)
+    view, offset = logic.GetSliceNode(), logic.GetSliceOffset()
+    logic.ResizeSliceNode(150, 900)
+    at_once = view.GetFieldOfView()[:2]
+    qt.QApplication.processEvents()
+    fitted = view.GetFieldOfView()[:2]
+    assert fitted != pytest.approx(at_once), "MRML keeps what it can of the former view"
+    logic.FitSliceToBackground()
+    assert fitted == pytest.approx(view.GetFieldOfView()[:2])
+    logic.SetSliceOffset(offset)
+    assert view.GetFieldOfView()[:2] == pytest.approx(fitted)
 
 
 @pytest.mark.parametrize("name", ["oblique", "left-handed oblique"])
@@ -499,3 +519,16 @@ def test_a_scene_gets_the_choices_only_once_the_module_is_entered(module, slicer
     assert module.parameters is None, "while another module is open nothing is looked after"
     module.enter()
     assert module.parameters is not None
+
+
+def test_a_volume_without_voxels_is_no_obstacle(host, manager, scene):
+    host.show_pair("", "")
+    for name in ("vtkMRMLScalarVolumeNode", "vtkMRMLVectorVolumeNode"):
+        empty = scene.AddNewNodeByClass(name, "nothing in it")
+        host.parameters.inputVolume = empty
+        host.watch_volume(empty)
+        assert _background(manager, LEFT) == empty.GetID()
+    _choose(host)
+    host.parameters.inputVolume = None
+    host.watch_volume(None)
+    assert _background(manager, LEFT) is None, "nor is one shown that is not chosen any longer"

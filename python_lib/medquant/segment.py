@@ -70,8 +70,11 @@ def execution_of(model: Model | QuantizedModel) -> Execution:
     simulated = not integers or any(session.simulated for session in integers)
     layers, floating = None, None
     if quantized and integers and all(hasattr(session, "layers") for session in integers):
-        layers = sum(session.layers for session in integers)
-        floating = layers - sum(session.integer_layers for session in integers)
+        # A part that was to run on integers and stayed with PyTorch counts its layers too.
+        stayed = [session for session in sessions if session not in integers and session.runtime == "pytorch"]
+        counted = [session for session in (*integers, *stayed) if hasattr(session, "layers")]
+        layers = sum(session.layers for session in counted)
+        floating = layers - sum(session.integer_layers for session in counted)
         simulated = 2 * floating > layers
     products = sum(
         getattr(session, "quantized_products", 0) - getattr(session, "integer_products", 0) for session in integers

@@ -146,6 +146,7 @@ class LinkedViews(QWidget):
             view = SliceView(tag, self._logic)
             view.composite.SetLinkedControl(True)
             view.composite.SetHotLinkedControl(True)
+            view.twin = self.left if tag != LEFT else None
         view.setAccessibleName(f"{NAMES[tag]} view")
         pane = Pane(tag, view)
         pane.setParent(self)  # without one it would be a window of its own until it is laid out

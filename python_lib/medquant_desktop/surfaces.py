@@ -7,7 +7,8 @@ only the quantized model does. It is drawn, not saved: the masks themselves are 
 from __future__ import annotations
 
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Generator
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -34,6 +35,7 @@ class Surfaces:
         self._busy = False
         self._turn = 0
         self._model: Any = None
+        self._writing: Any = None
 
     @property
     def shown(self) -> bool:
@@ -60,10 +62,14 @@ class Surfaces:
     def close(self) -> None:
         """Stop."""
         self.remove()
+        if self._writing is not None:
+            self._writing.stop()
         if self._maker is not None:
             self._maker.close()
 
     def _next(self) -> None:
+        from MedQuantSlicerLib.turns import Turns
+
         if self._busy or self._waiting is None:
             return
         nodes, done = self._waiting
@@ -77,23 +83,18 @@ class Surfaces:
         matrix = vtk.vtkMatrix4x4()
         there.GetImageToWorldMatrix(matrix)
         rows = [[matrix.GetElement(row, column) for column in range(4)] for row in range(4)]
-        parts = [self._written(image) for image in images]
         transform = next(node for node in nodes if node is not None).GetTransformNodeID()
-        turn = self._turn
         single = [QUANTIZED, FP32][images.index(None)] if None in images else ""
-        self._maker.read(
-            {"surface_of": parts, "ijk_to_ras": rows}, lambda answer: self._made(turn, answer, transform, single, done)
-        )
+        turn = self._turn
 
-    def _written(self, image: Any) -> dict[str, Any] | None:
-        """The labels of an image in a file, and the voxel (i, j, k) at which they begin."""
-        if image is None:
-            return None
-        extent = image.GetExtent()
-        shape = tuple(extent[2 * axis + 1] - extent[2 * axis] + 1 for axis in (2, 1, 0))
-        file = self._maker.folder / f"{uuid.uuid4().hex}.npy"
-        np.save(file, vtk_to_numpy(image.GetPointData().GetScalars()).reshape(shape))
-        return {"array": str(file), "begin": [extent[0], extent[2], extent[4]]}
+        def made(answer: Answer) -> None:
+            self._made(turn, answer, transform, single, done)
+
+        self._writing = Turns(
+            _written(images, self._maker.folder),
+            lambda parts: self._maker.read({"surface_of": parts, "ijk_to_ras": rows}, made),
+            lambda error: made({"kind": "error", "message": str(error)}),
+        )
 
     def _made(self, turn: int, answer: Answer, transform: str | None, single: str, done: Callable[[], None]) -> None:
         self._busy = False
@@ -103,6 +104,8 @@ class Surfaces:
             colors = np.tile(channels(single), (len(points), 1)) if single else colors_of(apart)
             self._draw(_poly_data(points, triangles, normals, colors), transform)
             done()
+        for file in self._maker.folder.glob("*.npy"):
+            file.unlink(missing_ok=True)
         self._next()
 
     def _draw(self, surface: Any, transform: str | None) -> None:
@@ -128,6 +131,25 @@ def colors_of(apart: np.ndarray) -> np.ndarray:
     part = np.clip((np.abs(apart) - CLOSE_MM) / (FAR_MM - CLOSE_MM), 0.0, 1.0)[:, None]
     alone = np.where((apart > 0)[:, None], channels(QUANTIZED), channels(FP32))
     return np.round(part * alone + (1 - part) * np.array(channels(AGREED))).astype(np.uint8)
+
+
+def _written(images: list[Any], folder: Path) -> Generator[None, None, list[dict[str, Any] | None]]:
+    """Write the labels of images to files, and say where and at which voxel (i, j, k) they begin."""
+    from MedQuantSlicerLib.turns import pieces_of, writing
+
+    parts: list[dict[str, Any] | None] = []
+    for image in images:
+        if image is None:
+            parts.append(None)
+            continue
+        extent = image.GetExtent()
+        shape = tuple(extent[2 * axis + 1] - extent[2 * axis] + 1 for axis in (2, 1, 0))
+        labels = vtk_to_numpy(image.GetPointData().GetScalars()).reshape(shape)
+        file = str(folder / f"{uuid.uuid4().hex}.npy")
+        blocks = (labels[piece] for piece in pieces_of(shape, labels.itemsize))
+        yield from writing(file, shape, labels.dtype, blocks)
+        parts.append({"array": file, "begin": [extent[0], extent[2], extent[4]]})
+    return parts
 
 
 def _labels_of(node: Any) -> Any:

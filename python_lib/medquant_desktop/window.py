@@ -80,7 +80,7 @@ class Window(QMainWindow):
         self.statusBar().addPermanentWidget(QLabel(about.NOT_CLINICAL))
         self.statusBar().setSizeGripEnabled(False)
         self.actions_by_name = menus.build(self)
-        self._profile_of = ("", "")
+        self._profile_of: tuple = ((), "", None)
         self._closed = False
         self._watch_scene()
         self.refresh()
@@ -113,7 +113,8 @@ class Window(QMainWindow):
 
         there = {kind for kind in mask_views.VIEWS if masks.segmentation_of(kind, self.frame.volume) is not None}
         if there >= {FP32, QUANTIZED}:
-            self.views.show_pair("", "")
+            shown = self.frame.presenter.shown
+            self.views.show_pair(shown.left_title, shown.right_title)
         self.views.show_optional(linked_views.DIFFERENCE, DIFFERENCE in there)
 
     def _watch_scene(self) -> None:
@@ -138,11 +139,11 @@ class Window(QMainWindow):
 
     def _show_profile(self) -> None:
         """Over the slider: where the masks differ."""
-        file = self.frame.presenter.difference_file()
-        about = (file, self.views.orientation)
+        per_slice = self.frame.presenter.difference_per_slice()
+        about = (per_slice, self.views.orientation, self.views.volume)
         if about != self._profile_of:
             self._profile_of = about
-            self.views.show_differences(profile(file, self.views.left) if file else ())
+            self.views.show_differences(profile(per_slice, self.views.left) if per_slice else ())
 
     def ask(self, title: str, entries: list[tuple[int, str, str]]) -> None:
         """Ask which of several things to open."""
@@ -157,6 +158,7 @@ class Window(QMainWindow):
         if volume is not self.views.volume:
             self.views.show_volume(volume)
             self.setWindowTitle(f"{volume.GetName()} - {TITLE}" if volume is not None else TITLE)
+            self._show_profile()
         self.stack.setCurrentIndex(self._pages["views" if volume is not None else "welcome"])
         self.bar.refresh()
         if volume is None:
@@ -184,7 +186,7 @@ class Window(QMainWindow):
     def closeEvent(self, event: QCloseEvent) -> None:
         if self._closed:
             return
-        if not self.documents.may_close():
+        if not self.documents.may_close(self.close):
             event.ignore()
             return
         self._closed = True

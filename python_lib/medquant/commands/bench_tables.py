@@ -114,3 +114,22 @@ def print_pipeline(run: Session, rows: list[dict[str, Any]]) -> None:
         for row in of_case:
             stages = ", ".join(f"{name} {wording.seconds(seconds)}" for name, seconds in row["stages"].items())
             run.console.print(f"{row['engine']} {row['precision']}: {stages}", markup=False, highlight=False)
+
+
+def print_window(run: Session, rows: list[dict[str, Any]]) -> None:
+    """What was measured beside what is asked for, a table for each size of the window."""
+    for size in dict.fromkeys(row["window"] for row in rows):
+        of_size = [row for row in rows if row["window"] == size]
+        table = _table("", "measured", "asked", "")
+        for row in of_size:
+            measured, asked = (_amount(row[key], row["unit"]) for key in ("measured", "asked"))
+            table.add_row(row["what"], measured, asked, "" if row["kept"] else "missed")
+        run.console.print(f"The window at {size}", style="bold", markup=False, highlight=False)
+        run.console.print(table)
+        for row in of_size:
+            if row["note"]:
+                run.say(escape(f"{row['what']}: {row['note']}"))
+
+
+def _amount(value: float, unit: str) -> str:
+    return f"{value:.1f} {unit}" if unit == "s" and value < 10 else f"{value:.0f} {unit}"

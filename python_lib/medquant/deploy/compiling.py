@@ -13,7 +13,7 @@ import torch
 from medquant.background import stoppable_call
 from medquant.deploy.agreement import Reference
 from medquant.deploy.cache import cache_folder
-from medquant.deploy.program import rounds_inputs
+from medquant.deploy.program import integer_layers, rounds_inputs
 from medquant.deploy.runtime import RUNTIMES, Check, Runtime, Session
 from medquant.errors import UserError
 from medquant.models.base import Part
@@ -59,6 +59,7 @@ def compile_parts(
         raise UserError(next(iter(lacking.values())))
     for name in lacking:
         sessions[name] = RUNTIMES["pytorch"].compile(parts[name], precision="fp32", threads=threads)
+        sessions[name].layers, sessions[name].integer_layers = len(integer_layers(parts[name].module)), 0
     progress.report(1.0, f"Ready to run by {runtime.name}")
     return {name: sessions[name] for name in parts}, lacking
 

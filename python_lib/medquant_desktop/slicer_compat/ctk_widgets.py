@@ -22,10 +22,9 @@ class ctkCollapsibleButton(QWidget):
     contentsCollapsed = Signal(bool)
     toggled = Signal(bool)
 
-    def __init__(self, parent: QWidget | str | None = None, text: str = "") -> None:
-        title = parent if isinstance(parent, str) else text
-        super().__init__(None if isinstance(parent, str) else parent)
-        self._text, self._collapsed, self._inside = title, False, []
+    def __init__(self, parent: QWidget | None = None) -> None:
+        super().__init__(parent)  # as CTK's Python binding: the title is set afterwards
+        self._text, self._collapsed, self._inside = "", False, []
         self._by_keyboard = False
         self.setSizePolicy(QSizePolicy.Preferred, QSizePolicy.Preferred)
         self.setFocusPolicy(Qt.TabFocus)  # the keyboard opens sections too
