@@ -59,7 +59,7 @@ def draw(window: object, hands: object, box: tuple) -> None:
     view = window.views.left
     view.go_to_number((lower[2] + upper[2]) // 2)
     hands.wait()
-    click(window.frame.module.ui.placeBoxButton, hands)
+    hands.push(window.frame.module.ui.placeBoxButton)
     for corner in (lower, upper):
         hands.click(view, *place_of(view, corner))
     hands.until(lambda: len(boxes.boxes_of(window.views.volume)) > len(before))
@@ -83,18 +83,11 @@ def place_of(view: object, voxel: tuple[int, int, int]) -> tuple[float, float]:
     return x / width, 1 - y / height
 
 
-def click(button: object, hands: object) -> None:
-    """A click of the mouse on a button that can be seen and pressed."""
-    assert button.isVisible(), button.objectName
-    assert button.isEnabled(), f"{button.objectName}: {button.toolTip}"
-    hands.click(button, 0.5, 0.5)
-
-
 def open_sample(window: object, hands: object) -> None:
     """The sample CT, and all that the engine tells of the chosen model."""
     presenter = window.frame.presenter
     window.resize(*SIZE)
-    click(window.welcome.findChild(type(window.frame.module.ui.quantizeButton), "openSample"), hands)
+    hands.push(window.welcome.findChild(type(window.frame.module.ui.quantizeButton), "openSample"))
     hands.until(lambda: window.views.volume is not None and presenter.shown.actions["quantize"].enabled)
     hands.until(lambda: presenter.shown.machine and presenter.shown.choices[0].size)
     window.notice.clear()
@@ -116,7 +109,7 @@ def test_pictures_of_the_whole_way(whole_window, hands, pictures: Pictures) -> N
     open_sample(window, hands)
     pictures.take("scan")
 
-    click(ui.quantizeButton, hands)
+    hands.push(ui.quantizeButton)
     hands.until(lambda: presenter.shown.waiting is not None and (presenter.shown.waiting.fraction or 0) > 0.3)
     pictures.take("quantizing", settle=0.02)
     hands.until(lambda: presenter.shown.quantized, PATIENCE)
@@ -126,15 +119,15 @@ def test_pictures_of_the_whole_way(whole_window, hands, pictures: Pictures) -> N
     window.views.left.go_to_number(MIDDLE)
     pictures.take("box")
 
-    click(ui.segmentButton, hands)
+    hands.push(ui.segmentButton)
     hands.until(lambda: presenter.shown.table is not None and presenter.shown.state in RESTING, PATIENCE)
     pictures.take("comparison")
-    click(ui.worstButton, hands)
-    click(ui.differenceButton, hands)
+    hands.push(ui.worstButton)
+    hands.push(ui.differenceButton)
     hands.until(lambda: masks.segmentation_of(DIFFERENCE, window.views.volume) is not None)
     pictures.take("difference")
     pictures.take("panel", of=window.frame.widget())
-    click(window.bar.three_d, hands)
+    hands.push(window.bar.three_d)
     hands.until(lambda: not window.views.panes["MedQuant3D"].view.words)
     pictures.take("window")
     window.set_theme("light")
@@ -154,7 +147,7 @@ def test_picture_of_the_sensitive_layers(whole_window, hands, pictures: Pictures
         section.collapsed = True
     ui.layersSection.collapsed = False
     hands.wait(0.3)
-    click(ui.sensitivityButton, hands)
+    hands.push(ui.sensitivityButton)
     hands.until(lambda: presenter.shown.heatmap is not None and presenter.shown.heatmap.complete, 3 * PATIENCE)
     presenter.layer_chosen(presenter.shown.heatmap.worst[0])
     pictures.take("heatmap")
