@@ -184,7 +184,7 @@ def test_what_cannot_be_opened_does_not_cost_the_rest_of_what_was_dropped(
 ) -> None:
     for name in ("a.docx", "b.docx"):
         (tmp_path / name).write_text("hello")
-    drop(window, application, tmp_path / "a.docx", scan_file, tmp_path / "b.docx")
+    hands.drop(window, tmp_path / "a.docx", scan_file, tmp_path / "b.docx")
     hands.until(lambda: "a.docx" in window.notice.said and "b.docx" in window.notice.said)
     assert window.views.volume is not None
 
