@@ -185,7 +185,7 @@ def look_at_the_difference(way: Way) -> None:
     from MedQuantSlicerLib.host import DIFFERENCE, FP32, QUANTIZED
 
     window, volume = way.window, way.window.views.volume
-    way.hands.push(window.views.worst_button)
+    way.hands.push(way.ui.worstButton)
     counts = (way.mask(FP32) != way.mask(QUANTIZED)).sum(axis=(1, 2))
     shown = window.views.left.place()[0][0]
     assert shown == window.views.right.place()[0][0]
@@ -285,6 +285,7 @@ def go_on(way: Way) -> None:
         way.hands.push(way.ui.quantizeButton)
         way.rest()
     way.can("segment")
+    way.hands.unfold(way.ui.segmentSection)  # folded where the comparison came back with the session
     way.hands.push(way.ui.segmentButton)
     way.hands.until(lambda: way.shown.waiting is not None)
     way.rest()
