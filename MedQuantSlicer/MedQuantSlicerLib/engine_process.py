@@ -210,13 +210,18 @@ class EngineProcess:
         self.starts += 1
         self._generation += 1
         number = self._generation  # what an earlier process still says does not count
+        # A worker that hears late that it is not wanted must leave the folder to the one that came after it.
+        token = secrets.token_hex(8)
+        try:
+            Path(self.path(TOKEN)).write_text(token, encoding="ascii")
+        except OSError:
+            _log.exception("the engine's folder cannot be written to")
+            self._fail_all()
+            return
         self._transport = self._make_transport(
             lambda data: self._on_bytes(data) if number == self._generation else None,
             lambda code: self._on_exit(code) if number == self._generation else None,
         )
-        # A worker that hears late that it is not wanted must leave the folder to the one that came after it.
-        token = secrets.token_hex(8)
-        Path(self.path(TOKEN)).write_text(token, encoding="ascii")
         self._transport.start([*self._command, "--token", token, "--folder", str(self.folder)], self._environment)
         for request in list(self._open.values()):
             request.begun = False
@@ -262,16 +267,19 @@ class EngineProcess:
         self._transport = None
         self.discard(TOKEN)
         if code is None or not self._ready:
-            everyone = list(self._open.values())
-            self._open.clear()
-            for request in everyone:
-                request.tell("error", {"kind": "engine", "message": messages.ENGINE_NOT_STARTED, "log": self.log})
+            self._fail_all()
             return
         busy = self._busy()
         if self._was_killed(code):
             self._fail(busy, "memory", messages.ENGINE_OUT_OF_MEMORY)
         else:
             self._fail(busy, "engine", messages.ENGINE_ENDED)
+
+    def _fail_all(self) -> None:
+        everyone = list(self._open.values())
+        self._open.clear()
+        for request in everyone:
+            request.tell("error", {"kind": "engine", "message": messages.ENGINE_NOT_STARTED, "log": self.log})
 
     def _was_killed(self, code: int) -> bool:
         """Whether the system ended the engine, which it does where memory runs out."""

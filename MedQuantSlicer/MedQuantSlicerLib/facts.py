@@ -84,6 +84,8 @@ class Facts:
     worst: Mapping[str, Any] | None = None
     difference: Mapping[str, Any] | None = None
     difference_shown: bool = False
+    looked: tuple | None = None
+    """What `compared` was when the user jumped to the slice that differs most."""
     reference: str = ""
 
     heat_layers: dict[str, HeatLayer] = field(default_factory=dict)

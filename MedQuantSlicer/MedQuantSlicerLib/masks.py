@@ -120,11 +120,18 @@ def _image_with(node: Any, volume: Any, block: Any, begin: Any) -> Any:
             _put(_array_of(image), old, old_begin)
     elif block.dtype.itemsize > _array_of(image).dtype.itemsize:
         image = _image(_array_of(image).astype(block.dtype), (0, 0, 0), volume)
+    _place(image, volume)
     _put(_array_of(image), block, begin)
     scalars = image.GetPointData().GetScalars()
     scalars.Modified()
     image.Modified()
     return image
+
+
+def _place(image: Any, volume: Any) -> None:
+    matrix = vtk.vtkMatrix4x4()
+    volume.GetIJKToRASMatrix(matrix)
+    image.SetImageToWorldMatrix(matrix)
 
 
 def _put(whole: Any, block: Any, begin: Any) -> None:
@@ -175,9 +182,7 @@ def _image(array: Any, begin: tuple[int, int, int], volume: Any, copy: bool = Tr
     image = slicer.vtkOrientedImageData()
     extent = [(begin[axis], begin[axis] + array.shape[axis] - 1) for axis in (2, 1, 0)]
     image.SetExtent([bound for pair in extent for bound in pair])
-    matrix = vtk.vtkMatrix4x4()
-    volume.GetIJKToRASMatrix(matrix)
-    image.SetImageToWorldMatrix(matrix)
+    _place(image, volume)
     image.GetPointData().SetScalars(numpy_to_vtk(np.ascontiguousarray(array).ravel(), deep=copy))
     return image
 

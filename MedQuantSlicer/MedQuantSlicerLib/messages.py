@@ -116,6 +116,8 @@ HINT_BOX = _("Place a box around a structure.")
 HINT_SEGMENT = _("Segment with both models.")
 HINT_COMPARE = _("Compare the masks.")
 HINT_LOOK = _("Look where the masks differ most.")
+HINT_DIFFERENCE = _("Show what only one of the models has.")
+HINT_DONE = _("Done. Save the report, or try other bits.")
 HINT_SAME = _("The masks are the same. Try fewer bits.")
 
 # -- results and questions

@@ -274,6 +274,8 @@ class Presenter:
         """Show the slice in which the masks differ most."""
         if self.facts.worst:
             self._host.jump_to(tuple(self.facts.worst["position"]))
+            self.facts.looked = self.facts.compared
+            self.update()
 
     def difference(self) -> None:
         """Show the difference as a segmentation of its own, or take it away."""

@@ -41,6 +41,8 @@ class SceneHost(ResultsHost):
         self.volume_changed: Callable[[], None] = lambda: None
         self.chosen_segment: tuple[Any, str] | None = None
         """Segmentation node and segment id for a box from a segment."""
+        self._stop_measuring: Stop = lambda: None
+        """Of the segment that gets a box."""
         self._observed: dict[Any, list[int]] = {}
         self._watched: tuple[Any, list[int]] = (None, [])
         self._flipped = self._volume_moved = False
@@ -57,6 +59,7 @@ class SceneHost(ResultsHost):
     def close(self) -> None:
         """Observe nothing any longer."""
         self._settle.stop()
+        self._stop_measuring()
         for observed, tag in self._scene_tags:
             observed.RemoveObserver(tag)
         self._scene_tags = []
@@ -152,7 +155,8 @@ class SceneHost(ResultsHost):
                 boxes.fit_box(boxes.new_box(volume, labels.names[1]), volume, *ends)
             self.boxes_changed()
 
-        Turns(labels.ends(), place, lambda _: self.boxes_changed())
+        self._stop_measuring()
+        self._stop_measuring = Turns(labels.ends(), place, lambda _: self.boxes_changed()).stop
 
     def remove_box(self, node: Any) -> None:
         """Take a box away."""

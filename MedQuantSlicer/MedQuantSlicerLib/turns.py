@@ -38,8 +38,11 @@ class Turns:
         """Leave it unfinished."""
         if self in _running:
             _running.discard(self)
-            self._timer.stop()
-            self._timer.timeout.disconnect(self._turn)
+            timer = self._timer
+            timer.stop()
+            timer.timeout.disconnect(self._turn)
+            # PythonQt deletes it with the last reference, and it may be just now that it calls us.
+            qt.QTimer.singleShot(0, lambda: timer.stop())
             self._pieces.close()
 
     def _turn(self) -> None:
@@ -69,7 +72,7 @@ def writing(path: str, shape: tuple[int, ...], dtype: Any, blocks: Iterable[Any]
     import numpy as np
 
     about = {"descr": np.lib.format.dtype_to_descr(np.dtype(dtype)), "fortran_order": False, "shape": tuple(shape)}
-    with Path(path).open("wb", buffering=0) as stream:
+    with Path(path).open("wb") as stream:
         np.lib.format.write_array_header_1_0(stream, about)
         for block in blocks:
             stream.write(np.ascontiguousarray(block, dtype).reshape(-1).view(np.uint8))

@@ -288,6 +288,7 @@ def go_on(way: Way) -> None:
         way.hands.push(way.ui.quantizeButton)
         way.rest()
     way.can("segment")
+    way.hands.unfold(way.ui.segmentSection)  # folded where the comparison came back with the session
     way.hands.push(way.ui.segmentButton)
     way.hands.until(lambda: way.shown.waiting is not None)
     way.rest()

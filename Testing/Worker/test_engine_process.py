@@ -272,6 +272,17 @@ def test_a_program_that_does_not_start_is_told_once(loop: EventLoop, command: li
         assert "no engine here" in Path(first.error["log"]).read_text()
 
 
+def test_a_folder_that_cannot_be_written_to_is_told(loop: EventLoop) -> None:
+    engine = _engine(loop)
+    token = Path(engine.path(engine_process.TOKEN))
+    token.mkdir()
+    answer = loop.ask(engine, "echo")
+    assert answer.error["kind"] == "engine" and answer.error["message"] == messages.ENGINE_NOT_STARTED
+    assert not engine.running
+    token.rmdir()
+    assert loop.result(engine, "echo", {"a": 1}) == {"a": 1}
+
+
 def test_cancelling_is_told_to_the_process(loop: EventLoop) -> None:
     heed = """elif method == "work":
     say(id=id, progress={"fraction": 0.1, "text": "Working"})

@@ -65,6 +65,16 @@ def compile(params, work):
 
     return stoppable_call(lambda: burn({}, work), work.part())
 
+def export(params, work):
+    import pathlib, tempfile
+    from medquant.worker.unfinished import writing_in
+
+    target = pathlib.Path(params["folder"])
+    with writing_in(target, work.folder):
+        beside = tempfile.mkdtemp(prefix=".writing-", dir=target)
+        open(beside + "/model.onnx", "w").close()
+        burn(params, work)
+
 def unsendable(params, work):
     return {"thing": object()}
 
@@ -197,6 +207,19 @@ def test_work_that_does_not_stop_is_ended(worker: EventLoop, method: str) -> Non
     assert worker.result(engine, "noise") == {"quiet": True}
     assert time.monotonic() - began < 20.0
     assert (engine.folder / "masks.npy").read_bytes() == b"masks"
+
+
+@needs_posix
+def test_an_export_that_is_ended_leaves_nothing_half_written(worker: EventLoop, tmp_path: Path) -> None:
+    for name in (".writing-of-somebody-else", "an export"):
+        (tmp_path / name).mkdir()
+    export = worker.ask(worker.made, "export", {"folder": str(tmp_path)})
+    worker.wait(lambda: export.progress)
+    assert len(list(tmp_path.iterdir())) == 3
+    export.request.cancel()
+    worker.wait(lambda: export.done)
+    worker.result(worker.made, "noise")
+    assert sorted(path.name for path in tmp_path.iterdir()) == [".writing-of-somebody-else", "an export"]
 
 
 def test_quick_questions_do_not_wait_for_long_work(worker: EventLoop) -> None:

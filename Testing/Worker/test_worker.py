@@ -8,6 +8,7 @@ import sys
 import time
 from dataclasses import dataclass
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -129,15 +130,24 @@ def test_what_was_quantized_once_is_found_by_a_new_process(bench: Bench, quantiz
     assert not any(told["text"].startswith("Quantizing") for told in answer.progress)
     assert Path(found["handle"]).is_relative_to(os.environ["MEDQUANT_CACHE"])
     np.save(other.folder / "other.npy", bench.scan.array + np.int16(1))
-    quick = {**asked, "method": "rtn"}
-    made = [
-        bench.loop.result(other, "quantize", {**quick, "volume": {**scan, "array": array}, **more})
-        for array, more in (("again.npy", {}), ("other.npy", {}), ("other.npy", {"again": True}), ("other.npy", {}))
-    ]
-    assert [one["kept"] for one in made] == [False, False, False, True]
-    assert made[0]["handle"] != made[1]["handle"] == made[3]["handle"]
-    Path(made[3]["handle"]).write_bytes(Path(made[3]["handle"]).read_bytes()[:-1000])
-    assert not bench.loop.result(other, "quantize", {**quick, "volume": {**scan, "array": "other.npy"}})["kept"]
+    quick = {**asked, "method": "rtn", "volume": {**scan, "array": "other.npy"}}
+    first, second, again = (
+        bench.loop.result(other, "quantize", {**quick, **more}) for more in ({}, {}, {"again": True})
+    )
+    assert [one["kept"] for one in (first, second, again)] == [False, True, False]
+    assert first["handle"] == second["handle"] == again["handle"] != quantized["handle"]
+
+
+def test_a_kept_model_that_is_damaged_is_made_again(quantized: dict[str, Any], tmp_path: Path) -> None:
+    from medquant.deploy.quantized_models import is_kept
+    from medquant.progress import Progress
+    from medquant.worker.methods.quantizing import _found
+    from medquant.worker.warm import Warm
+
+    damaged = tmp_path / "w4-cut.mq.safetensors"
+    damaged.write_bytes(Path(quantized["handle"]).read_bytes()[:-1000])
+    assert is_kept(damaged), "its header is whole"
+    assert _found(damaged, SimpleNamespace(warm=Warm()), Progress()) is None
 
 
 def test_progress_tells_what_happens(bench: Bench) -> None:

@@ -31,7 +31,8 @@ AROUND = 1.08
 MANY = 10
 """Slices of a jump with shift held."""
 WHEEL_NOTCH = 120
-SMALL_TEXT = 9
+SMALLER = 1.0
+"""Points that the text in the corners is smaller than the window's."""
 
 
 class SliceView(MrmlView):
@@ -202,7 +203,7 @@ class SliceView(MrmlView):
         corners = self.corners()
         if corners.count:
             font = QFont(QApplication.font())
-            font.setPointSize(SMALL_TEXT)
+            font.setPointSizeF(font.pointSizeF() - SMALLER)
             corner_text.paint(painter, area, corners, font)
 
     def resized(self, width: int, height: int) -> None:

@@ -6,7 +6,7 @@ from typing import Any
 
 import slicer
 from PySide6.QtCore import QSettings, Qt, QTimer
-from PySide6.QtGui import QCloseEvent, QDragEnterEvent, QDragLeaveEvent, QDropEvent
+from PySide6.QtGui import QCloseEvent, QDragEnterEvent, QDragLeaveEvent, QDropEvent, QGuiApplication
 from PySide6.QtWidgets import (
     QApplication,
     QLabel,
@@ -23,12 +23,14 @@ from medquant_desktop.documents import Documents
 from medquant_desktop.linked_views import LinkedViews
 from medquant_desktop.notice import Notice
 from medquant_desktop.opening import dropped_paths, what_to_open
-from medquant_desktop.panel_frame import USUAL, PanelFrame
+from medquant_desktop.panel_frame import PanelFrame
 from medquant_desktop.view_bar import ViewBar
 from medquant_desktop.welcome import SeriesChoice, Welcome
 
 TITLE = "MedQuantSlicer"
 SIZE = (1280, 800)
+"""At least; on a large screen the window begins with this share of it."""
+SHARE = 0.8
 
 
 class Window(QMainWindow):
@@ -38,7 +40,7 @@ class Window(QMainWindow):
         super().__init__()
         self.setWindowTitle(TITLE)
         self.setAcceptDrops(True)
-        self.resize(*SIZE)
+        self.resize(*usual_size())
         self.application_logic, self.settings = application_logic, settings
         self.documents = documents = Documents(self)
         self.views = LinkedViews(application_logic)
@@ -68,7 +70,9 @@ class Window(QMainWindow):
         splitter.addWidget(right)
         splitter.setChildrenCollapsible(False)
         splitter.setStretchFactor(1, 1)
-        splitter.setSizes([USUAL, SIZE[0] - USUAL])
+        self._splitter, self._parted = splitter, False
+        splitter.splitterMoved.connect(lambda *_: setattr(self, "_parted", True))
+        self._share_out()
         self.setCentralWidget(splitter)
         self._probe = QLabel()
         self.views.told = self._probe.setText
@@ -86,7 +90,21 @@ class Window(QMainWindow):
     def set_theme(self, name: str) -> None:
         """Dark or light."""
         self.settings.setValue("theme", name)
-        theme.apply(QApplication.instance(), theme.THEMES[name])
+        theme.apply(QApplication.instance(), theme.THEMES[name], theme.points_of(self.settings))
+        self.frame.dress()
+
+    def set_text(self, points: float) -> None:
+        """Text of this size; the panel grows with it. 0: as the screen suggests."""
+        self.settings.setValue("textPoints", min(max(points, theme.LEAST), theme.MOST) if points else 0)
+        self.set_theme(self.settings.value("theme", theme.DARK.name))
+        self._share_out()
+        self.views.request_render()
+
+    def _share_out(self) -> None:
+        """Between panel and views, unless the user has moved what parts them."""
+        if not self._parted:
+            usual = self.frame.usual_width()
+            self._splitter.setSizes([usual, self.width - usual])
 
     def show_masks_again(self) -> None:
         """The views that the masks of a session need."""
@@ -113,13 +131,10 @@ class Window(QMainWindow):
         self.frame.shown = self._panel_shown
         self.views.rearranged = self.bar.refresh
         self.bar.difference.clicked.connect(lambda *_: self.frame.presenter.difference())
-        self.views.worst_button.clicked.connect(lambda *_: self.frame.presenter.jump_to_worst())
 
     def _panel_shown(self, shown: Any) -> None:
         """Follow what the panel says."""
         self.bar.follow(shown)
-        self.views.worst_button.setVisible(bool(shown.worst) and shown.actions["jump_to_worst"].enabled)
-        self.views.worst_button.setToolTip(shown.worst)
         self._show_profile()
 
     def _show_profile(self) -> None:
@@ -180,3 +195,11 @@ class Window(QMainWindow):
         for tag in self._tags:
             slicer.mrmlScene.RemoveObserver(tag)
         self.views.close_views()
+
+
+def usual_size() -> tuple[int, int]:
+    """Width and height that suit the screen."""
+    screens = QGuiApplication.screens()
+    room = screens[0].availableGeometry if screens else None
+    there = (room.width(), room.height()) if room is not None else (0, 0)
+    return tuple(max(least, round(SHARE * length)) for least, length in zip(SIZE, there))

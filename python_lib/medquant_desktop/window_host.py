@@ -6,7 +6,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from MedQuantSlicerLib import masks
 from MedQuantSlicerLib.host import DIFFERENCE, Masks, Missing
 from MedQuantSlicerLib.scene_host import SceneHost
 from PySide6.QtCore import QUrl
@@ -27,11 +26,10 @@ class WindowHost(SceneHost):
     def show_masks(self, kind: str, result: Masks, partial: bool) -> None:
         """See `Host`. The difference has a view of its own, which comes with it."""
         super().show_masks(kind, result, partial)
-        node = masks.segmentation_of(kind, self.node)
         if kind == DIFFERENCE:
             self._views.show_optional(linked_views.DIFFERENCE, True)
         elif not partial:
-            self._views.show_surface(node)
+            self._views.show_surface()
 
     def remove_masks(self, kind: str) -> None:
         """See `Host`."""

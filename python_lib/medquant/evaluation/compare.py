@@ -13,7 +13,7 @@ from medquant.evaluation.comparison import Comparison, ModelFacts, ModelSummary,
 from medquant.evaluation.metrics import Agreement, agreement
 from medquant.evaluation.slices import SliceAgreement, agreement_by_slice
 from medquant.evaluation.structures import common_structures, find_structure, joint_box
-from medquant.evaluation.verdict import PATCHES_MM, Agreed, Verdict, judge, worst
+from medquant.evaluation.verdict import PATCHES_MM, VERDICTS, Agreed, judge
 from medquant.imaging.lattice import extents_of
 from medquant.progress import CancelCheck, Progress, ProgressCallback
 from medquant.segmentation import Segmentation, Structure
@@ -219,9 +219,7 @@ def _summarise(facts: ModelFacts, segmentation: Segmentation, rows: Sequence[Str
     known = [row for row in rows if row.dsc_vs_reference is not None]
     referred = [row for row in known if row.volume_ml or row.reference_volume_ml]
     least = min(shown, key=lambda row: row.dsc_vs_fp32, default=None)
-    judged = [(row, Verdict(row.verdict, row.verdict_reason, row.verdict_slice)) for row in rows]
-    verdict = worst(one for _row, one in judged)
-    lost = next((row.structure for row, one in judged if one is verdict and one.reason), "")
+    lost = max(rows, key=_how_bad)
     total, fp32_total = sum(row.volume_ml for row in rows), sum(row.fp32_volume_ml for row in rows)
     if (run := segmentation.execution) is not None:
         facts = replace(facts, simulated=run.simulated, device=run.device, runtime=run.runtime, precision=run.precision)
@@ -244,10 +242,15 @@ def _summarise(facts: ModelFacts, segmentation: Segmentation, rows: Sequence[Str
         seconds=segmentation.seconds,
         stages=dict(segmentation.stages),
         peak_memory_mb=segmentation.peak_memory_mb,
-        verdict=verdict.words,
-        verdict_reason=f"{lost}, {verdict.reason}" if lost else "",
-        verdict_slice=verdict.slice,
+        verdict=lost.verdict,
+        verdict_reason=f"{lost.structure}, {lost.verdict_reason}" if lost.verdict_reason else "",
+        verdict_slice=lost.verdict_slice,
     )
+
+
+def _how_bad(row: StructureRow) -> tuple[int, bool, float]:
+    """By the verdict; of equally bad structures one with a slice to look at comes first, then that of less Dice."""
+    return VERDICTS.index(row.verdict), row.verdict_slice is not None, -row.dsc_vs_fp32
 
 
 def _require_one_grid(first: Segmentation, other: Segmentation) -> None:

@@ -20,7 +20,7 @@ A structure that only one model found is lost.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from medquant.evaluation import wording
@@ -96,11 +96,6 @@ def judge(agreed: Agreed) -> Verdict:
         return Verdict(VISIBLE_LOSS, "only in FP32" if missing else "not in FP32")
     found = [_of_slices(agreed.slices), *_of_numbers(agreed)]
     return max(found, key=lambda verdict: verdict.rank)
-
-
-def worst(verdicts: Iterable[Verdict]) -> Verdict:
-    """The worst of several, the first of equals; "as FP32" where there are none."""
-    return max(verdicts, key=lambda verdict: verdict.rank, default=Verdict())
 
 
 def _of_numbers(agreed: Agreed) -> list[Verdict]:

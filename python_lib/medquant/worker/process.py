@@ -22,6 +22,7 @@ from typing import BinaryIO
 from medquant import __version__
 from medquant.worker.channel import Channel
 from medquant.worker.service import Service
+from medquant.worker.unfinished import remove_unfinished
 
 HEARTBEAT_SECONDS = 1.0
 LOG, TOKEN = "worker.log", "token"
@@ -43,6 +44,7 @@ def serve(folder: Path | None, token: str | None = None) -> None:
     if not exchange.is_mine:
         return
     folder.mkdir(parents=True, exist_ok=True)
+    remove_unfinished(folder)
     log = folder / LOG
     requests, answers = _own_streams(log)
     _end_with_parent(exchange)
