@@ -14,6 +14,8 @@ from PySide6.QtWidgets import QDialogButtonBox, QFileDialog, QLineEdit
 PATIENCE = 60.0
 TRIES = 20
 """A dialog is answered so often, as it may not be ready at first."""
+LOOK = 0.15
+"""Before a button is pressed it is looked at: the panel may still fold and scroll."""
 TURN = 120
 """Of the wheel: one notch."""
 NONE = Qt.KeyboardModifier.NoModifier
@@ -101,6 +103,7 @@ class Hands:
 
     def push(self, button: Any, x: float = 0.5) -> None:
         """Click on a button, wherever the panel has scrolled to. Raises `NotReached` where nobody could press it."""
+        self.wait(LOOK)
         self.reach(button)
         if not button.isVisible() or not button.isEnabled():
             raise NotReached(f"{button.objectName} cannot be pressed: {button.toolTip}")
