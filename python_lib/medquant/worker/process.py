@@ -125,9 +125,13 @@ def _end_with_parent(exchange: _Exchange) -> None:
 
 
 def _give_way() -> None:
-    """Whoever shows pictures goes first, and where memory runs out it is not them who are ended."""
+    """Whoever shows pictures goes first, and where memory runs out it is not them who are ended.
+
+    PyTorch, which quantizes for minutes, leaves a core to them; the runtimes that segment in seconds take all.
+    """
     import psutil
 
+    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 2) - 1)))
     with contextlib.suppress(psutil.Error, OSError, AttributeError):
         process = psutil.Process()
         process.nice(_NICENESS if os.name == "posix" else psutil.BELOW_NORMAL_PRIORITY_CLASS)
