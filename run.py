@@ -37,6 +37,8 @@ ROOT = Path(__file__).resolve().parent
 LIBRARY = ROOT / "python_lib"
 ENVIRONMENT = ROOT / ".venv"
 SETUP_FAILED, CANCELLED = 3, 130
+MOST_WORKERS = 4
+"""Processes that run the tests side by side, at most: each takes some 2 GB."""
 # With PyTorch's CPU build, and what its build with GPU libraries takes more.
 DOWNLOAD_GB, DISK_GB = 0.6, 2.5
 GPU_DOWNLOAD_GB, GPU_DISK_GB = 2.7, 4.4
@@ -308,6 +310,17 @@ def holds(stamp: Path, word: str) -> bool:
     return stamp.is_file() and stamp.read_text(encoding="utf-8") == word
 
 
+def side_by_side(options: list[str]) -> list[str]:
+    """Options of pytest: all tests in several processes; a choice of them, or with -n, as the user says."""
+    chosen = any(not option.startswith("-") or option.startswith(("-n", "-k", "--pdb", "--co")) for option in options)
+    workers = min(os.cpu_count() or 1, MOST_WORKERS)
+    if chosen or workers < 2:
+        return options
+    # Each process computes on its part of the processor: threads that wait for each other cost more than they bring.
+    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // workers)))
+    return ["-n", str(workers), "--dist", "loadfile", *options]
+
+
 def start(command: list[str], folder: Path | None = None) -> int:
     """Become the command, or on Windows wait for it; Ctrl-C goes to the command alone, which ends in its own way."""
     if folder:
@@ -340,7 +353,7 @@ def main(arguments: list[str]) -> int:
         tell("\nStopped. Start again at any time.")
         return CANCELLED
     if request.command[0] == "test":
-        return start([str(python), "-m", "pytest", *request.command[1:]], folder=ROOT)
+        return start([str(python), "-m", "pytest", *side_by_side(request.command[1:])], folder=ROOT)
     return start([str(python), "-m", "medquant", *request.command])
 
 

@@ -44,7 +44,11 @@ def next_step(facts: Facts) -> str:
         return "segment"
     if facts.comparable and not facts.is_compared:
         return "compare"
-    return "jump_to_worst" if facts.is_compared and facts.worst else ""
+    if not facts.is_compared or not facts.worst:
+        return ""
+    if facts.looked != facts.compared:
+        return "jump_to_worst"
+    return "" if facts.difference_shown else "difference"
 
 
 def hint_of(facts: Facts) -> str:
@@ -55,8 +59,8 @@ def hint_of(facts: Facts) -> str:
         return facts.volume.problem
     if not facts.rests:
         return ""
-    if facts.is_compared and not facts.worst and not next_step(facts):
-        return m.HINT_SAME
+    if facts.is_compared and not next_step(facts):
+        return m.HINT_DONE if facts.worst else m.HINT_SAME
     return {
         "download": m.HINT_DOWNLOAD,
         "add_weights": m.HINT_DOWNLOAD,
@@ -65,6 +69,7 @@ def hint_of(facts: Facts) -> str:
         "segment": m.HINT_SEGMENT,
         "compare": m.HINT_COMPARE,
         "jump_to_worst": m.HINT_LOOK,
+        "difference": m.HINT_DIFFERENCE,
     }.get(next_step(facts), "")
 
 

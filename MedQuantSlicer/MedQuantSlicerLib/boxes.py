@@ -14,6 +14,10 @@ from MedQuantSlicerLib.messages import _
 
 BOX_ATTRIBUTE = "MedQuant.Box"
 VOLUME_ROLE = "MedQuant.Volume"
+GLYPH_SCALE, HANDLE_SCALE, HANDLE_OPACITY = 1.0, 1.8, 0.6
+"""Of the parts to drag: small and calm, so that the edge of the organ beneath them can be seen."""
+OPACITY, RESTING_OPACITY = 0.7, 0.22
+"""Of a box's lines, which MRML draws three pixels wide, wider than a mask's: a veil over the anatomy, no more."""
 
 
 def boxes_of(volume: Any) -> list[Any]:
@@ -64,13 +68,25 @@ def new_box(volume: Any, name: str = "") -> Any:
         display.SetSelectedColor(1.0, 1.0, 1.0)
         display.SetFillVisibility(False)
         display.SetPropertiesLabelVisibility(False)
-        display.SetGlyphScale(1.6)
         # The eight corners and six faces to drag, nothing to turn: the model sees the scan's own slices.
-        display.SetHandlesInteractive(True)
         display.SetScaleHandleVisibility(True)
         display.SetRotationHandleVisibility(False)
         display.SetTranslationHandleVisibility(False)
+        display.SetGlyphScale(GLYPH_SCALE)
+        display.SetInteractionHandleScale(HANDLE_SCALE)
+        if hasattr(display, "SetInteractionHandleOpacity"):  # its colours are the axes' and loud
+            display.SetInteractionHandleOpacity(HANDLE_OPACITY)
+        rest(node, False)
     return node
+
+
+def rest(node: Any, resting: bool) -> None:
+    """Step back behind the masks: a faint line without handles, or come forward again to be dragged."""
+    display = node.GetDisplayNode()
+    if display is not None:
+        display.SetHandlesInteractive(not resting)
+        display.SetOpacity(RESTING_OPACITY if resting else OPACITY)
+        display.SetVisibility3D(not resting)
 
 
 def _free_name(volume: Any) -> str:
@@ -94,8 +110,14 @@ def end_placing() -> None:
     interaction = slicer.mrmlScene.GetNodeByID("vtkMRMLInteractionNodeSingleton")
     if interaction is not None and interaction.GetCurrentInteractionMode() == interaction.Place:
         interaction.SetCurrentInteractionMode(interaction.ViewTransform)
+    drop_undrawn()
+
+
+def drop_undrawn() -> None:
+    """Take boxes away that were begun and given up, by the Escape key for one."""
     for node in slicer.util.getNodesByClass("vtkMRMLMarkupsROINode"):
-        if node.GetAttribute(BOX_ATTRIBUTE) is not None and node.GetNumberOfDefinedControlPoints() == 0:
+        undrawn = node.GetAttribute(BOX_ATTRIBUTE) is not None and node.GetNumberOfDefinedControlPoints() == 0
+        if undrawn and not _is_being_placed(node):
             slicer.mrmlScene.RemoveNode(node)
 
 

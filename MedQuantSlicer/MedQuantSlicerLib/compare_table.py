@@ -10,13 +10,13 @@ import qt
 from MedQuantSlicerLib import style
 from MedQuantSlicerLib.messages import _
 from MedQuantSlicerLib.state import Cell, Row, Table
+from MedQuantSlicerLib.widgets import row_height
 
-ROW_HEIGHT = 22
 MOST_ROWS = 10
 MOST_COLUMNS = 4
 """As many stand beside a structure's name in a narrow panel; the others go into a second table."""
 COLORS = (style.FP32_BLUE, style.QUANTIZED_AMBER)
-BADGES = (_("Arithmetic"), _("Runtime"), _("Device"), _("Weights"))
+BADGES = (_("Arithmetic"), _("Runs on"), _("Weights"))
 RUNTIMES = {"": "PyTorch", "openvino": "OpenVINO", "onnxruntime": "ONNX Runtime", "tensorrt": "TensorRT"}
 
 
@@ -24,33 +24,42 @@ def fill_structures(trees: Sequence[Any], table: Table) -> None:
     """One line for each structure, with the columns in which any of them says something, in two tables if needed."""
     rows = [row for row in table.rows if not row.of_all]
     columns = _spoken(table, rows)
+    if len(rows) == 1:
+        trees[1].setVisible(False)  # the models' table tells the same
+        trees = trees[:1]
     for number, tree in enumerate(trees):
         part = columns[number * MOST_COLUMNS : (number + 1) * MOST_COLUMNS]
         lines = [(row.title, [(row.cells[n], table.tooltips[n]) for n in part]) for row in rows]
-        _fill(tree, [_("Structure"), *(table.columns[n] for n in part)], lines if part else [])
+        _fill(tree, [_("Structure"), *(_broken(table.columns[n]) for n in part)], lines if part else [])
         for place, n in enumerate(part, 1):
             tree.headerItem().setToolTip(place, table.tooltips[n])
 
 
 def fill_models(tree: Any, table: Table) -> None:
-    """The models side by side, as their views are: one column for each, one line for each number that both have."""
+    """The models side by side, as their views are: one column for each, one line for each number that both have.
+
+    What the structures tell already is not told again, but for Dice against the reference, one line for all of them.
+    """
     rows = [row for row in table.rows if row.of_all]
+    told = set(_spoken(table, [row for row in table.rows if not row.of_all]))
+    spoken = _spoken(table, rows)
+    cells = {n: [(row.cells[n], table.tooltips[n]) for row in rows] for n in spoken}
     lines: list[tuple[str, list[tuple[Cell, str]]]] = []
-    for n in _spoken(table, rows):
-        title, cells = table.columns[n], [(row.cells[n], table.tooltips[n]) for row in rows]
-        if lines and _complete(lines[-1][1], cells):
+    for n, following in zip(spoken, [*spoken[1:], None]):
+        if following is not None and _complete(cells[n], cells[following]):
             # Each model against the reference: two columns for the structures, one line here.
-            joined = [one if one[0].text else other for one, other in zip(lines[-1][1], cells)]
-            lines[-1] = (_("Reference {what}").format(what=title.split()[-1]), joined)
-        else:
-            lines.append((title, cells))
-    lines = [line for number, line in enumerate(lines) if number == 0 or all(cell.text for cell, _tip in line[1])]
-    told = [_facts(row) for row in rows]
+            joined = [one if one[0].text else other for one, other in zip(cells[n], cells[following])]
+            lines.append((_("Dice to reference"), joined))
+        elif n not in told and all(cell.text for cell, _tip in cells[n]):
+            lines.append((table.columns[n], cells[n]))
+    facts = [_facts(row) for row in rows]
     for number, title in enumerate(BADGES):
-        badges = [facts[number] if number < len(facts) else "" for facts in told]
+        badges = [one[number] if number < len(one) else "" for one in facts]
         if any(badges):
-            lines.append((title, [(Cell(badge), badge) for badge in badges]))
-    _fill(tree, ["", *(row.title for row in rows)], lines, even=True)
+            # "int8 kernels, 3/74 float32": what is left to floating point is told by the tool tip.
+            texts = [badge.partition(", ")[0] if number == 0 else badge for badge in badges]
+            lines.append((title, [(Cell(text), badge) for text, badge in zip(texts, badges)]))
+    _fill(tree, ["", *(row.title for row in rows)], lines, beside=True)
     for place in range(1, len(rows) + 1):
         tree.headerItem().setIcon(place, swatch(COLORS[min(place - 1, 1)]))
 
@@ -61,7 +70,8 @@ def _facts(row: Row) -> list[str]:
         return []
     arithmetic, _open, rest = row.badges[0].partition(" (")
     runtime = rest.rstrip(")")
-    return [arithmetic, RUNTIMES.get(runtime, runtime), *row.badges[1:]]
+    where = ", ".join([RUNTIMES.get(runtime, runtime), *row.badges[1:2]])
+    return [arithmetic, where, *row.badges[2:]]
 
 
 def _complete(first: Sequence[tuple[Cell, str]], second: Sequence[tuple[Cell, str]]) -> bool:
@@ -69,23 +79,33 @@ def _complete(first: Sequence[tuple[Cell, str]], second: Sequence[tuple[Cell, st
     return all(bool(a.text) != bool(b.text) for (a, _x), (b, _y) in zip(first, second))
 
 
+def _broken(head: str) -> str:
+    """A long head in two lines: "FP32 to reference" would take its room from the structures' names."""
+    first, _space, rest = head.partition(" ")
+    return f"{first}\n{rest}" if len(head) > 12 else head
+
+
 def _spoken(table: Table, rows: Sequence[Row]) -> list[int]:
     return [n for n in range(len(table.columns)) if any(row.cells[n].text for row in rows)]
 
 
 def _fill(
-    tree: Any, heads: Sequence[str], lines: Sequence[tuple[str, Sequence[tuple[Cell, str]]]], *, even: bool = False
+    tree: Any, heads: Sequence[str], lines: Sequence[tuple[str, Sequence[tuple[Cell, str]]]], *, beside: bool = False
 ) -> None:
+    """`beside`: each column is a model and each line in another unit, so cells stand at the left under their head;
+    otherwise a column is one measure, and its digits stand below each other at the right."""
     tree.clear()
     tree.setColumnCount(len(heads))
     tree.setHeaderLabels(list(heads))
+    high = row_height(tree)
+    side = (qt.Qt.AlignLeft if beside else qt.Qt.AlignRight) | qt.Qt.AlignVCenter
     for title, cells in lines:
         item = qt.QTreeWidgetItem([title, *(cell.text for cell, _tip in cells)])
-        item.setSizeHint(0, qt.QSize(tree.fontMetrics().horizontalAdvance(title) + 14, ROW_HEIGHT))
+        item.setSizeHint(0, qt.QSize(tree.fontMetrics().horizontalAdvance(title) + 14, high))
         item.setToolTip(0, title)
         for place, (cell, tip) in enumerate(cells, 1):
-            item.setTextAlignment(place, qt.Qt.AlignRight | qt.Qt.AlignVCenter)
-            item.setToolTip(place, cell.tooltip or tip)
+            item.setTextAlignment(place, side)
+            item.setToolTip(place, "\n".join(dict.fromkeys(filter(None, (cell.text, cell.tooltip or tip)))))
             if cell.strong:
                 font = item.font(place)
                 font.setBold(True)
@@ -95,16 +115,16 @@ def _fill(
     header.setStretchLastSection(False)
     header.setMinimumSectionSize(24)
     stretch, fit = qt.QHeaderView.Stretch, qt.QHeaderView.ResizeToContents
-    header.setSectionResizeMode(0, fit if even else stretch)
+    header.setSectionResizeMode(0, fit if beside else stretch)
     for place in range(1, len(heads)):
-        tree.headerItem().setTextAlignment(place, qt.Qt.AlignRight | qt.Qt.AlignVCenter)
-        header.setSectionResizeMode(place, stretch if even else fit)
-    tree.setFixedHeight(header.sizeHint.height() + max(1, min(len(lines), MOST_ROWS)) * ROW_HEIGHT + 6)
+        tree.headerItem().setTextAlignment(place, side)
+        header.setSectionResizeMode(place, stretch if beside else fit)
+    tree.setFixedHeight(header.sizeHint.height() + max(1, min(len(lines), MOST_ROWS)) * high + 4)
     tree.setVisible(bool(lines))
 
 
 def swatch(color: str) -> Any:
     """A small square in the colour of a model's masks."""
-    picture = qt.QPixmap(12, 12)
+    picture = qt.QPixmap(10, 10)
     picture.fill(qt.QColor(color))
     return qt.QIcon(picture)

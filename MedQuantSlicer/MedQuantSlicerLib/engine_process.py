@@ -9,9 +9,8 @@ import json
 import logging
 import math
 import os
-import shutil
+import secrets
 import signal
-import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
@@ -19,17 +18,20 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from MedQuantSlicerLib import messages
+from MedQuantSlicerLib.private_folder import PrivateFolder
 
 START_SECONDS = 120.0
 """The engine is given so long until it says that it is ready."""
 SILENT_SECONDS = 10.0
 """It says that it lives every second; after so long without a word it hangs."""
-CANCEL_SECONDS = 3.0
-"""A request that is cancelled and not answered within this time is ended with the process."""
+CANCEL_SECONDS = 0.7
+"""Work that has not stopped so long after it was cancelled is ended with the process."""
 DEAF_SECONDS = 3.0
 """Where `tick` did not come for so long, it was us who did not listen."""
 LONGEST_LINE = 64_000_000
-LOG = "worker.log"
+LOG, TOKEN = "worker.log", "token"
+LAUNCHER_SAYS, PYTHON_SAYS = "exit abnormally", "Fatal Python error"
+"""In the log: Slicer's launcher, of a program that a signal has ended; Python, of every such signal but a kill."""
 
 _log = logging.getLogger("medquant.panel")
 
@@ -43,8 +45,8 @@ class Transport(Protocol):
     def send(self, data: bytes) -> None:
         """Write to its standard input, without waiting."""
 
-    def kill(self) -> None:
-        """End it at once."""
+    def kill(self, wait: bool = False) -> None:
+        """End it at once; `wait`: and come back when it has ended, or after a second."""
 
 
 MakeTransport = Callable[[Callable[[bytes], None], Callable[["int | None"], None]], Transport]
@@ -59,11 +61,14 @@ class Request:
         self, engine: EngineProcess, id: int, method: str, params: Mapping[str, Any], callbacks: Mapping[str, Any]
     ) -> None:
         self.id, self.method, self.params = id, method, params
+        self.begun = False
+        """Whether the engine has said anything about it yet."""
         self.cancelled_at: float | None = None
         self._engine, self._callbacks = engine, callbacks
 
     def cancel(self) -> None:
-        """Stop it: `on_error` gets the kind "cancelled", within three seconds whatever the engine does."""
+        """Stop it: `on_error` gets the kind "cancelled" when the work has stopped; work that does not stop within a
+        second is ended with the engine's process, which starts anew."""
         self._engine._cancel(self)
 
     def tell(self, name: str, content: Any) -> None:
@@ -99,7 +104,7 @@ class EngineProcess:
         """Called when it starts again after it ended by itself."""
         self._make_transport, self._command, self._environment = make_transport, list(command), dict(environment or {})
         self._clock = clock
-        self._folder: Path | None = None
+        self._folder: PrivateFolder | None = None
         self._transport: Transport | None = None
         self._open: dict[int, Request] = {}
         self._last_id = self._generation = 0
@@ -133,14 +138,13 @@ class EngineProcess:
     def folder(self) -> Path:
         """Where arrays are exchanged: private, removed by `close`."""
         if self._folder is None:
-            self._folder = Path(tempfile.mkdtemp(prefix="medquant-panel-"))
-        self._folder.mkdir(mode=0o700, exist_ok=True)
-        return self._folder
+            self._folder = PrivateFolder("panel")
+        return self._folder.path
 
     @property
     def log(self) -> str:
         """The engine's log, or "" before it has written one."""
-        path = None if self._folder is None else self._folder / LOG
+        path = None if self._folder is None else self._folder.path / LOG
         return str(path) if path is not None and path.is_file() else ""
 
     def path(self, name: str) -> str:
@@ -174,9 +178,11 @@ class EngineProcess:
         for request in list(self._open.values()):
             if request.cancelled_at is None or now - request.cancelled_at <= CANCEL_SECONDS:
                 continue
-            if request is next(iter(self._open.values())):  # it is what the process is busy with
+            if request.begun or request is self._busy():
                 self._end()
             self._fail(request, "cancelled", messages.STOPPED)
+            if self._transport is None:
+                self._start()  # the next press finds it ready
             return
 
     def close(self) -> None:
@@ -185,9 +191,9 @@ class EngineProcess:
         if self._transport is not None:
             self._transport.send(_line(method="shutdown"))
             self._generation += 1
-            self._kill()
+            self._kill(wait=True)
         if self._folder is not None:
-            shutil.rmtree(self._folder, ignore_errors=True)
+            self._folder.remove()
             self._folder = None
 
     # -- the process
@@ -195,6 +201,7 @@ class EngineProcess:
     def _reset(self) -> None:
         self._buffer, self._pid = b"", 0
         self._ready = False
+        self._logged = Path(self.log).stat().st_size if self.log else 0
         self._patience = START_SECONDS
         self._heard = self._ticked = self._clock()
 
@@ -203,12 +210,21 @@ class EngineProcess:
         self.starts += 1
         self._generation += 1
         number = self._generation  # what an earlier process still says does not count
+        # A worker that hears late that it is not wanted must leave the folder to the one that came after it.
+        token = secrets.token_hex(8)
+        try:
+            Path(self.path(TOKEN)).write_text(token, encoding="ascii")
+        except OSError:
+            _log.exception("the engine's folder cannot be written to")
+            self._fail_all()
+            return
         self._transport = self._make_transport(
             lambda data: self._on_bytes(data) if number == self._generation else None,
             lambda code: self._on_exit(code) if number == self._generation else None,
         )
-        self._transport.start([*self._command, "--folder", str(self.folder)], self._environment)
+        self._transport.start([*self._command, "--token", token, "--folder", str(self.folder)], self._environment)
         for request in list(self._open.values()):
+            request.begun = False
             self._send_request(request)
         if self.starts > 1:
             self.restarted()
@@ -225,33 +241,56 @@ class EngineProcess:
             self._transport.send(_line(method="cancel", params={"id": request.id}))
 
     def _end(self) -> Request | None:
-        """Kill the process; gives the request that it was busy with, which is the oldest."""
+        """Kill the process; gives the request that it was busy with."""
         self._generation += 1  # its last words do not count
         self._kill()
-        return next(iter(self._open.values()), None)
+        return self._busy()
 
-    def _kill(self) -> None:
+    def _busy(self) -> Request | None:
+        """What the process is busy with, as far as it has told: it answers one request after the other."""
+        begun = [request for request in self._open.values() if request.begun]
+        return next(iter(begun or self._open.values()), None)
+
+    def _kill(self, wait: bool = False) -> None:
         transport, self._transport = self._transport, None
         if transport is None:
             return
+        self.discard(TOKEN)
         if self._pid > 1 and self._pid != os.getpid():  # the transport may know a launcher only
             with suppress(OSError):
                 os.kill(self._pid, getattr(signal, "SIGKILL", signal.SIGTERM))
-        transport.kill()
+        transport.kill(wait)
 
     def _on_exit(self, code: int | None) -> None:
         if self._transport is None:
             return
         self._transport = None
+        self.discard(TOKEN)
         if code is None or not self._ready:
-            everyone = list(self._open.values())
-            self._open.clear()
-            for request in everyone:
-                request.tell("error", {"kind": "engine", "message": messages.ENGINE_NOT_STARTED, "log": self.log})
+            self._fail_all()
             return
-        killed = code in (-9, 137)  # nobody but the system ends a process like that
-        busy = next(iter(self._open.values()), None)
-        self._fail(busy, *(("memory", messages.ENGINE_OUT_OF_MEMORY) if killed else ("engine", messages.ENGINE_ENDED)))
+        busy = self._busy()
+        if self._was_killed(code):
+            self._fail(busy, "memory", messages.ENGINE_OUT_OF_MEMORY)
+        else:
+            self._fail(busy, "engine", messages.ENGINE_ENDED)
+
+    def _fail_all(self) -> None:
+        everyone = list(self._open.values())
+        self._open.clear()
+        for request in everyone:
+            request.tell("error", {"kind": "engine", "message": messages.ENGINE_NOT_STARTED, "log": self.log})
+
+    def _was_killed(self, code: int) -> bool:
+        """Whether the system ended the engine, which it does where memory runs out."""
+        if code in (-9, 137):
+            return True
+        if not self.log:
+            return False
+        with Path(self.log).open("rb") as stream:
+            stream.seek(self._logged)
+            words = stream.read().decode("utf-8", "replace")
+        return LAUNCHER_SAYS in words and PYTHON_SAYS not in words
 
     def _fail(self, request: Request | None, kind: str, message: str) -> None:
         """Report one request, and ask the others again."""
@@ -295,6 +334,7 @@ class EngineProcess:
         request = self._open.get(int(_number(message.get("id"))))
         if request is None:
             return
+        request.begun = True
         for name in ("progress", "partial"):
             if isinstance(message.get(name), dict) and request.cancelled_at is None:
                 request.tell(name, message[name])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
@@ -9,6 +10,9 @@ from typing import Any
 from MedQuantSlicerLib.host import FP32, QUANTIZED, BoxInfo, VolumeInfo
 from MedQuantSlicerLib.state import RESTING, HeatCell, HeatLayer, ModelLine, Options, Problem, State, Table
 
+REFERENCE = "reference"
+CLOSE_MM = 1e-3
+"""Of places that went through a file."""
 Settings = tuple
 """What a quantized model was made with; equal ones make the same model."""
 
@@ -32,6 +36,8 @@ class Computed:
     """Scan, model, boxes and how: equal ones give the same masks."""
     title: str
     """"4-bit  2.5 MB  1.02 s"."""
+    state: str = ""
+    """In what state they were put into the scene: another one means that a hand has edited them."""
 
 
 @dataclass
@@ -70,12 +76,16 @@ class Facts:
     boxes: tuple[BoxInfo, ...] = ()
     masks: dict[str, Computed] = field(default_factory=dict)
     """By kind: FP32, QUANTIZED."""
+    states: dict[str, str] = field(default_factory=dict)
+    """In what state the masks of each kind and the reference are in the scene now."""
     compared: tuple | None = None
-    """The sources of the masks and the reference that `table` compares."""
+    """The sources and states of the masks and the reference that `table` compares."""
     table: Table | None = None
     worst: Mapping[str, Any] | None = None
     difference: Mapping[str, Any] | None = None
     difference_shown: bool = False
+    looked: tuple | None = None
+    """What `compared` was when the user jumped to the slice that differs most."""
     reference: str = ""
 
     heat_layers: dict[str, HeatLayer] = field(default_factory=dict)
@@ -86,6 +96,8 @@ class Facts:
     layer: str = ""
 
     exported: str = ""
+    exported_models: set[str] = field(default_factory=set)
+    """Handles of those that were written somewhere."""
     machine: str = ""
     cache: str = ""
     cache_folder: str = ""
@@ -173,7 +185,11 @@ class Facts:
 
     def is_current(self, kind: str) -> bool:
         """Whether masks of a kind are there as they would be computed now."""
-        return kind in self.masks and self.masks[kind].source == self.source(kind)
+        return kind in self.masks and same(self.masks[kind].source, self.source(kind))
+
+    def edited(self, kind: str) -> bool:
+        """Whether masks of a kind were changed by hand after they were computed."""
+        return kind in self.masks and bool(self.states.get(kind)) and self.states[kind] != self.masks[kind].state
 
     @property
     def comparable(self) -> bool:
@@ -181,7 +197,7 @@ class Facts:
         if FP32 not in self.masks or QUANTIZED not in self.masks:
             return False
         first, second = (self.masks[kind].source for kind in (FP32, QUANTIZED))
-        return first[:2] == second[:2] and first[3:5] == second[3:5] and self.volume_key == first[0]
+        return first[:2] == second[:2] and same(first[3:5], second[3:5]) and self.volume_key == first[0]
 
     @property
     def volume_key(self) -> str:
@@ -191,22 +207,42 @@ class Facts:
     @property
     def comparison_of(self) -> tuple:
         """What a comparison of the masks that are there would be about."""
+        states = tuple(self.states.get(one, "") for one in (FP32, QUANTIZED, REFERENCE))
+        return self.comparison_about(self.reference, states)
+
+    def comparison_about(self, reference: str, states: tuple[str, ...]) -> tuple:
+        """What a comparison of these masks with a reference of that name is about, all of them in these states."""
         sources = [self.masks[kind].source for kind in (FP32, QUANTIZED) if kind in self.masks]
-        return (*sources, self.reference)
+        return (*sources, reference, states)
 
     @property
     def is_compared(self) -> bool:
-        """Whether the table is about the masks that are there."""
-        return self.table is not None and self.compared == self.comparison_of
+        """Whether the table is about the masks and the reference as they are."""
+        return self.table is not None and self.compared is not None and same(self.compared, self.comparison_of)
 
     def forget_results(self) -> None:
         """The masks and all that follows from them belong to something else now."""
         self.masks, self.table, self.worst, self.difference = {}, None, None, None
-        self.compared, self.difference_shown = None, False
+        self.compared, self.difference_shown, self.states = None, False, {}
 
     def forget_heat(self) -> None:
         """The sensitivity belongs to something else now."""
         self.heat_layers, self.heat_cells, self.heat_of, self.heat_complete, self.layer = {}, {}, "", False, ""
+
+
+def frozen(value: Any) -> Any:
+    """Lists as tuples, at every depth: what was compared before it went through JSON can be compared after it."""
+    return tuple(map(frozen, value)) if isinstance(value, list | tuple) else value
+
+
+def same(first: Any, second: Any) -> bool:
+    """Whether two nested tuples are the same, places as far as files keep them."""
+    if isinstance(first, tuple) and isinstance(second, tuple):
+        return len(first) == len(second) and all(map(same, first, second))
+    if isinstance(first, float) or isinstance(second, float):
+        numbers = isinstance(first, int | float) and isinstance(second, int | float)
+        return numbers and math.isclose(first, second, abs_tol=CLOSE_MM)
+    return first == second
 
 
 def as_params(volume: VolumeInfo, array: str) -> dict[str, Any]:

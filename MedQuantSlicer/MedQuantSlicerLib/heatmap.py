@@ -11,12 +11,14 @@ import qt
 from MedQuantSlicerLib.colormap import color_of, is_light, percent
 from MedQuantSlicerLib.messages import _
 from MedQuantSlicerLib.state import HeatLayer, Heatmap
+from MedQuantSlicerLib.widgets import row_height
 
 NAME_ROLE = 0x0100  # Qt.UserRole, as a plain number for both bindings
 FOLD_FROM = 60
 """With more layers than this, blocks begin folded."""
-ROW_HEIGHT = 20
-CELL_WIDTH = 46
+MOST_ROWS = 16
+"""As many are seen at once; the rest is scrolled to."""
+CELL_TEXT = "8 bits"
 
 
 class HeatmapTree:
@@ -24,11 +26,14 @@ class HeatmapTree:
 
     def __init__(self, tree: Any, chosen: Callable[[str], None]) -> None:
         self._tree, self._map = tree, Heatmap((), (), ())
+        self._row = 0
         self._items: dict[str, Any] = {}
         self._blocks: dict[str, Any] = {}
         tree.itemClicked.connect(lambda item, column=0: chosen(item.data(0, NAME_ROLE) or ""))
         tree.setSelectionMode(qt.QAbstractItemView.SingleSelection)
-        tree.setTextElideMode(qt.Qt.ElideMiddle)
+        tree.setTextElideMode(qt.Qt.ElideLeft)  # the ends of their names tell layers apart
+        for changed in (tree.itemExpanded, tree.itemCollapsed):
+            changed.connect(lambda *_: self._fit())
         tree.setVisible(False)
 
     @property
@@ -39,11 +44,12 @@ class HeatmapTree:
     def show(self, heatmap: Heatmap | None) -> None:
         """Paint; cells that came since the last time are added, folds stay as the user left them."""
         self._tree.setVisible(heatmap is not None and bool(heatmap.layers))
-        if heatmap is None or heatmap is self._map:
+        row = row_height(self._tree)
+        if heatmap is None or (heatmap is self._map and row == self._row):
             return
-        known = [layer.name for layer in self._map.layers], self._map.bits
-        self._map = heatmap
-        if ([layer.name for layer in heatmap.layers], heatmap.bits) != known:
+        known = [layer.name for layer in self._map.layers], self._map.bits, self._row
+        self._map, self._row = heatmap, row
+        if ([layer.name for layer in heatmap.layers], heatmap.bits, row) != known:
             self._build()
         self._paint()
 
@@ -60,26 +66,43 @@ class HeatmapTree:
         header.setSectionResizeMode(0, qt.QHeaderView.Stretch)
         for place in range(1, columns + 1):
             header.setSectionResizeMode(place, qt.QHeaderView.Fixed)
-            tree.setColumnWidth(place, CELL_WIDTH)
+            tree.setColumnWidth(place, tree.fontMetrics().horizontalAdvance(CELL_TEXT) + 10)
             tree.headerItem().setTextAlignment(place, qt.Qt.AlignCenter)
             tree.headerItem().setToolTip(place, _("Change of the model's output in per cent"))
         for layer in self._map.layers:
             parent = self._block(layer.block)
             item = qt.QTreeWidgetItem([short_name(layer)])
-            item.setSizeHint(0, qt.QSize(0, ROW_HEIGHT))
+            item.setSizeHint(0, qt.QSize(0, row_height(tree)))
             item.setData(0, NAME_ROLE, layer.name)
             item.setToolTip(0, about(layer))
             (parent or tree.invisibleRootItem()).addChild(item)
             self._items[layer.name] = item
         for block in self._blocks.values():
             block.setExpanded(len(self._map.layers) < FOLD_FROM)
+        self._fit()
+
+    def _fit(self) -> None:
+        """As high as its rows, and no row is cut."""
+        tree, rows = self._tree, 0
+        for number in range(tree.topLevelItemCount):
+            item = tree.topLevelItem(number)
+            rows += 1 + (item.childCount() if item.isExpanded() else 0)
+        high = tree.header().sizeHint.height() + min(rows, MOST_ROWS) * row_height(tree)
+        tree.setFixedHeight(high + 2 * tree.frameWidth)
+
+    def find(self, name: str) -> None:
+        """Show and mark the row of a layer."""
+        item = self._items.get(name)
+        if item is not None:
+            self._tree.scrollToItem(item)
+            self._tree.setCurrentItem(item)
 
     def _block(self, name: str) -> Any:
         if not name:
             return None
         if name not in self._blocks:
             item = qt.QTreeWidgetItem([name])
-            item.setSizeHint(0, qt.QSize(0, ROW_HEIGHT))
+            item.setSizeHint(0, qt.QSize(0, row_height(self._tree)))
             item.setToolTip(0, name)
             font = item.font(0)
             font.setBold(True)
@@ -105,11 +128,18 @@ class HeatmapTree:
         for layer in self._map.layers:
             item = self._items[layer.name]
             kept = "\N{BLACK DIAMOND} " if layer.kept is not None else ""
-            rank = f"   #{self._map.worst.index(layer.name) + 1}" if layer.name in self._map.worst else ""
+            rank = self._rank([layer.name])
             item.setText(0, f"{kept}{short_name(layer)}{rank}")
             font = item.font(0)
-            font.setBold(layer.name in self._map.worst)
+            font.setBold(bool(rank))
             item.setFont(0, font)
+        for block, item in self._blocks.items():
+            inside = [layer.name for layer in self._map.layers if layer.block == block]
+            item.setText(0, f"{block}{self._rank(inside)}")
+
+    def _rank(self, names: list[str]) -> str:
+        """The places of layers among the most sensitive ones, after their name or their block's: "  #1 #3"."""
+        return "".join(f"  #{place}" for place, name in enumerate(self._map.worst, 1) if name in names)
 
     @staticmethod
     def _cell(item: Any, place: int, effect: float, largest: float) -> None:
@@ -118,6 +148,37 @@ class HeatmapTree:
         item.setTextAlignment(place, qt.Qt.AlignCenter)
         item.setBackground(place, qt.QBrush(qt.QColor(*color)))
         item.setForeground(place, qt.QBrush(qt.QColor("black" if is_light(color) else "white")))
+
+
+def worst_of(heatmap: Heatmap, color: str) -> str:
+    """The most sensitive layers as rich text, each a link of this colour that names it."""
+    fewest = min(heatmap.bits)
+    effects = {cell.layer: cell.effect for cell in heatmap.cells if cell.bits == fewest}
+    blocks = {layer.name: layer for layer in heatmap.layers}
+    lines = "".join(
+        f"<tr><td>#{place}&nbsp;</td><td align='right'><b>{percent(effects[name])}&nbsp;%</b>&nbsp;&nbsp;</td>"
+        f"<td><a href='{name}' style='color:{color}'>{within(name)}</a></td></tr>"
+        for place, name in enumerate(heatmap.worst, 1)
+        if name in effects and name in blocks
+    )
+    head = _("Most sensitive at {bits} bits").format(bits=fewest)
+    return f"{head}<table cellspacing='0' cellpadding='1'>{lines}</table>"
+
+
+def breakable(name: str, most: int = 44) -> str:
+    """A long name that a line may break after its dots and underscores."""
+    if len(name) <= most:
+        return name
+    return name.replace(".", ".\N{ZERO WIDTH SPACE}").replace("_", "_\N{ZERO WIDTH SPACE}")
+
+
+def within(name: str, most: int = 27) -> str:
+    """The end of a layer's name: "...layers.1.mlp.lin1". It begins with a whole word where there is one near."""
+    if len(name) <= most:
+        return name
+    end = name[-most:]
+    dot = end.find(".")
+    return f"\N{HORIZONTAL ELLIPSIS}{end[dot + 1 :] if 0 <= dot < most // 2 else end}"
 
 
 def short_name(layer: HeatLayer) -> str:

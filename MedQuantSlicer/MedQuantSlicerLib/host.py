@@ -15,9 +15,14 @@ Point = tuple[float, float, float]
 Matrix = tuple[tuple[float, float, float, float], ...]
 """Four rows of four numbers."""
 
+Stop = Callable[[], None]
+"""Stops what was begun."""
+
 FP32, QUANTIZED, DIFFERENCE = "fp32", "quantized", "difference"
 """The kinds of masks. A difference has the labels `FP32_ONLY` and `QUANTIZED_ONLY`."""
 FP32_ONLY, QUANTIZED_ONLY = 1, 2
+COMPARISON, CHOICES = "comparison", "choices"
+"""What text is kept for in the scene, beside the masks of a kind."""
 
 
 @dataclass(frozen=True)
@@ -60,7 +65,7 @@ class Masks:
     """Name of each label value."""
     offset: tuple[int, int, int] = (0, 0, 0)
     """The voxel (k, j, i) of the scan at which this block begins. A partial result is a block of slices that have just
-    become known; a whole one covers the scan."""
+    become known; a whole one has all that is not background."""
     shown_as: str = ""
     """What computed it, for the title of the view and of the segmentation: "FP32", "4-bit"."""
 
@@ -81,17 +86,46 @@ class Host(Protocol):
     def volume(self) -> VolumeInfo | None:
         """The scan that is chosen in the panel; None where there is none."""
 
-    def write_volume(self, path: str) -> None:
-        """Write the chosen scan's voxels, (k, j, i), to the `.npy` file `path`. The scene is not changed."""
+    def write_volume(self, path: str, on_done: Callable[[], None], on_error: Callable[[Exception], None]) -> Stop:
+        """Write the chosen scan's voxels, (k, j, i), to the `.npy` file `path`. The scene is not changed.
+
+        Large arrays take their time: this returns at once, and calls `on_done()` or `on_error(error)` at the end.
+        What it returns stops it, and nothing is called then.
+        """
 
     def boxes(self) -> Sequence[BoxInfo]:
         """The boxes on the chosen scan, in the order in which they were drawn."""
 
-    def write_reference(self, path: str) -> dict[int, str]:
-        """Write the chosen reference segmentation as labels on the scan's grid to `path`; gives their names.
+    def write_reference(
+        self, path: str, on_done: Callable[[dict[int, str]], None], on_error: Callable[[Exception], None]
+    ) -> Stop:
+        """Write the chosen reference segmentation as labels on the scan's grid to `path`; `on_done` gets their names.
 
-        Raises `ValueError`, with a sentence for the user, where it cannot be put on that grid.
+        In the manner of `write_volume`; the error is a `ValueError`, with a sentence for the user, where the
+        reference cannot be put on that grid.
         """
+
+    def masks_state(self, kind: str) -> str:
+        """Changes with the voxels and names of the masks of a kind, also by another hand; "" where there are none.
+
+        Masks that were saved and loaded again are in the state in which they were.
+        """
+
+    def reference_state(self) -> str:
+        """The same for the chosen reference."""
+
+    def write_masks(
+        self, kind: str, path: str, on_done: Callable[[dict[int, str]], None], on_error: Callable[[Exception], None]
+    ) -> Stop:
+        """Write the masks of a kind as they are in the scene now, in the manner of `write_reference`."""
+
+    # -- what is saved with the scene
+
+    def keep(self, what: str, text: str) -> None:
+        """Keep a text with the masks of a kind, with their `COMPARISON` or with the user's `CHOICES`; "": none."""
+
+    def kept(self, what: str) -> str:
+        """What was kept there, also by another run of another application; "" where there is nothing."""
 
     # -- what the scene is given
 
@@ -102,6 +136,11 @@ class Host(Protocol):
         """Put masks of a kind into its segmentation (in place of earlier ones) and into its view.
 
         `partial`: only the block that `masks` covers is new; the rest of the segmentation stays.
+        """
+
+    def set_aside(self, kind: str) -> Callable[[], None]:
+        """Before masks of a kind are replaced: what this returns puts them back as they are now, with what is kept with
+        them, or takes away what came where there were none.
         """
 
     def remove_masks(self, kind: str) -> None:

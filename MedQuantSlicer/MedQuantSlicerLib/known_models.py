@@ -11,7 +11,7 @@ KNOWN_MODELS = (
         task="demonstration: any organ in a box",
         needs_box=True,
         modality="CT, MR",
-        size="7.7 MB",
+        size="15 MB",
         licence="Apache-2.0",
         is_demo=True,
     ),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from MedQuantSlicerLib.keeping import Keeping
 from MedQuantSlicerLib.showing import block_of
 from MedQuantSlicerLib.state import BITS, HeatCell, HeatLayer
 from MedQuantSlicerLib.works import Works
@@ -14,8 +15,8 @@ Told = dict[str, Any]
 class LayerWork:
     """Fills the heatmap of the chosen model."""
 
-    def __init__(self, works: Works) -> None:
-        self._works, self._facts = works, works.facts
+    def __init__(self, works: Works, keeping: Keeping) -> None:
+        self._works, self._facts, self._keeping = works, works.facts, keeping
 
     def measure(self) -> None:
         """One layer at a time; what was measured before is forgotten, what is measured until a cancel stays."""
@@ -34,8 +35,18 @@ class LayerWork:
             for told in result["cells"]:
                 self._add(told)
             facts.heat_complete = True
+            self._keeping.keep_choices()
 
-        self._works.run(verb, "layers", "sensitivity", params, known, with_volume=True, on_partial=partial)
+        self._works.run(
+            verb,
+            "layers",
+            "sensitivity",
+            params,
+            known,
+            with_volume=True,
+            on_partial=partial,
+            on_failed=self._keeping.keep_choices,
+        )
 
     def keep(self, layer: str, bits: int) -> None:
         """Keep a layer at `bits`, or where it is kept so, no longer."""

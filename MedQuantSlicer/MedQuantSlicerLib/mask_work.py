@@ -7,8 +7,9 @@ from dataclasses import asdict
 from typing import Any
 
 from MedQuantSlicerLib import messages as m
-from MedQuantSlicerLib.facts import Computed
+from MedQuantSlicerLib.facts import REFERENCE, Computed, same
 from MedQuantSlicerLib.host import DIFFERENCE, FP32, QUANTIZED, Masks
+from MedQuantSlicerLib.keeping import Keeping
 from MedQuantSlicerLib.showing import table_of
 from MedQuantSlicerLib.state import State
 from MedQuantSlicerLib.works import Works
@@ -19,8 +20,8 @@ Told = dict[str, Any]
 class MaskWork:
     """Segmenting, comparing and reporting, as steps that follow each other."""
 
-    def __init__(self, works: Works, measured: Callable[[], None]) -> None:
-        self._works, self._facts = works, works.facts
+    def __init__(self, works: Works, keeping: Keeping, measured: Callable[[], None]) -> None:
+        self._works, self._facts, self._keeping = works, works.facts, keeping
         self._measured = measured
         """Called once seconds and accuracy are known."""
 
@@ -31,6 +32,9 @@ class MaskWork:
             return
         wanted = facts.wanted_masks()
         missing = [kind for kind in wanted if not facts.is_current(kind)] or list(wanted)
+        self.look_at_states()
+        if any(facts.edited(kind) for kind in missing) and not self._works.host.confirm(m.ASK_REPLACE):
+            return
         quantized = facts.quantized
         titles = {FP32: m.bits(32), QUANTIZED: m.bits(quantized.bits) if quantized else ""}
         shown = [facts.masks[kind].title if kind in facts.masks else titles[kind] for kind in (FP32, QUANTIZED)]
@@ -44,23 +48,20 @@ class MaskWork:
     def report(self, path: str) -> None:
         """Write the page."""
         params = self._pair()
-        if params is None:
-            return
         facts = self._facts
-        line, latest = facts.line, facts.latest
+        line = facts.line
         params |= {
             "path": path,
-            "handle": latest.handle if latest else "",
+            "handle": facts.masks[QUANTIZED].source[2] if QUANTIZED in facts.masks else "",
             "title": line.title if line else "",
             "licence": line.licence if line else "",
             "reference_from": facts.reference,
         }
 
         def known(result: Told) -> None:
-            self._works.files.discard(params.get("reference"))
             facts.notice = ("compare", m.saved(result["path"]))
 
-        self._works.run("save_report", "compare", "report", params, known, with_volume=True)
+        self._works.run("save_report", "compare", "report", params, known, **self._scene())
 
     # -- segmenting
 
@@ -75,11 +76,13 @@ class MaskWork:
         if kind not in facts.wanted_masks() or (kind == QUANTIZED and facts.quantized is None):
             return  # other choices were made meanwhile
         source = facts.source(kind)
-        begun = False
+        put_back: Callable[[], None] | None = None
 
         def partial(told: Told) -> None:
-            nonlocal begun
-            begun = True
+            nonlocal put_back
+            if put_back is None:
+                put_back = self._works.host.set_aside(kind)
+                self._works.host.keep(kind, "")
             self._show(kind, told["masks"], titles[kind], partial=True)
             self._works.files.discard(told["masks"])
 
@@ -89,18 +92,19 @@ class MaskWork:
                 return
             old = facts.masks.get(kind)
             title = "  ".join(filter(None, (titles[kind], result["size_text"], result["seconds_text"])))
-            facts.masks[kind] = Computed(result["mask"], source, title)
             self._show(kind, result["mask"], titles[kind])
+            state = facts.states[kind] = self._works.host.masks_state(kind)
+            facts.masks[kind] = Computed(result["mask"], source, title, state)
             self._works.files.discard(old.told if old else None)
             self._forget_difference()
+            self._keeping.keep_masks(kind)
+            self._keeping.keep_comparison()
             self._works.host.show_pair(*(facts.masks[k].title if k in facts.masks else "" for k in (FP32, QUANTIZED)))
             self._next(rest, titles)
 
         def failed() -> None:
-            if begun and kind in facts.masks:
-                self._show(kind, facts.masks[kind].told, titles[kind])
-            elif begun:
-                self._works.host.remove_masks(kind)
+            if put_back is not None:
+                put_back()
 
         self._works.step(
             State.SEGMENTING,
@@ -129,45 +133,59 @@ class MaskWork:
 
     # -- comparing
 
-    def _pair(self) -> Told | None:
-        """The masks and the reference as the engine takes them; None, with the problem shown, without the latter."""
+    def _pair(self) -> Told:
+        """The masks as the engine takes them."""
         facts = self._facts
-        params = {kind: facts.masks[kind].told for kind in (FP32, QUANTIZED)} | {"of": facts.model}
-        if facts.reference:
-            try:
-                params["reference"] = self._works.files.reference()
-            except (ValueError, OSError) as error:
-                self._works.fail("compare", {"kind": "user", "message": str(error)})
-                return None
-        return params
+        told = {kind: {**facts.masks[kind].told, "edited": facts.edited(kind)} for kind in (FP32, QUANTIZED)}
+        return {**told, "of": facts.masks[FP32].source[1]}
+
+    def _scene(self) -> Told:
+        """What the engine has to be handed of the scene: masks that it did not compute, or that are others now, too."""
+        facts = self._facts
+        anew = [k for k in (FP32, QUANTIZED) if "array" not in facts.masks[k].told or facts.edited(k)]
+        return {"with_volume": True, "with_reference": bool(facts.reference), "with_masks": anew}
 
     def _compare(self) -> None:
-        facts, about = self._facts, self._facts.comparison_of
-        params = self._pair()
-        if params is None:
-            return
-
-        def done() -> None:
-            self._works.files.discard(params.get("reference"))
+        facts = self._facts
+        self.look_at_states()
+        about = facts.comparison_of
 
         def known(result: Told) -> None:
-            done()
-            if about != facts.comparison_of:
+            if not same(about, facts.comparison_of):
                 self._works.files.discard(result["difference"])
                 return
             old = facts.difference
             facts.table, facts.compared = table_of(result["table"]), about
             facts.worst, facts.difference = result["worst"], result["difference"]
+            self._keeping.keep_comparison()
             self._measured()
             if facts.difference_shown:
                 self.show_difference()
             self._works.files.discard(old)
 
-        self._works.step(State.COMPARING, "compare", "compare", params, known, with_volume=True, on_failed=done)
+        def failed() -> None:
+            facts.difference_shown = bool(self._works.host.masks_state(DIFFERENCE))
+
+        self._works.step(State.COMPARING, "compare", "compare", self._pair(), known, on_failed=failed, **self._scene())
+
+    def look_at_states(self) -> bool:
+        """See in what state masks and reference are now; whether that is another one."""
+        facts, host = self._facts, self._works.host
+        before, facts.states = facts.states, {kind: host.masks_state(kind) for kind in (FP32, QUANTIZED)}
+        facts.states[REFERENCE] = host.reference_state() if facts.reference else ""
+        for kind in (FP32, QUANTIZED):
+            if kind in facts.masks and not facts.states[kind]:
+                del facts.masks[kind]  # somebody has removed them
+        return facts.states != before
+
+    @property
+    def has_difference(self) -> bool:
+        """Whether the difference of the masks as they are is at hand."""
+        return self._facts.is_compared and bool(self._facts.difference) and "array" in self._facts.difference
 
     def show_difference(self) -> None:
         """The difference as a segmentation of its own."""
-        if self._facts.difference is not None:
+        if self._facts.difference and "array" in self._facts.difference:
             self._show(DIFFERENCE, self._facts.difference, m.TEXTS["difference"])
 
     def _forget_difference(self) -> None:

@@ -8,17 +8,11 @@ from typing import Any
 import slicer
 import vtk
 
-from MedQuantSlicerLib import scene
 from MedQuantSlicerLib.host import DIFFERENCE, FP32, FP32_ONLY, QUANTIZED
 
 KIND_ATTRIBUTE = "MedQuant.Kind"
 COLORS = {FP32: (0x4C / 255, 0x9B / 255, 0xE8 / 255), QUANTIZED: (0xF2 / 255, 0xA3 / 255, 0x3A / 255)}
 """Blue and amber: told apart by colour-blind people too, and both hold on grey."""
-VIEWS = {
-    FP32: (scene.FP32_VIEW,),
-    QUANTIZED: (scene.QUANTIZED_VIEW,),
-    DIFFERENCE: (scene.DIFFERENCE_VIEW,),
-}
 _LABELMAP = "Binary labelmap"
 _OWN = "MedQuant_"
 """With the label value, the id of a segment; those that a user adds are left alone."""
@@ -42,14 +36,13 @@ def show(
 ) -> Any:
     """Put labels (k, j, i) on a scan's grid into the segmentation of a kind, which is made where there is none.
 
-    `partial`: `labels` is a block that begins at the voxel `offset` (k, j, i); the rest stays as it was. The scan
-    is not touched. Returns the segmentation node.
+    They begin at the voxel `offset` (k, j, i); outside there is nothing, or with `partial` what was there before. The
+    scan is not touched. Returns the segmentation node.
     """
     node = segmentation_of(kind, volume) or _new(kind, volume)
     node.SetName(f"{volume.GetName()} {title}")
     node.SetAndObserveTransformNodeID(volume.GetTransformNodeID())
-    old, begin = _current(node, volume) if partial else (None, (0, 0, 0))
-    image = _image(*_united(old, begin, labels, offset), volume)
+    image = _image_with(node, volume, labels, offset) if partial else _image(labels, offset, volume)
     was_modifying = node.StartModify()
     _set_segments(node, image, names, kind)
     node.EndModify(was_modifying)
@@ -89,30 +82,6 @@ def labels_on(segmentation: Any, volume: Any, segments: list[str] | None = None)
     return array, {n: segmentation_core.GetSegment(i).GetName() for n, i in enumerate(chosen, 1)}
 
 
-def style(*, opacity: float, filled: bool) -> None:
-    """How all results of this module are drawn."""
-    for node in slicer.util.getNodesByClass("vtkMRMLSegmentationNode"):
-        display = node.GetDisplayNode()
-        if is_own(node) and display is not None:
-            display.SetOpacity(opacity)
-            # The difference is a matter of areas: its outline would be mistaken for a mask's.
-            display.SetVisibility2DFill(filled or node.GetAttribute(KIND_ATTRIBUTE) == DIFFERENCE)
-
-
-def set_visible(kind: str, volume: Any, visible: bool) -> None:
-    """Show the masks of a kind, or hide them without losing them."""
-    node = segmentation_of(kind, volume)
-    if node is not None and node.GetDisplayNode() is not None:
-        node.GetDisplayNode().SetVisibility(visible)
-
-
-def confine(kind: str, node: Any, views: tuple[str, ...] | None = None) -> None:
-    """Draw a segmentation in its own views only."""
-    display = node.GetDisplayNode()
-    if display is not None:
-        display.SetViewNodeIDs([scene.view_id(tag) for tag in views or VIEWS[kind]])
-
-
 # -- inside
 
 
@@ -130,71 +99,82 @@ def _new(kind: str, volume: Any) -> Any:
         display.SetVisibility2DOutline(kind != DIFFERENCE)
         display.SetVisibility2DFill(kind == DIFFERENCE)
         display.SetSliceIntersectionThickness(2)
-    confine(kind, node)
     return node
 
 
-def _united(old: Any, old_begin: Any, block: Any, block_begin: Any) -> tuple[Any, tuple[int, int, int]]:
-    """One array around all labels of an earlier array and of a block that replaces its part of it, and where it begins.
+def _image_with(node: Any, volume: Any, block: Any, begin: Any) -> Any:
+    """The image of a segmentation's labels with a block in its place: the one it has, where that covers the scan.
 
-    Kept as small as the labels are: three whole scans of labels would be most of the window's memory.
+    So each block costs what it holds, not what was there before. The system gives memory to those parts of the image
+    only that are written to.
     """
     import numpy as np
 
-    parts = [] if old is None else [(old, old_begin)]
-    parts.append((block, block_begin))
-    boxes = [box for array, begin in parts if (box := _bounds(array, begin)) is not None]
-    if not boxes:
-        return np.zeros((1, 1, 1), np.uint8), (0, 0, 0)
-    lower = np.min([low for low, _high in boxes], axis=0)
-    upper = np.max([high for _low, high in boxes], axis=0)
-    united = np.zeros(upper - lower, block.dtype if old is None else np.promote_types(old.dtype, block.dtype))
-    for array, begin in parts:
-        begin = np.asarray(begin)
-        low, high = np.maximum(lower, begin), np.minimum(upper, begin + array.shape)
-        if (high > low).all():
-            into = tuple(map(slice, low - lower, high - lower))
-            united[into] = array[tuple(map(slice, low - begin, high - begin))]
-    return united, tuple(int(value) for value in lower)
+    shape = tuple(reversed(volume.GetImageData().GetDimensions()))
+    image = _only_image(node)
+    if image is None or _array_of(image) is None or _array_of(image).shape != shape:
+        old, old_begin = _current(node, volume)
+        dtype = block.dtype if old is None else np.promote_types(old.dtype, block.dtype)
+        image = _image(np.zeros(shape, dtype), (0, 0, 0), volume, copy=False)
+        if old is not None:
+            _put(_array_of(image), old, old_begin)
+    elif block.dtype.itemsize > _array_of(image).dtype.itemsize:
+        image = _image(_array_of(image).astype(block.dtype), (0, 0, 0), volume)
+    _place(image, volume)
+    _put(_array_of(image), block, begin)
+    scalars = image.GetPointData().GetScalars()
+    scalars.Modified()
+    image.Modified()
+    return image
 
 
-def _bounds(array: Any, begin: Any) -> tuple[Any, Any] | None:
-    """First voxel and the one after the last that is not 0, along each axis; None where all are."""
-    import numpy as np
+def _place(image: Any, volume: Any) -> None:
+    matrix = vtk.vtkMatrix4x4()
+    volume.GetIJKToRASMatrix(matrix)
+    image.SetImageToWorldMatrix(matrix)
 
-    inside = array != 0
-    ends = []
-    for axis in range(3):
-        found = np.flatnonzero(inside.any(axis=tuple(other for other in range(3) if other != axis)))
-        if not found.size:
-            return None
-        ends.append((found[0] + begin[axis], found[-1] + 1 + begin[axis]))
-    return np.array([low for low, _ in ends]), np.array([high for _, high in ends])
+
+def _put(whole: Any, block: Any, begin: Any) -> None:
+    whole[tuple(slice(start, start + size) for start, size in zip(begin, block.shape))] = block
+
+
+def _only_image(node: Any) -> Any:
+    """The image that all segments share, all of them ours; None where there is none, or the user has edited them."""
+    segmentation = node.GetSegmentation()
+    identifiers = list(segmentation.GetSegmentIDs())
+    if not identifiers or segmentation.GetNumberOfLayers() != 1 or not all(i.startswith(_OWN) for i in identifiers):
+        return None
+    return segmentation.GetSegment(identifiers[0]).GetRepresentation(_LABELMAP)
+
+
+def _array_of(image: Any) -> Any:
+    """An image's labels (k, j, i), to be written to; None where it is empty."""
+    from vtk.util.numpy_support import vtk_to_numpy
+
+    extent = image.GetExtent()
+    shape = tuple(extent[2 * axis + 1] - extent[2 * axis] + 1 for axis in (2, 1, 0))
+    scalars = image.GetPointData().GetScalars()
+    return vtk_to_numpy(scalars).reshape(shape) if scalars is not None and 0 not in shape else None
 
 
 def _current(node: Any, volume: Any) -> tuple[Any, tuple[int, int, int]]:
     """The labels that a segmentation of ours holds, and the voxel (k, j, i) at which they begin."""
     import numpy as np
-    from vtk.util.numpy_support import vtk_to_numpy
 
     segmentation = node.GetSegmentation()
     own = [identifier for identifier in segmentation.GetSegmentIDs() if identifier.startswith(_OWN)]
     if not own:
         return None, (0, 0, 0)
-    image = segmentation.GetSegment(own[0]).GetRepresentation(_LABELMAP)
-    if image is None or segmentation.GetNumberOfLayers() != 1 or segmentation.GetNumberOfSegments() != len(own):
-        # Edited by the user meanwhile: segments may have layers, and labels, of their own.
+    image = _only_image(node)
+    if image is None:  # segments may have layers, and labels, of their own
         array, _names = labels_on(node, volume, own)
         values = [0, *(int(identifier.removeprefix(_OWN)) for identifier in own)]
         return np.array(values, np.uint8 if max(values) < 256 else np.uint16)[array], (0, 0, 0)
     extent = image.GetExtent()
-    shape = tuple(extent[2 * axis + 1] - extent[2 * axis] + 1 for axis in (2, 1, 0))
-    if 0 in shape or image.GetPointData().GetScalars() is None:
-        return None, (0, 0, 0)
-    return vtk_to_numpy(image.GetPointData().GetScalars()).reshape(shape), (extent[4], extent[2], extent[0])
+    return _array_of(image), (extent[4], extent[2], extent[0])
 
 
-def _image(array: Any, begin: tuple[int, int, int], volume: Any) -> Any:
+def _image(array: Any, begin: tuple[int, int, int], volume: Any, copy: bool = True) -> Any:
     """Labels as an oriented image of VTK, with the scan's own geometry (without the transforms above it)."""
     import numpy as np
     from vtk.util.numpy_support import numpy_to_vtk
@@ -202,10 +182,8 @@ def _image(array: Any, begin: tuple[int, int, int], volume: Any) -> Any:
     image = slicer.vtkOrientedImageData()
     extent = [(begin[axis], begin[axis] + array.shape[axis] - 1) for axis in (2, 1, 0)]
     image.SetExtent([bound for pair in extent for bound in pair])
-    matrix = vtk.vtkMatrix4x4()
-    volume.GetIJKToRASMatrix(matrix)
-    image.SetImageToWorldMatrix(matrix)
-    image.GetPointData().SetScalars(numpy_to_vtk(np.ascontiguousarray(array).ravel(), deep=True))
+    _place(image, volume)
+    image.GetPointData().SetScalars(numpy_to_vtk(np.ascontiguousarray(array).ravel(), deep=copy))
     return image
 
 
@@ -229,7 +207,8 @@ def _set_segments(node: Any, image: Any, names: dict[int, str], kind: str) -> No
         else:
             segment.SetName(name)
             segment.SetLabelValue(value)
-            segment.AddRepresentation(_LABELMAP, image)
+            if segment.GetRepresentation(_LABELMAP) is not image:
+                segment.AddRepresentation(_LABELMAP, image)
     # What was derived from the old labels, a surface for one, is derived anew when it is needed.
     segmentation.InvalidateNonSourceRepresentations()
     segmentation.Modified()

@@ -29,6 +29,7 @@ CANCEL_TIP = _("Stop; what was there before stays.")
 STOPPING = _("Stopping")
 INSTALLING = _("Installing what the engine needs")
 STARTING = _("Starting")
+HANDING_OVER = _("Handing over the scan")
 
 TEXTS = {
     "add_weights": _("Add weights..."),
@@ -54,7 +55,7 @@ TEXTS = {
 TIPS = {
     "add_weights": _("A MedSAM file or folder, an nnU-Net results folder, or a quantized model."),
     "download": _("Fetch the model's weights once; they stay on this machine."),
-    "clear_cache": _("Remove what was compiled for this machine; downloads stay."),
+    "clear_cache": _("Remove what was compiled and quantized on this machine; downloads and exports stay."),
     "open_cache": _("Show the folder of what is kept to start faster."),
     "quantize": _("Make the model smaller, fitted on slices of this scan. The scan is neither labelled nor stored."),
     "place_box": _("Draw a box around a structure (B)."),
@@ -92,12 +93,19 @@ NO_DIFFERENCE = _("The masks are the same in every slice.")
 NEED_LAYER = _("Click on a layer of the heatmap first.")
 NO_WISHES = _("No layer is kept precise.")
 IS_QUANTIZED = _("This model is quantized already.")
-FITS = _("The model is quantized with these settings already; quantize again to repeat it.")
+FITS = _("The model is quantized with these settings already. Press to do it once more.")
 NOTHING_EXPORTED = _("Nothing was exported yet.")
 NOTHING_CACHED = _("Nothing is known of the cache before the engine has run.")
 NO_LOG = _("There is no log.")
 CANNOT_DOWNLOAD = _("This model is not to be downloaded.")
 NOTHING_RUNS = _("Nothing is running.")
+
+# -- what is out of date
+
+STALE = _("Masks or reference have changed since. Compare again.")
+STALE_NOTE = _("These numbers are of before that change.")
+EDITED = _("edited")
+ASK_REPLACE = _("Masks were edited by hand. Segmenting replaces them. Go on?")
 
 # -- next steps
 
@@ -108,6 +116,8 @@ HINT_BOX = _("Place a box around a structure.")
 HINT_SEGMENT = _("Segment with both models.")
 HINT_COMPARE = _("Compare the masks.")
 HINT_LOOK = _("Look where the masks differ most.")
+HINT_DIFFERENCE = _("Show what only one of the models has.")
+HINT_DONE = _("Done. Save the report, or try other bits.")
 HINT_SAME = _("The masks are the same. Try fewer bits.")
 
 # -- results and questions
@@ -150,9 +160,15 @@ def ask_download(title: str, size: str) -> str:
 
 def ask_clear(text: str) -> str:
     """Before the cache is cleared."""
-    return _("Remove what was compiled for this machine ({text})? It is made again when it is needed.").format(
-        text=text
-    )
+    return _(
+        "Remove what was compiled for this machine, and quantized models that were not exported ({text})? All of it is "
+        "made again when it is needed, quantized models by quantizing."
+    ).format(text=text)
+
+
+def fault(what: str) -> str:
+    """A mistake of ours."""
+    return _("Unexpected error: {what}. This is a fault of MedQuant; please report it with the log.").format(what=what)
 
 
 def cannot_hand_over(reason: str) -> str:

@@ -15,6 +15,7 @@ from MedQuantSlicerLib.section_compare import CompareSection
 from MedQuantSlicerLib.section_export import ExportSection
 from MedQuantSlicerLib.section_layers import LayersSection
 from MedQuantSlicerLib.section_model import ModelSection
+from MedQuantSlicerLib.section_path import SectionPath
 from MedQuantSlicerLib.section_quantize import QuantizeSection
 from MedQuantSlicerLib.section_scan import ScanSection
 from MedQuantSlicerLib.section_segment import SegmentSection
@@ -32,10 +33,10 @@ class Panel:
         self._parameters: Any = None
         self._observer: int | None = None
         self._chosen: dict[str, Any] = {}
-        self._brought: tuple[Any, Any] = (None, None)
         self.presenter = Presenter(engine, host, self.show)
         host.boxes_changed = self.presenter.boxes_changed
         host.volume_changed = self.presenter.volume_chosen
+        host.masks_changed = self.presenter.masks_changed
         presenter = self.presenter
         self.sections = [
             ScanSection(ui, presenter, host, open_sample),
@@ -49,24 +50,29 @@ class Panel:
         self.messages = {
             name: Messages(getattr(ui, f"{name}Messages"), presenter.open_log, presenter.dismiss) for name in SECTIONS
         }
-        for name in SECTIONS:
-            # What changed while a section was folded shows when it opens.
-            section = getattr(ui, f"{name}Section")
-            section.contentsCollapsed.connect(lambda *_: self.show(self.presenter.shown))
+        self._path = SectionPath(ui, lambda: self.show(self.presenter.shown))
+        for button in root.findChildren(qt.QPushButton):
+            # After a click the space bar flips the masks again; whoever goes by Tab presses with it.
+            button.setFocusPolicy(qt.Qt.TabFocus)
         style.mark(ui.hintLabel, "hint")
         for quiet in (ui.machineLabel, ui.disclaimerLabel):
-            style.mark(quiet, "quiet")
+            style.mark(quiet, "small")
         style.apply(root)
         self._timer = qt.QTimer(root)
         self._timer.setInterval(TICK_MS)
-        self._timer.timeout.connect(self._tick)
-        self._shortcuts = [self._shortcut(*pair) for pair in self.keys().items()]
+        self._timer.timeout.connect(self.presenter.tick)
+        # The application may turn dark. Its widgets hear of it first.
+        self._dress = qt.QTimer(root)
+        self._dress.setSingleShot(True)
+        self._dress.setInterval(0)
+        self._dress.timeout.connect(self._apply_style)
+        qt.QApplication.instance().paletteChanged.connect(self._palette_changed)
+        self._shortcuts = {keys: self._shortcut(keys, does) for keys, does in self.keys().items()}
 
     # -- life
 
-    def start(self, parameters: Any) -> None:
-        """Begin with these choices."""
-        self.use(parameters)
+    def start(self) -> None:
+        """Begin, without any choices yet."""
         self.presenter.start()
         self._timer.start()
 
@@ -76,25 +82,30 @@ class Panel:
             self._parameters.RemoveObserver(self._observer)
             self._observer = None
         self._parameters, self._chosen = parameters, {}
+        self._host.parameters = parameters
         if parameters is not None:
-            self._host.parameters = parameters
             self._observer = parameters.AddObserver(vtk.vtkCommand.ModifiedEvent, self._parameters_changed)
             self._parameters_changed()
+            self.presenter.choices_loaded()
 
     def close(self) -> None:
         """Stop everything."""
         self._timer.stop()
-        for shortcut in self._shortcuts:
+        self._dress.stop()
+        qt.QApplication.instance().paletteChanged.disconnect(self._palette_changed)
+        for shortcut in self._shortcuts.values():
             shortcut.setEnabled(False)
             shortcut.deleteLater()
-        self._shortcuts = []
+        self._shortcuts = {}
         self.use(None)
         self.presenter.close()
         self._host.close()
 
-    def _tick(self) -> None:
-        self.presenter.tick()
-        style.apply(self._root)  # the application may have turned dark meanwhile
+    def _palette_changed(self, palette: Any = None) -> None:
+        self._dress.start()
+
+    def _apply_style(self) -> None:
+        style.apply(self._root)
 
     # -- what the user chose
 
@@ -139,23 +150,10 @@ class Panel:
             )
         show_text(self._ui.hintLabel, shown.hint or (shown.waiting.text if shown.waiting is not None else ""))
         show_text(self._ui.machineLabel, shown.machine)
-        self._bring_news(shown)
+        self._path.follow(shown)
         if self._parameters is not None and shown.model and shown.model != self._parameters.model:
             self._chosen["model"] = shown.model
             self._parameters.model = shown.model
-
-    def _bring_news(self, shown: Shown) -> None:
-        """Scroll to a comparison or a problem that is new: on a small screen it would stand out of sight."""
-        table, problem = self._brought
-        self._brought = (shown.table, shown.problem)
-        if shown.problem is not None and shown.problem is not problem:
-            news = getattr(self._ui, f"{shown.problem.section}Messages")
-        elif shown.table is not None and shown.table is not table:
-            news = self._ui.headlineLabel
-        else:
-            return
-        # The layout learns of what was shown just now only after this.
-        qt.QTimer.singleShot(0, lambda: scroll_to(news))
 
     # -- keys
 
@@ -169,10 +167,14 @@ class Panel:
         }
 
     def _flip(self) -> None:
-        """Swap the masks, unless the space bar is meant for a button that has the focus."""
+        """Swap the masks, unless the space bar is meant for what has the focus in the panel: a list, a button."""
         focused = qt.QApplication.focusWidget()
-        if focused is not None and hasattr(focused, "click"):
-            focused.click()
+        if focused is not None and self._root.isAncestorOf(focused):
+            shortcut = self._shortcuts["Space"]
+            shortcut.setEnabled(False)  # it would take this key, too
+            for kind in (qt.QEvent.KeyPress, qt.QEvent.KeyRelease):
+                qt.QApplication.sendEvent(focused, qt.QKeyEvent(kind, qt.Qt.Key_Space, qt.Qt.NoModifier, " "))
+            shortcut.setEnabled(True)
         else:
             self._host.flip()
 
@@ -190,15 +192,5 @@ class Panel:
 
     def enable_keys(self, enabled: bool) -> None:
         """The keys work while the module is entered; elsewhere in Slicer they mean other things."""
-        for shortcut in self._shortcuts:
+        for shortcut in self._shortcuts.values():
             shortcut.setEnabled(enabled)
-
-
-def scroll_to(widget: Any) -> None:
-    """Bring a widget to the upper part of the scroll area that it lies in; where there is none, it is in sight."""
-    area = widget.parent()
-    while area is not None and not hasattr(area, "ensureWidgetVisible"):
-        area = area.parent()
-    if area is not None:
-        top = widget.mapTo(area.widget(), qt.QPoint(0, 0)).y()
-        area.verticalScrollBar().setValue(top - 60)

@@ -150,6 +150,8 @@ class MedQuantSlicerParameterNode:
     runtime: Runtime = Runtime.AUTO
     opacity: Annotated[float, WithinRange(0.0, 1.0)] = 0.9
     filled: bool = False
+    kept: str = ""
+    """What is kept with the scene beside the choices, as JSON: quantized models, sensitivity and wishes of layers."""
 
 
 def option(parameters: MedQuantSlicerParameterNode, name: str) -> object:

@@ -16,6 +16,7 @@ from MedQuantSlicerLib import messages as m
 from MedQuantSlicerLib.engine_process import EngineProcess
 from MedQuantSlicerLib.facts import Facts, Quantized
 from MedQuantSlicerLib.host import DIFFERENCE, Host
+from MedQuantSlicerLib.keeping import Keeping
 from MedQuantSlicerLib.known_models import KNOWN_MODELS
 from MedQuantSlicerLib.layer_work import LayerWork
 from MedQuantSlicerLib.mask_work import MaskWork
@@ -49,8 +50,9 @@ class Presenter:
         self._shown = shown_of(self.facts, clock())
         self._works = Works(self.facts, engine, host, self.update, clock)
         self._questions = Questions(self._works)
-        self._masks = MaskWork(self._works, self._questions.measured)
-        self._layers = LayerWork(self._works)
+        self._keeping = Keeping(self._works)
+        self._masks = MaskWork(self._works, self._keeping, self._questions.measured)
+        self._layers = LayerWork(self._works, self._keeping)
         self._works.installed = self._questions.look_around
         engine.restarted = host.restarted
 
@@ -84,8 +86,9 @@ class Presenter:
     def scene_closed(self) -> None:
         """The scene was emptied: forget all that was about it."""
         self.cancel()
-        self.facts.boxes, self.facts.reference = (), ""
+        self.facts.boxes, self.facts.reference, self.facts.overrides = (), "", {}
         self.facts.forget_results()
+        self.facts.forget_heat()
         self._works.files.forget()
         self.volume_chosen()
 
@@ -106,6 +109,7 @@ class Presenter:
                     self.cancel()
                 facts.forget_results()
                 facts.forget_heat()
+                self._take_results()
             if facts.rests:
                 self._works.dismiss()
                 self._works.rest()
@@ -113,6 +117,28 @@ class Presenter:
                 self._questions.look_around()
         facts.boxes = tuple(self._host.boxes()) if facts.volume is not None else ()
         self.update()
+
+    def _take_results(self) -> None:
+        """Show what was kept of the chosen scan in the scene."""
+        if self.facts.usable_volume is None:
+            return
+        self._keeping.take_results()
+        self._masks.look_at_states()
+        self.facts.difference_shown = bool(self._host.masks_state(DIFFERENCE))
+
+    def choices_loaded(self) -> None:
+        """The choices of another scene are the host's now."""
+        self._keeping.take_choices()
+        self.facts.forget_results()
+        self.facts.forget_heat()
+        self._take_results()
+        self._questions.sizes()
+        self.update()
+
+    def masks_changed(self) -> None:
+        """Segmentations have changed in the scene, perhaps by another hand."""
+        if self.facts.rests and self.facts.usable_volume is not None and self._masks.look_at_states():
+            self.update()
 
     def model_chosen(self, spec: str) -> None:
         """Another model of the list."""
@@ -152,9 +178,14 @@ class Presenter:
         self._works.run("download", "model", "download", {"model": line.spec}, known)
 
     def clear_cache(self) -> None:
-        """Remove what was compiled (downloads stay), after a question."""
+        """Remove what was compiled and quantized (downloads and exports stay), after a question."""
         if self._works.can("clear_cache") and self._host.confirm(m.ask_clear(self.facts.cache)):
-            self._questions.ask("cache", self._questions.cache_known, {"clear": True})
+            self._questions.ask("cache", self._cleared, {"clear": True})
+
+    def _cleared(self, told: dict[str, Any]) -> None:
+        self._questions.cache_known(told)
+        self.facts.made = {made: one for made, one in self.facts.made.items() if Path(one.handle).is_file()}
+        self._keeping.keep_choices()
 
     def open_cache(self) -> None:
         """Show the cache's folder."""
@@ -188,11 +219,12 @@ class Presenter:
         if self._works.cancels("quantize"):
             return
         settings = self.facts.settings
-        params = {"model": self.facts.model, **self.facts.recipe}
+        params = {"model": self.facts.model, **self.facts.recipe, "again": settings in self.facts.made}
 
         def known(result: dict[str, Any]) -> None:
             self.facts.made.pop(settings, None)
             self.facts.made[settings] = Quantized(result["handle"], result["bits"], result["text"])
+            self._keeping.keep_choices()
             self._questions.measured()
 
         self._works.run("quantize", "quantize", "quantize", params, known, with_volume=True)
@@ -233,7 +265,8 @@ class Presenter:
     def reference_chosen(self, name: str = "") -> None:
         """Another reference segmentation is chosen in the panel; empty: none."""
         self.facts.reference = name
-        if self.facts.table is not None and self._works.can("compare"):
+        self._masks.look_at_states()
+        if self.facts.table is not None and not self.facts.is_compared and self._works.can("compare"):
             self._masks.compare()
         self.update()
 
@@ -241,10 +274,18 @@ class Presenter:
         """Show the slice in which the masks differ most."""
         if self.facts.worst:
             self._host.jump_to(tuple(self.facts.worst["position"]))
+            self.facts.looked = self.facts.compared
+            self.update()
 
     def difference(self) -> None:
         """Show the difference as a segmentation of its own, or take it away."""
-        if not self._works.can("difference") or self.facts.difference is None:
+        if not self._works.can("difference"):
+            return
+        if not self.facts.difference_shown and not self._masks.has_difference:
+            # The masks come from a saved scene, or were edited: compared now, it is shown as soon as it is known.
+            if self._works.can("compare"):
+                self.facts.difference_shown = True
+                self._masks.compare()
             return
         self.facts.difference_shown = not self.facts.difference_shown
         if self.facts.difference_shown:
@@ -253,10 +294,10 @@ class Presenter:
             self._host.remove_masks(DIFFERENCE)
         self.update()
 
-    def difference_file(self) -> str:
-        """The `.npy` file of the difference, labels (k, j, i) as in `host.FP32_ONLY`; "" before a comparison."""
+    def difference_per_slice(self) -> tuple[tuple[int, ...], ...]:
+        """In how many voxels the masks differ, along the scan's axes (k, j, i); empty before a comparison."""
         told = self.facts.difference
-        return self._engine.path(told["array"]) if told else ""
+        return tuple(map(tuple, told["per_slice"])) if told and "per_slice" in told else ()
 
     def save_report(self, path: str = "") -> None:
         """Write the comparison as a page."""
@@ -287,11 +328,16 @@ class Presenter:
         self._wishes_changed()
 
     def _wishes_changed(self) -> None:
+        self._keeping.keep_choices()
         self._works.dismiss()
         self._questions.sizes()
         self.update()
 
     # -- export and the rest
+
+    def not_exported(self) -> frozenset[str]:
+        """The quantized models that were made here and not exported, by what names them."""
+        return frozenset(one.handle for one in self.facts.made.values()) - self.facts.exported_models
 
     def export(self, format: str = "", folder: str = "") -> None:
         """Write the quantized model to a new folder inside `folder`; while that runs: cancel."""
@@ -302,6 +348,7 @@ class Presenter:
 
         def known(result: dict[str, Any]) -> None:
             self.facts.exported = result["folder"]
+            self.facts.exported_models.add(params["handle"])
             self.facts.notice = ("export", m.saved(result["folder"]))
 
         self._works.run("export", "export", "export", params, known)

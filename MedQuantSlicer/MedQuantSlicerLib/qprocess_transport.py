@@ -11,13 +11,15 @@ import qt
 
 from MedQuantSlicerLib.engine_process import LOG
 
+_ending: set[QProcessTransport] = set()
+"""Those that were killed and have not ended yet: nobody waits for them, and Qt must not lose them meanwhile."""
+
 
 class QProcessTransport:
     """One start of the process; see `engine_process.Transport`."""
 
     def __init__(self, on_bytes: Callable[[bytes], None], on_exit: Callable[[int | None], None]) -> None:
         self._on_bytes, self._on_exit = on_bytes, on_exit
-        self._ended = False
         self._process = qt.QProcess()
         self._process.readyReadStandardOutput.connect(self._read)
         self._process.finished.connect(self._finished)
@@ -35,23 +37,29 @@ class QProcessTransport:
 
     def send(self, data: bytes) -> None:
         """Qt keeps what the pipe does not take yet."""
-        self._process.write(qt.QByteArray(data))
+        if self._process is not None:
+            self._process.write(qt.QByteArray(data))
 
-    def kill(self) -> None:
-        """End it and wait for the little time that the system needs for it."""
-        if self._process.state() != qt.QProcess.NotRunning:
-            self._process.kill()
+    def kill(self, wait: bool = False) -> None:
+        """End it; the system needs a while to take a large program's memory back."""
+        if self._process is None or self._process.state() == qt.QProcess.NotRunning:
+            return
+        _ending.add(self)
+        self._process.kill()
+        if wait:
             self._process.waitForFinished(1000)
 
     # -- what Qt tells
 
     def _read(self) -> None:
-        data = self._process.readAllStandardOutput().data()
+        data = self._process.readAllStandardOutput().data() if self._process is not None else b""
         if data:
             self._on_bytes(data.encode("utf-8", "surrogateescape") if isinstance(data, str) else bytes(data))
 
     def _finished(self, code: int = 0, status: Any = None) -> None:
         self._read()
+        if self._process is None:
+            return
         crashed = self._process.exitStatus() == qt.QProcess.CrashExit
         # After a crash Qt's code is the number of the signal, where there are signals.
         self._end(-code if crashed and os.name == "posix" else code)
@@ -61,6 +69,14 @@ class QProcessTransport:
             self._end(None)
 
     def _end(self, code: int | None) -> None:
-        if not self._ended:
-            self._ended = True
-            self._on_exit(code)
+        if self._process is None:
+            return
+        process, self._process = self._process, None
+        # Connections to our own methods would keep both alive for ever.
+        process.readyReadStandardOutput.disconnect(self._read)
+        process.finished.disconnect(self._finished)
+        process.errorOccurred.disconnect(self._failed)
+        # PythonQt deletes it with the last reference, and it is still telling us that it has ended.
+        qt.QTimer.singleShot(0, lambda: process.deleteLater())
+        _ending.discard(self)
+        self._on_exit(code)

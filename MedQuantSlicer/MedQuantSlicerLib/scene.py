@@ -15,7 +15,8 @@ from MedQuantSlicerLib.host import Matrix, Point, VolumeInfo
 from MedQuantSlicerLib.messages import _
 
 FP32_VIEW, QUANTIZED_VIEW, DIFFERENCE_VIEW = "MedQuantFP32", "MedQuantQuantized", "MedQuantDifference"
-"""Singleton tags of the slice views."""
+THREE_D_VIEW = "MedQuant3D"
+"""Singleton tags of the views."""
 MODALITY_ATTRIBUTE = "DICOM.Modality"
 
 

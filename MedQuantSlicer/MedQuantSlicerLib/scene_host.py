@@ -8,9 +8,13 @@ from typing import Any
 import qt
 import slicer
 
-from MedQuantSlicerLib import boxes, masks, scene
-from MedQuantSlicerLib.host import BoxInfo, Masks, Point, VolumeInfo
+from MedQuantSlicerLib import boxes, mask_views, masks, scene
+from MedQuantSlicerLib.host import FP32, QUANTIZED, BoxInfo, Masks, Point, Stop, VolumeInfo
+from MedQuantSlicerLib.mask_states import SegmentationWatch
 from MedQuantSlicerLib.messages import _
+from MedQuantSlicerLib.results_host import ResultsHost
+from MedQuantSlicerLib.segment_labels import SegmentLabels
+from MedQuantSlicerLib.turns import Turns, pieces_of, writing
 
 BOX_EVENTS = ("PointModifiedEvent", "PointEndInteractionEvent", "PointPositionDefinedEvent", "PointRemovedEvent")
 SETTLE_MS = 150
@@ -24,16 +28,21 @@ WINDOWS = {
 """Level and width of the usual CT windows, in HU."""
 
 
-class SceneHost:
-    """Scans, boxes and masks of the scene. `parameters` is the parameter node; `boxes_changed` and `volume_changed`
-    are called when the boxes, or the voxels and transforms of the scan, have changed in the scene."""
+class SceneHost(ResultsHost):
+    """Scans, boxes and masks of the scene. `parameters` is the parameter node; `boxes_changed`, `volume_changed` and
+    `masks_changed` are called when the boxes, the voxels and transforms of the scan, or segmentations have changed in
+    the scene."""
 
     def __init__(self, parameters: Any) -> None:
+        super().__init__()
         self.parameters = parameters
+        self.masks_changed: Callable[[], None] = lambda: None
         self.boxes_changed: Callable[[], None] = lambda: None
         self.volume_changed: Callable[[], None] = lambda: None
         self.chosen_segment: tuple[Any, str] | None = None
         """Segmentation node and segment id for a box from a segment."""
+        self._stop_measuring: Stop = lambda: None
+        """Of the segment that gets a box."""
         self._observed: dict[Any, list[int]] = {}
         self._watched: tuple[Any, list[int]] = (None, [])
         self._flipped = self._volume_moved = False
@@ -45,28 +54,37 @@ class SceneHost:
             (observed, observed.AddObserver(event, self._scene_changed)) for observed, event in self._scene_events()
         ]
         self._observe_boxes()
+        self._segmentations = SegmentationWatch(self._scene_changed)
 
     def close(self) -> None:
         """Observe nothing any longer."""
         self._settle.stop()
+        self._stop_measuring()
         for observed, tag in self._scene_tags:
             observed.RemoveObserver(tag)
         self._scene_tags = []
         for node in list(self._observed):
             self._forget(node)
-        self.watch_volume(None)
+        self._segmentations.close()
+        self._watch(None)
         boxes.end_placing()
+        mask_views.release()
 
     def watch_volume(self, node: Any) -> None:
-        """Tell of changes of this volume, and of no other."""
+        """This volume is chosen: tell of its changes, and of no other's, and show its masks."""
+        self._watch(node)
+        self._end_flip()
+        self.place_masks()
+
+    def _watch(self, node: Any) -> None:
         watched, tags = self._watched
         for tag in tags:
             watched.RemoveObserver(tag)
         events = (
-            slicer.vtkMRMLVolumeNode.ImageDataModifiedEvent,
-            slicer.vtkMRMLTransformableNode.TransformModifiedEvent,
+            (slicer.vtkMRMLVolumeNode.ImageDataModifiedEvent, self._voxels_event),
+            (slicer.vtkMRMLTransformableNode.TransformModifiedEvent, self._volume_event),
         )
-        tags = [node.AddObserver(event, self._volume_event) for event in events] if node is not None else []
+        tags = [node.AddObserver(*event) for event in events] if node is not None else []
         self._watched = (node, tags)
 
     # -- what the scene holds
@@ -74,17 +92,21 @@ class SceneHost:
     @property
     def node(self) -> Any:
         """The volume that is chosen, or None."""
-        return self.parameters.inputVolume
+        return self.parameters.inputVolume if self.parameters is not None else None
+
+    def has_masks(self) -> bool:
+        """Whether there are results on the chosen scan."""
+        return self.node is not None and any(masks.segmentation_of(kind, self.node) for kind in (FP32, QUANTIZED))
 
     def volume(self) -> VolumeInfo | None:
         """See `Host`."""
         return scene.describe_volume(self.node) if self.node is not None else None
 
-    def write_volume(self, path: str) -> None:
+    def write_volume(self, path: str, on_done: Callable[[], None], on_error: Callable[[Exception], None]) -> Stop:
         """See `Host`."""
-        import numpy as np
-
-        np.save(path, scene.volume_array(self.node))
+        array = scene.volume_array(self.node)
+        parts = (array[part] for part in pieces_of(array.shape, array.itemsize))
+        return Turns(writing(path, array.shape, array.dtype, parts), lambda _: on_done(), on_error).stop
 
     def boxes(self) -> Sequence[BoxInfo]:
         """See `Host`."""
@@ -94,21 +116,25 @@ class SceneHost:
         """The boxes themselves, for the panel's list."""
         return boxes.boxes_of(self.node) if self.node is not None else []
 
-    def write_reference(self, path: str) -> dict[int, str]:
+    def write_reference(
+        self, path: str, on_done: Callable[[dict[int, str]], None], on_error: Callable[[Exception], None]
+    ) -> Stop:
         """See `Host`."""
-        import numpy as np
-
         reference = self.parameters.referenceSegmentation
         if reference is None:
             raise ValueError(_("No reference is chosen. Choose a segmentation that an expert drew."))
         if masks.is_own(reference):
             raise ValueError(_("The reference is a result of this panel. Choose a segmentation that an expert drew."))
+        nothing = ValueError(_("The reference has no segments on this scan. Choose another one."))
         try:
-            array, names = masks.labels_on(reference, self.node)
+            labels = SegmentLabels(reference, self.node)
         except ValueError:
-            raise ValueError(_("The reference has no segments on this scan. Choose another one.")) from None
-        np.save(path, array)
-        return names
+            raise nothing from None
+        return Turns(
+            writing(path, labels.shape, labels.dtype, labels.blocks()),
+            lambda _: on_done(labels.names),
+            lambda error: on_error(nothing if isinstance(error, ValueError) else error),
+        ).stop
 
     # -- what the scene is given
 
@@ -121,15 +147,16 @@ class SceneHost:
             self._box_around(*self.chosen_segment)
 
     def _box_around(self, segmentation: Any, segment: str) -> None:
-        import numpy as np
+        """A box around a segment, a moment later."""
+        volume, labels = self.node, SegmentLabels(segmentation, self.node, [segment])
 
-        array, names = masks.labels_on(segmentation, self.node, [segment])
-        where = np.argwhere(array)
-        if where.size:
-            box = boxes.new_box(self.node, names[1])
-            # (k, j, i) to (i, j, k)
-            boxes.fit_box(box, self.node, tuple(where.min(axis=0)[::-1]), tuple(where.max(axis=0)[::-1]))
-        self.boxes_changed()
+        def place(ends: Any) -> None:
+            if ends is not None and volume.GetScene() is not None:
+                boxes.fit_box(boxes.new_box(volume, labels.names[1]), volume, *ends)
+            self.boxes_changed()
+
+        self._stop_measuring()
+        self._stop_measuring = Turns(labels.ends(), place, lambda _: self.boxes_changed()).stop
 
     def remove_box(self, node: Any) -> None:
         """Take a box away."""
@@ -139,6 +166,7 @@ class SceneHost:
         """See `Host`."""
         import numpy as np
 
+        self._end_flip()
         labels = np.load(result.file, mmap_mode="r")
         masks.show(
             kind,
@@ -149,10 +177,12 @@ class SceneHost:
             offset=result.offset,
             partial=partial,
         )
+        self.place_masks()
         self.style()
 
     def remove_masks(self, kind: str) -> None:
         """See `Host`."""
+        self._end_flip()
         if self.node is not None:
             masks.remove(kind, self.node)
 
@@ -167,16 +197,30 @@ class SceneHost:
 
     def style(self) -> None:
         """Draw all masks as the panel's opacity and fill say."""
-        masks.style(opacity=self.parameters.opacity, filled=self.parameters.filled)
+        if self.parameters is None:
+            return
+        mask_views.style(opacity=self.parameters.opacity, filled=self.parameters.filled)
 
     def flip(self) -> None:
         """Swap the masks of the two views in place: the eye sees a flicker better than two pictures."""
         self._flipped = not self._flipped
-        views = (scene.QUANTIZED_VIEW, scene.FP32_VIEW) if self._flipped else (scene.FP32_VIEW, scene.QUANTIZED_VIEW)
-        for kind, view in zip((masks.FP32, masks.QUANTIZED), views):
-            node = masks.segmentation_of(kind, self.node) if self.node is not None else None
-            if node is not None:
-                masks.confine(kind, node, (view,))
+        self.place_masks()
+
+    def _end_flip(self) -> None:
+        """Other masks begin in their own views."""
+        if self._flipped:
+            self.flip()
+
+    def shows_pair(self) -> bool:
+        """Whether the views are shown in which the masks are kept apart."""
+        return True
+
+    def place_masks(self) -> None:
+        """Keep the masks in their own views while these are shown; otherwise all views draw them."""
+        if self.shows_pair():
+            mask_views.keep_apart(self.node, self._flipped)
+        else:
+            mask_views.release()
 
     def set_window(self, name: str) -> None:
         """Show the scan in one of `WINDOWS`, or "" for a window that its values suggest."""
@@ -205,18 +249,25 @@ class SceneHost:
     def _scene_changed(self, caller: Any = None, event: Any = None) -> None:
         self._settle.start()
 
+    def _voxels_event(self, caller: Any = None, event: Any = None) -> None:
+        self._forget_kept()
+        self._volume_event()
+
     def _volume_event(self, caller: Any = None, event: Any = None) -> None:
         self._volume_moved = True
         self._settle.start()
 
     def _boxes_rest(self) -> None:
         self._observe_boxes()
+        self._segmentations.look()
         if self._volume_moved:
             self._volume_moved = False
             self.volume_changed()
+        boxes.drop_undrawn()
         for node in self.box_nodes():
             boxes.deepen_flat_box(node, self.node)
         self.boxes_changed()
+        self.masks_changed()
 
     def _observe_boxes(self) -> None:
         present = [

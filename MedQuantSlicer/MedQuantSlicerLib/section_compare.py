@@ -7,9 +7,9 @@ from typing import Any
 import qt
 
 from MedQuantSlicerLib import compare_table, style
-from MedQuantSlicerLib.messages import _
+from MedQuantSlicerLib.messages import TEXTS, _
 from MedQuantSlicerLib.state import Shown, Table
-from MedQuantSlicerLib.widgets import show_action, show_text
+from MedQuantSlicerLib.widgets import row_height, show_action, show_text
 
 
 class CompareSection:
@@ -18,8 +18,9 @@ class CompareSection:
     def __init__(self, ui: Any, presenter: Any) -> None:
         self._ui = ui
         self._table: Table | None = None
+        self._row = 0
         style.mark(ui.headlineLabel, "headline")
-        style.mark(ui.notesLabel, "quiet")
+        style.mark(ui.notesLabel, "small")
         style.mark(ui.teachLabel, "quiet")
         style.mark(ui.worstLabel, "quiet")
         ui.worstButton.clicked.connect(lambda *_: presenter.jump_to_worst())
@@ -36,8 +37,9 @@ class CompareSection:
     def show(self, shown: Shown) -> None:
         """Paint."""
         ui, table = self._ui, shown.table
-        if table is not self._table:
-            self._table = table
+        row = row_height(ui.compareTable)
+        if (table, row) != (self._table, self._row):
+            self._table, self._row = table, row
             if table is not None:
                 compare_table.fill_structures((ui.compareTable, ui.referenceTable), table)
                 compare_table.fill_models(ui.costTable, table)
@@ -45,7 +47,10 @@ class CompareSection:
         show_text(ui.teachLabel, "" if table else _("Segment with both models to see what quantization costs."))
         for widget in (ui.worstButton, ui.differenceButton, ui.reportButton):
             widget.setVisible(table is not None)
-        ui.compareButton.setVisible(table is not None or bool(shown.left_title and shown.right_title))
+        for widget in (ui.opacityLabel, ui.opacitySlider, ui.filledBox):
+            widget.setVisible(bool(shown.left_title or shown.right_title))
+        compare = shown.actions.get("compare")
+        ui.compareButton.setVisible(compare is not None and (compare.primary or compare.text != TEXTS["compare"]))
         show_text(ui.notesLabel, "\n".join(table.notes) if table else "")
         if table is None:
             for tree in (ui.compareTable, ui.referenceTable, ui.costTable):
@@ -54,7 +59,7 @@ class CompareSection:
         show_action(ui.worstButton, shown.actions.get("jump_to_worst"), text=False)
         show_action(ui.differenceButton, shown.actions.get("difference"), text=False)
         ui.differenceButton.setChecked(shown.difference_shown)
-        show_action(ui.compareButton, shown.actions.get("compare"))
+        show_action(ui.compareButton, compare)
         show_action(ui.reportButton, shown.actions.get("save_report"))
 
     def _copy(self) -> None:

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
+import qt
+
 from MedQuantSlicerLib import style
 from MedQuantSlicerLib.colormap import legend
-from MedQuantSlicerLib.heatmap import HeatmapTree
+from MedQuantSlicerLib.heatmap import HeatmapTree, breakable, worst_of
 from MedQuantSlicerLib.messages import _
 from MedQuantSlicerLib.state import Shown
 from MedQuantSlicerLib.widgets import show_action, show_text
@@ -22,6 +24,7 @@ class LayersSection:
         self._heatmap = HeatmapTree(ui.heatmap, presenter.layer_chosen)
         style.mark(ui.layersLabel, "quiet")
         style.mark(ui.wishesLabel, "quiet")
+        ui.worstLayersLabel.linkActivated.connect(lambda name: self._find(presenter, name))
         ui.sensitivityButton.clicked.connect(lambda *_: presenter.find_sensitivity())
         ui.keepButton.clicked.connect(lambda *_: presenter.keep_precise())
         ui.keepFloatButton.clicked.connect(lambda *_: presenter.keep_precise("", FLOATING_POINT))
@@ -32,8 +35,10 @@ class LayersSection:
         ui, measured = self._ui, shown.heatmap is not None and bool(shown.heatmap.layers)
         self._heatmap.show(shown.heatmap)
         show_action(ui.sensitivityButton, shown.actions.get("find_sensitivity"))
+        link = ui.worstLayersLabel.palette.color(qt.QPalette.Link).name()
+        show_text(ui.worstLayersLabel, worst_of(shown.heatmap, link) if measured and shown.heatmap.worst else "")
         show_text(ui.legendLabel, legend(self._heatmap.largest) if measured else "")
-        show_text(ui.layerLabel, shown.layer.text if shown.layer else _("Click on a layer.") if measured else "")
+        show_text(ui.layerLabel, layer_of(shown) if shown.layer else _("Click on a layer.") if measured else "")
         keep = shown.actions.get("keep_precise")
         for button in (ui.keepButton, ui.keepFloatButton):
             button.setVisible(measured)
@@ -43,13 +48,22 @@ class LayersSection:
         show_action(ui.forgetButton, shown.actions.get("forget_wishes"), text=False)
         ui.forgetButton.setVisible(bool(shown.overrides))
 
+    def _find(self, presenter: Any, name: str) -> None:
+        self._heatmap.find(name)
+        presenter.layer_chosen(name)
+
+
+def layer_of(shown: Shown) -> str:
+    """What is known of the layer that was clicked, with a name that fits the panel."""
+    return shown.layer.text.replace(shown.layer.name, breakable(shown.layer.name), 1)
+
 
 def wishes_of(shown: Shown) -> str:
     """The layers that are kept precise, in a line."""
     if not shown.overrides:
         return ""
     names = [
-        f"{name} ({_('float') if bits >= FLOATING_POINT else _('{bits} bits').format(bits=bits)})"
+        f"{breakable(name)} ({_('float') if bits >= FLOATING_POINT else _('{bits} bits').format(bits=bits)})"
         for name, bits in shown.overrides
     ]
     return _("Kept precise the next time you quantize: {names}").format(names=", ".join(names))

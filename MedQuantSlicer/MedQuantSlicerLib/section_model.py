@@ -9,10 +9,10 @@ import qt
 from MedQuantSlicerLib import style
 from MedQuantSlicerLib.messages import _
 from MedQuantSlicerLib.state import ModelLine, Shown
-from MedQuantSlicerLib.widgets import Fold, label, show_action, show_text
+from MedQuantSlicerLib.widgets import Fold, label, row_height, show_action, show_text
 
 SPEC_ROLE = 0x0100  # Qt.UserRole, as a plain number for both bindings
-LINE_HEIGHT, LINES = 20, 6
+LINES = 6
 
 
 class ModelSection:
@@ -93,17 +93,17 @@ class ModelSection:
             for item in (title, facts):
                 item.setData(0, SPEC_ROLE, line.spec)
                 item.setToolTip(0, line.needs or facts_of(line))
-                item.setSizeHint(0, qt.QSize(0, LINE_HEIGHT))
+                item.setSizeHint(0, qt.QSize(0, row_height(tree)))
                 tree.addTopLevelItem(item)
             font = title.font(0)
             font.setBold(True)
             title.setFont(0, font)
             text, base = tree.palette.color(qt.QPalette.Text), tree.palette.color(qt.QPalette.Base)
-            facts.setForeground(0, qt.QBrush(style.mixed(text, base, 0.6)))
+            facts.setForeground(0, qt.QBrush(style.mixed(text, base, style.QUIET)))
             facts.setFlags(qt.Qt.ItemIsEnabled)
             if line.spec == self._chosen:
                 tree.setCurrentItem(title)
-        tree.setFixedHeight(2 * LINE_HEIGHT * min(max(len(found), 1), LINES) + 6)
+        tree.setFixedHeight(2 * row_height(tree) * min(max(len(found), 1), LINES) + 6)
 
     def _clicked(self, item: Any, column: int = 0) -> None:
         spec = item.data(0, SPEC_ROLE)
@@ -132,4 +132,5 @@ def facts_of(line: ModelLine, *, licence: bool = True) -> str:
     parts = [line.task, line.modality, line.size, line.seconds, line.licence if licence else ""]
     if not line.present:
         parts.append(_("not on this machine"))
-    return " \N{MIDDLE DOT} ".join(part for part in parts if part)
+    # Broken between the parts, never inside "7.7 MB".
+    return " \N{MIDDLE DOT} ".join(part.replace(" ", "\N{NO-BREAK SPACE}", 2) for part in parts if part)

@@ -28,8 +28,8 @@ class BitsButton:
         head.addWidget(self._unit)
         head.addStretch(1)
         rows = qt.QVBoxLayout(button)
-        rows.setContentsMargins(4, 6, 4, 6)
-        rows.setSpacing(1)
+        rows.setContentsMargins(2, 4, 2, 4)
+        rows.setSpacing(0)
         rows.addStretch(1)
         rows.addLayout(head)
         for part in (self._size, self._seconds, self._accuracy):
@@ -47,7 +47,8 @@ class BitsButton:
         show_text(self._seconds, choice.seconds)
         self._accuracy.text = choice.accuracy
         measured = _("Size of the file that was made.") if choice.measured else _("Size as computed before quantizing.")
-        self.button.toolTip = f"{measured} {_('Masks')}: {choice.accuracy}."
+        masks = _("Masks: {accuracy}.").format(accuracy=choice.accuracy)
+        self.button.toolTip = f"{measured} {masks}"
 
 
 class QuantizeSection:
@@ -78,7 +79,8 @@ class QuantizeSection:
         for choice in shown.choices:
             self.bits[choice.bits].show(choice)
         show_action(ui.quantizeButton, shown.actions.get("quantize"))
-        show_text(ui.quantizedLabel, shown.quantized)
+        # After a comparison its table and the chosen button say the same.
+        show_text(ui.quantizedLabel, shown.quantized if shown.table is None else "")
         ranged = shown.options.where == "range"
         ui.rangeWidget.setVisible(ranged)
         ui.rangeLabel.setVisible(ranged)

@@ -7,12 +7,10 @@ from typing import Any
 import qt
 import slicer
 
-from MedQuantSlicerLib import masks, style
+from MedQuantSlicerLib import boxes, masks, style
 from MedQuantSlicerLib.messages import _
 from MedQuantSlicerLib.state import Shown
-from MedQuantSlicerLib.widgets import Fold, show_action
-
-ROW_HEIGHT = 24
+from MedQuantSlicerLib.widgets import Fold, row_height, show_action
 
 
 class SegmentSection:
@@ -22,6 +20,8 @@ class SegmentSection:
         self._ui, self._presenter, self._host = ui, presenter, host
         self._filling = False
         self._nodes: list[Any] = []
+        self._row = 0
+        self._resting: tuple[Any, ...] = ()
         ui.placeBoxButton.clicked.connect(lambda *_: presenter.place_box())
         self._menu = qt.QMenu(ui.boxFromSegmentButton)
         self._menu.aboutToShow.connect(self._list_segments)
@@ -46,15 +46,31 @@ class SegmentSection:
         show_action(ui.boxFromSegmentButton, shown.actions.get("box_from_segment"), text=False)
         show_action(ui.segmentButton, shown.actions.get("segment"))
         self._list_boxes()
+        self._rest_boxes(shown)
+
+    def _rest_boxes(self, shown: Shown) -> None:
+        """Boxes step back behind the masks that come of them; a click on a name brings that box forward again."""
+        segment = shown.actions.get("segment")
+        segmenting = shown.waiting is not None and shown.waiting.section == "segment"
+        there = bool(shown.left_title or shown.right_title) and not (segment is not None and segment.primary)
+        done = segmenting or there
+        chosen = self._ui.boxList.currentItem() if self._ui.boxList.hasFocus() else None
+        row = self._ui.boxList.indexOfTopLevelItem(chosen) if chosen is not None else -1
+        resting = (*self._nodes, done, row)
+        if resting != self._resting:
+            self._resting = resting
+            for number, node in enumerate(self._nodes):
+                boxes.rest(node, done and number != row)
 
     def _list_boxes(self) -> None:
         tree, nodes = self._ui.boxList, self._host.box_nodes()
         names = [tree.topLevelItem(row).text(0) for row in range(tree.topLevelItemCount)]
         tree.setVisible(bool(nodes))
-        tree.setFixedHeight(min(5, max(1, len(nodes))) * ROW_HEIGHT + 6)
-        if nodes == self._nodes and names == [node.GetName() for node in nodes]:
+        tree.setFixedHeight(min(5, max(1, len(nodes))) * row_height(tree) + 6)
+        row = row_height(tree)
+        if (nodes, row) == (self._nodes, self._row) and names == [node.GetName() for node in nodes]:
             return
-        self._nodes, self._filling = nodes, True
+        self._nodes, self._row, self._filling = nodes, row, True
         tree.clear()
         for node in nodes:
             item = qt.QTreeWidgetItem([node.GetName(), "\N{MULTIPLICATION SIGN}"])
@@ -62,7 +78,7 @@ class SegmentSection:
             item.setToolTip(0, _("Double-click to name the structure, for example liver"))
             item.setToolTip(1, _("Remove this box"))
             item.setTextAlignment(1, qt.Qt.AlignCenter)
-            item.setSizeHint(0, qt.QSize(0, ROW_HEIGHT))
+            item.setSizeHint(0, qt.QSize(0, row_height(tree)))
             tree.addTopLevelItem(item)
         self._filling = False
 
@@ -80,6 +96,7 @@ class SegmentSection:
         if column == 1 and 0 <= row < len(self._nodes):
             self._host.remove_box(self._nodes[row])
             self._presenter.boxes_changed()
+        self._rest_boxes(self._presenter.shown)
 
     def _list_segments(self) -> None:
         self._menu.clear()

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
+from functools import lru_cache
 from typing import Any
 
 from MedQuantSlicerLib import messages as m
 from MedQuantSlicerLib.actions import actions_of, hint_of
 from MedQuantSlicerLib.facts import Facts
 from MedQuantSlicerLib.host import FP32, QUANTIZED, VolumeInfo
+from MedQuantSlicerLib.messages import _
 from MedQuantSlicerLib.state import (
     BITS,
     BitsChoice,
@@ -28,17 +31,16 @@ from MedQuantSlicerLib.state import (
 TIMES = "\N{MULTIPLICATION SIGN}"
 WORST = 5
 EXPORTS = (
-    ExportChoice("artifact", m._("MedQuant's own, the smallest"), m._("One .mq.safetensors file, a card and a script")),
-    ExportChoice("onnx", m._("ONNX, for most programs"), m._("ONNX files, a card, an example and a script")),
-    ExportChoice("openvino", m._("OpenVINO, for processors"), m._("OpenVINO files, a card, an example and a script")),
-    ExportChoice("torch", m._("PyTorch"), m._("torch.export files, a card, an example and a script")),
+    ExportChoice("artifact", _("MedQuant's own, the smallest"), _("One .mq.safetensors file, a card and a script")),
+    ExportChoice("onnx", _("ONNX, for most programs"), _("ONNX files, a card, an example and a script")),
+    ExportChoice("openvino", _("OpenVINO, for processors"), _("OpenVINO files, a card, an example and a script")),
+    ExportChoice("torch", _("PyTorch"), _("torch.export files, a card, an example and a script")),
 )
 
 
 def shown_of(facts: Facts, now: float) -> Shown:
     """All that is to be shown."""
     section, notice = facts.notice
-    masks = facts.masks
     latest = facts.latest
     return Shown(
         state=facts.state,
@@ -58,9 +60,9 @@ def shown_of(facts: Facts, now: float) -> Shown:
         quantized_fits=facts.quantized is not None,
         boxes=_boxes(facts) if facts.needs_box else "",
         needs_box=facts.needs_box,
-        left_title=masks[FP32].title if FP32 in masks else "",
-        right_title=masks[QUANTIZED].title if QUANTIZED in masks else "",
-        table=facts.table,
+        left_title=title_of(facts, FP32),
+        right_title=title_of(facts, QUANTIZED),
+        table=facts.table if facts.table is None or facts.is_compared else out_of_date(facts.table),
         difference_shown=facts.difference_shown,
         worst=str(facts.worst["text"]) if facts.worst else "",
         heatmap=_heatmap(facts),
@@ -83,6 +85,18 @@ def scan_line(volume: VolumeInfo | None) -> str:
     size = f" {TIMES} ".join(str(n) for n in (i, j, k))
     spacing = f" {TIMES} ".join(f"{millimetres:.2f}" for millimetres in volume.spacing)
     return ", ".join(filter(None, (volume.modality, size, f"{spacing} mm")))
+
+
+def title_of(facts: Facts, kind: str) -> str:
+    """Of the view of a model's masks: "4-bit  2.5 MB  1.02 s", and whether a hand has edited them."""
+    title = facts.masks[kind].title if kind in facts.masks else ""
+    return f"{title}  {m.EDITED}" if facts.edited(kind) else title
+
+
+@lru_cache(maxsize=4)
+def out_of_date(table: Table) -> Table:
+    """A table about masks or a reference that have changed since: its numbers stay, its verdict does not."""
+    return replace(table, headline=m.STALE, notes=(m.STALE_NOTE, *table.notes))
 
 
 def model_line(told: Mapping[str, Any]) -> ModelLine:

@@ -30,6 +30,11 @@ def show_text(label: Any, text: str) -> None:
     label.setVisible(bool(text))
 
 
+def row_height(widget: Any) -> int:
+    """Of the rows of a list in a widget's font."""
+    return widget.fontMetrics().height() + 5
+
+
 def label(text: str = "", *, word_wrap: bool = False, **marks: bool) -> Any:
     """A label with marks of the style sheet: `label("8", figure=True)`."""
     made = qt.QLabel(text)

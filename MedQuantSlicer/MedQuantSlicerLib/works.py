@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import logging
+import traceback
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from pathlib import Path
 from typing import Any
 
 from MedQuantSlicerLib import messages as m
@@ -15,6 +19,8 @@ from MedQuantSlicerLib.state import Problem, State
 
 Told = dict[str, Any]
 Then = Callable[[], None]
+LOG = "panel.log"
+_log = logging.getLogger("medquant.panel")
 
 
 class Works:
@@ -29,6 +35,10 @@ class Works:
         """Called once the engine can be asked."""
         self._clock = clock
         self._request: Any = None
+        self._work: object = None
+        """What runs; what was given up meanwhile is not listened to any more."""
+        self._stopped: Then | None = None
+        """While the scan is being handed over: tells that this was stopped."""
 
     def can(self, verb: str) -> bool:
         """Whether a verb is possible now."""
@@ -53,7 +63,7 @@ class Works:
         self.dismiss()
         missing = self.host.missing()
         if missing is None:
-            then()
+            self._guarded(section, then)
         elif self.host.confirm(missing.text):
             self._install(section, then)
         else:
@@ -68,19 +78,18 @@ class Works:
         on_result: Callable[[Told], None],
         *,
         with_volume: bool = False,
+        with_reference: bool = False,
+        with_masks: Sequence[str] = (),
         on_partial: Callable[[Told], None] | None = None,
         on_failed: Then = lambda: None,
     ) -> None:
-        """One request. `on_result` may go on with the next step; `on_failed` tidies up what partial results left."""
+        """One request, with what it needs of the scene handed over before. `on_result` may go on with the next step;
+        `on_failed` tidies up what partial results left. `with_masks`: kinds that are handed over as they are in the
+        scene, beside what `params` tell of them."""
         facts = self.facts
-        facts.state, facts.running = state, Running(section, m.STARTING)
-        self.update()
-        try:
-            asked = {**params, "volume": self.files.volume(facts.volume)} if with_volume else params
-        except OSError as error:
-            self.rest()
-            self.fail(section, {"kind": "user", "message": m.cannot_hand_over(error.strerror or str(error))})
-            return
+        facts.state, facts.running = state, Running(section, m.HANDING_OVER if with_volume else m.STARTING)
+        asked, handed = dict(params), set()
+        self._work = work = object()
 
         def progress(told: Told) -> None:
             running = facts.running
@@ -90,25 +99,76 @@ class Works:
                 running.ends = None if left is None else self._clock() + left
                 self.update()
 
-        def result(told: Told) -> None:
+        def ends() -> bool:
+            """Whether it was still wanted; then it is no longer."""
+            for name in ("reference", *with_masks):
+                if name in handed:
+                    self.files.discard(asked[name])
+            if self._work is not work:
+                return False
             self.rest()
-            on_result(told)
-            self.update()
+            return True
+
+        def result(told: Told) -> None:
+            if ends():
+                self._guarded(section, lambda: on_result(told))
+                self.update()
 
         def error(told: Told) -> None:
-            self.rest()
-            on_failed()
-            self.fail(section, told)
+            if ends():
+                self._guarded(section, on_failed)
+                self.fail(section, told)
 
-        self._request = self.engine.request(
-            method, asked, on_progress=progress, on_partial=on_partial, on_result=result, on_error=error
-        )
+        def not_handed_over(problem: Exception) -> None:
+            if isinstance(problem, OSError):
+                error({"kind": "user", "message": m.cannot_hand_over(problem.strerror or str(problem))})
+            else:
+                error({"kind": "user", "message": str(problem)} if type(problem) is ValueError else self._told(problem))
+
+        def take(name: str, told: Told, then: Then) -> None:
+            asked[name] = {**(asked.get(name) or {}), **told}
+            handed.add(name)
+            self._guarded(section, then)
+
+        def hand_over_volume() -> None:
+            if with_volume:
+                self.files.volume(facts.volume, lambda told: take("volume", told, hand_over_reference), not_handed_over)
+            else:
+                hand_over_reference()
+
+        def hand_over_reference() -> None:
+            if with_reference:
+                self.files.reference(lambda told: take("reference", told, hand_over_masks), not_handed_over)
+            else:
+                hand_over_masks()
+
+        def hand_over_masks() -> None:
+            kind = next((one for one in with_masks if one not in handed), None)
+            if kind is not None:
+                self.files.masks(kind, lambda told: take(kind, told, hand_over_masks), not_handed_over)
+            else:
+                ask()
+
+        def ask() -> None:
+            self._stopped = None
+            facts.running = Running(section, m.STARTING)
+            self.update()
+            self._request = self.engine.request(
+                method, asked, on_progress=progress, on_partial=on_partial, on_result=result, on_error=error
+            )
+
+        self._stopped = lambda: error({"kind": "cancelled"})
+        self.update()
+        self._guarded(section, hand_over_volume)
 
     def cancel(self) -> None:
         """Stop what runs; what was there before stays."""
         if self.facts.state is State.INSTALLING:
             self.host.cancel_install()
             self.rest()
+        elif self._stopped is not None:
+            self.files.stop()
+            self._stopped()
         elif self._request is not None and self.facts.running is not None:
             self.facts.running.cancelling = True
             self._request.cancel()
@@ -123,7 +183,7 @@ class Works:
 
     def rest(self) -> None:
         """Nothing runs any more."""
-        self.facts.running, self._request = None, None
+        self.facts.running = self._request = self._work = self._stopped = None
         self.facts.state = State.IDLE if self.facts.volume is not None else State.NO_VOLUME
 
     def fail(self, section: str, told: Told) -> None:
@@ -140,6 +200,25 @@ class Works:
         if self.facts.state is State.FAILED:
             self.rest()
 
+    def _guarded(self, section: str, do: Then) -> None:
+        """A fault of ours must not leave work behind that nobody does: it is told, and the panel rests."""
+        try:
+            do()
+        except Exception as error:
+            if self._request is not None:
+                self._request.cancel()
+            self.rest()
+            self.fail(section, self._told(error))
+
+    def _told(self, error: Exception) -> Told:
+        """A fault as an answer, with where it happened in a file."""
+        _log.error("a fault of the panel", exc_info=error)
+        log = Path(self.engine.path(LOG))
+        with suppress(OSError), log.open("a", encoding="utf-8") as stream:
+            stream.writelines(traceback.format_exception(error))
+        text = f"{type(error).__name__}: {error}".splitlines()[0].rstrip(".")
+        return {"kind": "internal", "message": m.fault(text), "log": str(log)}
+
     def _install(self, section: str, then: Then) -> None:
         facts = self.facts
         facts.state, facts.running = State.INSTALLING, Running(section, m.INSTALLING)
@@ -152,8 +231,7 @@ class Works:
         def done() -> None:
             if facts.state is State.INSTALLING:
                 self.rest()
-                self.installed()
-                then()
+                self._guarded(section, lambda: (self.installed(), then()))
 
         def error(text: str, log: str = "") -> None:
             if facts.state is State.INSTALLING:

@@ -5,12 +5,14 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
 from medquant.bench import runtime
 from medquant.bench.runtime_cases import CASES, smooth
 from medquant.errors import Cancelled, UserError
+from medquant.progress import Progress
 
 COLUMNS = ("network", "runtime", "precision", "seconds", "speedup_vs_pytorch_fp32", "speedup_vs_runtime_fp32")
 COLUMNS += ("peak_memory_mb", "dsc_vs_fp32", "simulated")
@@ -33,10 +35,48 @@ def test_speedups_are_against_pytorch_and_the_runtimes_own_fp32() -> None:
     assert all(name in row for row in rows for name in COLUMNS)
 
 
-@pytest.mark.parametrize("chosen", [{"networks": ["resnet"]}, {"runtimes": ["tvm"]}])
+def test_what_stays_in_floating_point_is_said_and_what_is_slower() -> None:
+    row = {"speedup_vs_runtime_fp32": 0.5, "quantized_layers": 9, "integer_layers": 7, "note": "late"}
+    row |= {"quantized_products": 12, "integer_products": 0}
+    (note,) = runtime._told(row).values()
+    assert note.startswith("late; slower than FP32") and "2 of 9 layers in floating point" in note
+    assert note.endswith("12 of 12 products of attention in floating point")
+    assert not runtime._told({"speedup_vs_runtime_fp32": None, "integer_layers": 7, "quantized_layers": 7})
+
+
+@pytest.mark.parametrize("chosen", [{"networks": ["resnet"]}, {"runtimes": ["tvm"]}, {"device": "npu"}])
 def test_what_is_not_known_is_named(chosen: dict) -> None:
     with pytest.raises(UserError, match="Choose among"):
         runtime.run(**chosen)
+
+
+def test_a_gpu_that_is_not_there_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises(UserError, match=r"finds no NVIDIA GPU.*--device cpu"):
+        runtime.run(networks=["embedded"], device="cuda")
+
+
+def test_rows_of_a_gpu(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """With a process that stands in: what is asked of it, and what becomes of the answer."""
+    jobs: list[dict] = []
+
+    def step(module: str, job: dict, folder: Path, check: object, *, name: str) -> tuple[dict, float]:
+        jobs.append(job)
+        np.save(job["output"], np.ones((1, 256, 256), np.float32))
+        return {"seconds": 0.5, "simulated": False, "gpu": "GPU", "gpu_memory_mb": 900.0}, 100.0
+
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda: True)
+    monkeypatch.setattr(runtime, "run_step", step)
+    rows = runtime.run(networks=["embedded-decoder"], device="cuda", folder=tmp_path)
+    measured = [(row["runtime"], row["precision"]) for row in rows if row["seconds"]]
+    assert measured[:2] == [("pytorch", "fp32"), ("pytorch", "bf16")]
+    assert {job["device"] for job in jobs} == {row["device"] for row in rows} == {"cuda"}
+    assert rows[0]["gpu_memory_mb"] == 900.0 and rows[0]["peak_memory_mb"] == 100.0
+    assert not {"openvino", "nncf"} & {row["runtime"] for row in rows}
+    assert all("absent" in row["note"] for row in rows if row["seconds"] is None)
+    (asked,) = runtime.run(networks=["embedded-decoder"], runtimes=["openvino"], device="cuda", folder=tmp_path)[-1:]
+    assert "does not run on cuda" in asked["note"] or "absent" in asked["note"]
 
 
 def test_inputs_are_the_same_in_every_process() -> None:
@@ -59,6 +99,18 @@ def test_integers_are_quantized_compiled_and_compared(monkeypatch: pytest.Monkey
     assert int8["recipe"].startswith("W8") and "rtn" in int8["recipe"]
     assert int8["quantize_seconds"] > 0 and int8["first_start_seconds"] > int8["start_seconds"]
     assert peer["runtime"] == "nncf" and peer["seconds"] is None and "no-python-here" in peer["note"]
+
+
+def test_what_making_a_file_took_is_known_in_the_next_run_too(tmp_path: Path) -> None:
+    bench = runtime._Bench("embedded", CASES["embedded"], tmp_path, "cpu", 1, None, Progress())
+    target, times = tmp_path / "embedded.mq.safetensors", []
+
+    def make() -> dict:
+        times.append(1)
+        target.touch()
+        return {"seconds": 1.5}
+
+    assert [bench._once(target, make) for _ in range(2)] == [{"seconds": 1.5}] * 2 and times == [1]
 
 
 @pytest.mark.heavy

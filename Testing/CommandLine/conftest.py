@@ -9,6 +9,7 @@ import pytest
 from typer.testing import CliRunner, Result
 
 from medquant.cli import app
+from medquant.deploy import choose, compiling
 
 Command = Callable[..., Result]
 
@@ -19,6 +20,13 @@ def _own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("MEDQUANT_CACHE", str(tmp_path_factory.mktemp("kept")))
         yield
+
+
+@pytest.fixture(autouse=True)
+def _short_measurements(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A choice of a runtime tries one of them, once: with all of them it is tested where it is made."""
+    monkeypatch.setattr(choose, "_ORDER", choose._ORDER[:2])
+    monkeypatch.setattr(compiling, "MOST_RUNS", 1)
 
 
 @pytest.fixture

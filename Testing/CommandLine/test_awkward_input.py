@@ -9,7 +9,7 @@ import pytest
 from rich.console import Console
 
 from medquant.commands.bench import data_folder
-from medquant.commands.session import Session, strong
+from medquant.commands.session import Session, output_folder, strong
 from medquant.errors import UserError
 
 BOX = "liver[1]=10,10,0,40,50,3"
@@ -19,7 +19,8 @@ def test_brackets_in_paths_and_names_are_shown_as_they_are(medquant, scan: Path,
     folder = Path("study [bold] [red] smile")
     folder.mkdir()
     mask = folder / "mask[1].nii.gz"
-    result = medquant("segment", scan / "ct.nii.gz", "--model", small_sam, "--box", BOX, "--output", mask)
+    result = medquant("segment", scan / "ct.nii.gz", "--model", small_sam, "--box", BOX, "--output", mask,
+                      "--runtime", "pytorch")  # fmt: skip
     assert result.exit_code == 0, result.output
     assert str(mask) in result.stdout
     result = medquant("compare", mask, mask, "--labels", "[a],[/b]", "--names", "1=organ [x]",
@@ -58,3 +59,14 @@ def test_the_summary_tells_bits_of_weights_and_of_everything(medquant, scan: Pat
     assert result.exit_code == 0, result.output
     assert "bits for each weight" in result.stdout
     assert "with all that is stored beside the weights" in result.stdout
+
+
+def test_a_folder_to_write_into_is_known_to_be_one_beforehand(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert output_folder(tmp_path) == tmp_path and output_folder(tmp_path / "new") == tmp_path / "new"
+    file = tmp_path / "file"
+    file.touch()
+    with pytest.raises(UserError, match=r"not a folder you may write in.*--keep"):
+        output_folder(file, "--keep")
+    monkeypatch.setattr("os.access", lambda *_: False)
+    with pytest.raises(UserError, match="may write in"):
+        output_folder(tmp_path)

@@ -44,9 +44,13 @@ def test_an_export_for_any_processor_has_weights_of_seven_bits(medquant, small_w
 
 
 def test_a_few_layers_in_floating_point_are_counted_not_called_simulated(
-    medquant, scan: Path, small_w4a8: Path
+    medquant, scan: Path, small_w4a8: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """SAM's mask decoder has two transposed convolutions that OpenVINO computes in floating point."""
+    """SAM's mask decoder has two transposed convolutions that OpenVINO computes in floating point.
+
+    An untrained network makes much of little: how near the runtime comes to the engine is not looked at here.
+    """
+    monkeypatch.setattr("medquant.deploy.agreement.Reference.check", lambda *_: True)
     found = medquant("segment", scan / "ct.nii.gz", "-m", small_w4a8, "--box", BOX, "--runtime", "openvino",
                      "--json", "numbers.json")  # fmt: skip
     assert found.exit_code == 0, found.output

@@ -38,8 +38,7 @@ def _hears_ctrl_c() -> None:
     signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
-@pytest.mark.parametrize("encoding", ["cp1252", "ascii"])
-def test_an_output_of_few_characters_keeps_the_numbers(tmp_path: Path, encoding: str) -> None:
+def test_an_output_of_few_characters_keeps_the_numbers(tmp_path: Path) -> None:
     """Redirected on Windows, standard output is cp1252, which has no minus sign."""
     from medquant.imaging.volume import Volume
     from medquant.imaging.writing import save_segmentation
@@ -50,12 +49,13 @@ def test_an_output_of_few_characters_keeps_the_numbers(tmp_path: Path, encoding:
         labels[1:5, 5:30, 5:end] = 1
         mask = Segmentation(labels, Volume(labels, np.eye(4)), (Structure(1, "liver \N{GREEK SMALL LETTER ALPHA}"),))
         save_segmentation(mask, tmp_path / f"{name}.nii.gz")
-    process = _start("compare", "large.nii.gz", "small.nii.gz", "--names", "1=liver \N{GREEK SMALL LETTER ALPHA}",
-                     folder=tmp_path, PYTHONIOENCODING=encoding)  # fmt: skip
-    output, errors = process.communicate(timeout=300)
-    assert process.returncode == 0, errors
-    assert "-0.5" in output.split(), output
-    assert "liver ?" in output
+    words = ("compare", "large.nii.gz", "small.nii.gz", "--names", "1=liver \N{GREEK SMALL LETTER ALPHA}")
+    beside = [_start(*words, folder=tmp_path, PYTHONIOENCODING=encoding) for encoding in ("cp1252", "ascii")]
+    for process in beside:
+        output, errors = process.communicate(timeout=300)
+        assert process.returncode == 0, errors
+        assert "-0.5" in output.split(), output
+        assert "liver ?" in output
 
 
 def _open_once_read(pipe: Path, process: subprocess.Popen[str]) -> int:
@@ -117,7 +117,7 @@ def test_ctrl_c_ends_a_training_with_its_checkpoint(tmp_path: Path, moment: str)
     try:
         while process.poll() is None:
             children = psutil.Process(process.pid).children()
-            if (_lines(tmp_path / "out" / "log.jsonl") > 2) if training else len(children) > 2:
+            if (_lines(tmp_path / "out" / "log.jsonl") > 0) if training else len(children) > 2:
                 break
             time.sleep(0.02)
         time.sleep(1.0 if training else 0.0)  # the workers' reports are looked at five times a second

@@ -333,3 +333,16 @@ def test_the_pins_are_exact_and_agree_with_the_package() -> None:
         assert name in pinned, f"{name} is not pinned"
         for version in pinned[name]:
             assert requirement.specifier.contains(version), f"{requirement} does not allow {version}"
+
+
+def test_all_tests_run_side_by_side_and_a_choice_as_asked(run_py: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(run_py.os, "cpu_count", lambda: 8)
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")  # so that it is put back
+    monkeypatch.delenv("OMP_NUM_THREADS")
+    for chosen in (["Testing/Core"], ["-m", "heavy"], ["-k", "box"], ["-n", "8"], ["--pdb"]):
+        assert run_py.side_by_side(chosen) == chosen
+    assert "OMP_NUM_THREADS" not in os.environ
+    assert run_py.side_by_side(["-q"]) == ["-n", "4", "--dist", "loadfile", "-q"]
+    assert os.environ["OMP_NUM_THREADS"] == "2"
+    monkeypatch.setattr(run_py.os, "cpu_count", lambda: 1)
+    assert run_py.side_by_side([]) == []

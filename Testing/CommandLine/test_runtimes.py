@@ -19,6 +19,7 @@ from medquant.evaluation import wording
 
 BOX = "liver=10,10,0,40,50,3"
 INSTALLED = [name for name in RUNTIMES if RUNTIMES[name].version() is not None and name != "pytorch-compiled"]
+ALL = choosing._ORDER
 MISSING = [name for name in RUNTIMES if RUNTIMES[name].version() is None]
 
 
@@ -45,32 +46,31 @@ def test_doctor_tells_of_this_machine_in_words_and_numbers(medquant, own_cache: 
     assert {cache["title"] for cache in data["caches"]} >= {"Compiled models", "Choices of a runtime"}
 
 
-def test_doctor_measures_and_shows_what_was_chosen(medquant, own_cache: Path) -> None:
+def test_doctor_measures_anew_and_shows_every_runtime_and_what_was_chosen(
+    medquant, monkeypatch: pytest.MonkeyPatch
+) -> None:
     assert json.loads(medquant("doctor", "--json", "-").stdout)["choices"] == []
-    told = medquant("doctor", "--measure")
-    assert told.exit_code == 0, told.output
-    assert "Chosen here so far" in told.stdout and "for one pass here" in told.stdout
-    assert "cache --clear" in told.stdout
-    (choice,) = json.loads(medquant("doctor", "--json", "-").stdout)["choices"]
-    assert choice["runtime"] in RUNTIMES and f"embedded: {choice['reason']}" in " ".join(told.stdout.split())
-    assert min(choice["seconds"].values()) > 0
-
-
-def test_doctor_measures_anew_and_shows_every_runtime(medquant, monkeypatch: pytest.MonkeyPatch) -> None:
     parts = load_model("embedded", device="cpu").parts()
     old = choosing.Choice("pytorch", "auto", "Chosen long ago.", {"pytorch auto": 1e9}, model="embedded")
     choosing._remember(choosing._key(parts, "auto", None), old)
+    assert "Chosen long ago" in medquant("doctor").stdout
+    monkeypatch.setattr(choosing, "BUSY", 0.0)
+    monkeypatch.setattr(choosing, "_ORDER", ALL)
     told = medquant("doctor", "--measure", "--json", "measured.json")
     assert told.exit_code == 0, told.output
     assert "Chosen long ago" not in told.stdout
+    assert "Chosen here so far" in told.stdout and "for one pass here" in told.stdout
+    assert "cache --clear" in told.stdout
+    words = " ".join(told.stdout.split())
+    assert "measured again in an hour" in words
     measured = json.loads(Path("measured.json").read_text())["measured"]
     table = told.stdout.partition("Measured now")[2]
     for label, seconds in measured["seconds"].items():
         line = next(line for line in table.splitlines() if line.split()[:1] == [label.partition(" ")[0]])
-        assert wording.seconds(seconds) in line and seconds < 1e9
-    monkeypatch.setattr(choosing, "BUSY", 0.0)
-    assert "measured again in an hour" in " ".join(medquant("doctor", "--measure").stdout.split())
+        assert wording.seconds(seconds) in line and 0 < seconds < 1e9
     assert [line.split()[0] for line in table.splitlines() if line.endswith(" chosen")] == [measured["runtime"]]
+    (choice,) = json.loads(medquant("doctor", "--json", "-").stdout)["choices"]
+    assert choice["runtime"] == measured["runtime"] and f"embedded: {choice['reason']}" in words
 
 
 def test_doctor_outlives_a_broken_runtime(medquant, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -157,15 +157,12 @@ def test_a_missing_box_is_told_before_anything_is_measured(
     assert not own_cache.exists()
 
 
-@pytest.mark.parametrize("damage", [b"", b"MQCACHE1", b"\x00" * 4096])
-def test_a_damaged_compiled_model_is_made_again(
-    medquant, scan: Path, small_sam: Path, own_cache: Path, damage: bytes
-) -> None:
+def test_damaged_compiled_models_are_made_again(medquant, scan: Path, small_sam: Path, own_cache: Path) -> None:
+    """Each of the model's two parts has its own: each is damaged in its own way."""
     command = ("segment", scan / "ct.nii.gz", "--model", small_sam, "--box", BOX, "--runtime", "openvino")
     assert medquant(*command, "--output", "first.nii.gz").exit_code == 0
     entries = [path for path in own_cache.iterdir() if path.is_file()]
-    assert len(entries) == 2
-    for entry in entries:
+    for entry, damage in zip(entries, (b"MQCACHE1", b"\x00" * 4096), strict=True):
         entry.write_bytes(damage)
     result = medquant(*command, "--output", "second.nii.gz")
     assert result.exit_code == 0, result.output

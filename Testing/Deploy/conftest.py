@@ -17,6 +17,7 @@ from torch import nn
 
 from medquant.activation_settings import IntActivations
 from medquant.imaging.volume import Volume
+from medquant.models.base import CalibrationSelection
 from medquant.models.torch_program import TorchModel, from_module
 from medquant.quantize import quantize
 from medquant.quantized_model import QuantizedModel
@@ -51,13 +52,14 @@ def patchwise() -> TorchModel:
 def integer_patchwise(patchwise: TorchModel, small_scan: Volume) -> QuantizedModel:
     """The same with 8-bit weights and 8-bit activations."""
     recipe = Recipe(weights=IntWeights(bits=8), activations=IntActivations(), method="rtn")
-    return quantize(patchwise, small_scan, recipe=recipe)
+    return quantize(patchwise, small_scan, recipe=recipe, selection=CalibrationSelection(2))
 
 
 @pytest.fixture(scope="session")
 def light_patchwise(patchwise: TorchModel, small_scan: Volume) -> QuantizedModel:
     """The same with 4-bit weights only."""
-    return quantize(patchwise, small_scan, recipe=Recipe(weights=IntWeights(bits=4), method="rtn"))
+    recipe = Recipe(weights=IntWeights(bits=4), method="rtn")
+    return quantize(patchwise, small_scan, recipe=recipe, selection=CalibrationSelection(2))
 
 
 @pytest.fixture(scope="session")

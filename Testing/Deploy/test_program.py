@@ -7,8 +7,11 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
+from transformers import SamVisionConfig
+from transformers.models.sam.modeling_sam import SamVisionAttention
 
 from medquant.activations import ActivationQuantizer
+from medquant.attention_products import FACTORS
 from medquant.channels import Live
 from medquant.deploy.int8_codes import LARGEST_CODE_WITHOUT_VNNI, nearest_int8
 from medquant.deploy.program import (
@@ -25,6 +28,7 @@ from medquant.dither import ordered_dither
 from medquant.geometry import LayerGeometry
 from medquant.grid import Grid
 from medquant.layers import QuantizedLayer
+from medquant.models.sam_attention import attend_in_chunks
 from medquant.network_edit import set_module
 from medquant.quantized_model import QuantizedModel
 
@@ -90,6 +94,18 @@ def test_groups_of_inputs_stay_codes_where_they_are_of_one_length(size: int, per
     assert isinstance(program, GroupedLinear if size == 4 and dialect == "openvino" else DecodedLayer)
     inputs = torch.randn(2, 3, 12, generator=torch.Generator().manual_seed(0))
     assert torch.allclose(program(inputs), layer(inputs), atol=1e-5)
+
+
+@pytest.mark.parametrize(("bits", "largest", "rounded"), [(8, 63, False), (8, 127, True), (7, 63, True)])
+def test_products_of_attention_that_could_overflow_are_not_rounded(bits: int, largest: int, rounded: bool) -> None:
+    config = SamVisionConfig(hidden_size=8, num_attention_heads=2, image_size=16, patch_size=4, use_rel_pos=False)
+    attention = nn.Sequential(SamVisionAttention(config, window_size=0)).eval()
+    attend_in_chunks(attention)
+    quantizer = static(-1, 1, 2**bits - 1, axis=-1)
+    assert quantizer.bits == bits
+    attention[0].quantizers = nn.ModuleDict(dict.fromkeys(FACTORS, quantizer))
+    program = integer_program(attention, largest_code=largest)
+    assert (program[0].quantizers is not None) == rounded and attention[0].quantizers is not None
 
 
 def grouped_layer(inputs: int, outputs: int, size: int, permuted: bool) -> QuantizedLayer:

@@ -3,24 +3,31 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
+from functools import cache
 from importlib import metadata
 from pathlib import Path
 
+import numpy as np
+import onnx
 import openvino
 import pytest
 import torch
 from torch import nn
 
 from medquant.activation_settings import IntActivations
+from medquant.attention_products import attention_modules
 from medquant.deploy.cache import CompiledCache
+from medquant.deploy.export.int8_weights import notes_on_int8, within_seven_bits
+from medquant.deploy.int8_codes import LARGEST_CODE_WITHOUT_VNNI
 from medquant.deploy.machine import features
+from medquant.deploy.onnxruntime_runtime import _on_integers
 from medquant.deploy.openvino_program import openvino_model
 from medquant.deploy.openvino_runtime import OpenVino
 from medquant.deploy.program import integer_layers
 from medquant.deploy.pytorch_runtime import PyTorch
-from medquant.deploy.runtime import RUNTIMES
+from medquant.deploy.runtime import RUNTIMES, Session
 from medquant.errors import UserError
 from medquant.granularity import PerGroup
 from medquant.models.base import CalibrationBatch, Part
@@ -29,6 +36,7 @@ from medquant.models.torch_program import from_module
 from medquant.quantize import quantize
 from medquant.quantized_model import QuantizedModel
 from medquant.recipe import CalibrationSettings, IntWeights, Recipe
+from medquant.segment import execution_of
 
 INSTALLED = [name for name in RUNTIMES if RUNTIMES[name].version() is not None and name != "pytorch-compiled"]
 ON_INTEGERS = [name for name in INSTALLED if name != "pytorch"]
@@ -99,12 +107,21 @@ def test_int8_agrees_with_the_engines_own_network(name: str, unet: QuantizedMode
     assert (session.runtime, session.precision) == (name, "int8")
 
 
+@pytest.fixture(scope="module")
+def fp32(unet: QuantizedModel, image: torch.Tensor) -> Callable[[str], Session]:
+    """The network in FP32 by each runtime, compiled once."""
+
+    @cache
+    def session(name: str) -> Session:
+        return compiled(name, part_of(unet.model.network, image), "fp32")
+
+    return session
+
+
 @pytest.mark.parametrize("name", INSTALLED)
-def test_floating_point_leaves_inputs_unrounded(name: str, unet: QuantizedModel, image: torch.Tensor) -> None:
-    network = unet.model.network
-    session = compiled(name, part_of(network, image), "fp32")
-    plain = PyTorch().compile(part_of(network, image), precision="fp32")(image)
-    assert relative(session(image), plain) < 1e-4
+def test_floating_point_leaves_inputs_unrounded(name: str, fp32: Callable, image: torch.Tensor) -> None:
+    session = fp32(name)
+    assert relative(session(image), fp32("pytorch")(image)) < 1e-4
     assert not session.simulated
 
 
@@ -168,31 +185,40 @@ def test_pytorch_says_that_it_simulates(unet: QuantizedModel, image: torch.Tenso
     assert PyTorch().compile(part_of(unet.model.network, image), precision="int8").simulated
 
 
-@pytest.mark.parametrize("name", INSTALLED)
-def test_two_to_four_bits_run_on_the_same_kernels(name: str, image: torch.Tensor) -> None:
+@pytest.fixture(scope="module")
+def w4a8_unet(image: torch.Tensor) -> tuple[nn.Module, nn.Module]:
+    """The network with weights of 4 bits, and as it was."""
     torch.manual_seed(0)
     model = from_module(UNet(), name="unet", roi_size=(16, 16, 16))
     activations = IntActivations(symmetric=True, observer="min-max")
-    quantized = quantize(
-        model, [CalibrationBatch((image,))], recipe=Recipe(weights=IntWeights(4), activations=activations, method="rtn")
-    )
-    network = quantized.model.network
+    recipe = Recipe(weights=IntWeights(4), activations=activations, method="rtn")
+    return quantize(model, [CalibrationBatch((image,))], recipe=recipe).model.network, model.network
+
+
+@pytest.mark.parametrize("name", INSTALLED)
+def test_two_to_four_bits_run_on_the_same_kernels(name: str, image: torch.Tensor, w4a8_unet: tuple) -> None:
+    network, original = w4a8_unet
     session = compiled(name, part_of(network, image), "int8")
     with torch.no_grad():
-        expected, floating = network(image), model.network(image)
+        expected, floating = network(image), original(image)
     moved = relative(session(image), expected)  # an offset that is no code moves weights by 1/254 of the largest
     assert moved < 0.5 * relative(floating, expected)
 
 
-@pytest.mark.parametrize("name", INSTALLED)
-def test_weights_only_run_in_floating_point(name: str, image: torch.Tensor) -> None:
+@pytest.fixture(scope="module")
+def light(image: torch.Tensor) -> nn.Module:
+    """A network with weights of 4 bits only."""
     torch.manual_seed(0)
     network = nn.Sequential(nn.Conv3d(1, 8, 3, padding=1), nn.Linear(16, 24), nn.GELU(), nn.Linear(24, 4))
-    batches = [CalibrationBatch((image,))]
-    made = quantize(from_module(network, name="n"), batches, recipe=Recipe(weights=IntWeights(4), method="rtn"))
-    session = compiled(name, part_of(made.model.network, image), "int8")
+    recipe = Recipe(weights=IntWeights(4), method="rtn")
+    return quantize(from_module(network, name="n"), [CalibrationBatch((image,))], recipe=recipe).model.network
+
+
+@pytest.mark.parametrize("name", INSTALLED)
+def test_weights_only_run_in_floating_point(name: str, image: torch.Tensor, light: nn.Module) -> None:
+    session = compiled(name, part_of(light, image), "int8")
     with torch.no_grad():
-        assert relative(session(image), made.model.network(image)) < 1e-4
+        assert relative(session(image), light(image)) < 1e-4
     assert not session.simulated
 
 
@@ -215,9 +241,56 @@ def test_the_embedded_models_encoder(name: str, embedded: tuple) -> None:
     part = replace(part, inputs=dict.fromkeys(part.inputs, pixels))
     with torch.no_grad():
         expected = part.module(pixels)
-    found = compiled(name, part, "int8")(pixels)
-    floating = compiled(name, part, "fp32")(pixels)
-    assert relative(found, expected) < max(0.02, 0.5 * relative(floating, expected))
+    session = compiled(name, part, "int8")
+    floating = compiled("pytorch", part, "fp32")(pixels)
+    assert relative(session(pixels), expected) < max(0.02, 0.5 * relative(floating, expected))
+    assert session.quantized_products == 12, "two in each of six blocks"
+    if "INT8" in _capabilities() and "VNNI" in features():
+        assert session.integer_products == 12 and session.integer_layers <= session.quantized_layers
+
+
+@pytest.mark.parametrize("name", [name for name in ON_INTEGERS if name != "tensorrt"])
+def test_products_of_attention_that_would_overflow_stay_in_floating_point_and_are_told(
+    name: str, embedded: tuple, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As on x86 processors without VNNI."""
+    monkeypatch.setattr("medquant.deploy.program.largest_code_here", lambda: LARGEST_CODE_WITHOUT_VNNI)
+    model, (pixels, _) = embedded[0].model, embedded[1]
+    part = model.parts()["image_encoder"]
+    part = replace(part, inputs=dict.fromkeys(part.inputs, pixels))
+    session = compiled(name, part, "int8")
+    assert (session.quantized_products, session.integer_products) == (12, 0)
+    with torch.no_grad():
+        assert relative(session(pixels), part.module(pixels)) < 0.1
+    twin = replace(embedded[0], model=model.with_network(model.network))
+    session.simulated, session.layers = False, session.integer_layers
+    twin.model.sessions = {"image_encoder": session}
+    assert "12 products of attention in floating point" in execution_of(twin).describe()
+
+
+def test_for_any_processor_products_of_attention_are_left_in_floating_point(embedded: tuple) -> None:
+    seven = within_seven_bits(embedded[0])
+    for model, rounded in ((seven, False), (embedded[0], True)):
+        modules = attention_modules(model.model.network).values()
+        assert {module.quantizers is not None for module in modules} == {rounded}
+    notes = notes_on_int8(seven.model.parts()["image_encoder"], any_processor=True)
+    assert any("Products of attention" in note for note in notes)
+    assert not any("Products" in n for n in notes_on_int8(seven.model.parts()["mask_decoder"], any_processor=True))
+
+
+def test_products_of_two_inputs_are_no_layers_of_onnxruntime() -> None:
+    def node(operator: str, *inputs: str) -> onnx.NodeProto:
+        return onnx.helper.make_node(operator, inputs, ["out"])
+
+    weight = onnx.numpy_helper.from_array(np.zeros((2, 2), np.int8), "weight")
+    nodes = [
+        node("QLinearMatMul", "a", "scale", "zero", "b", "scale", "zero", "scale", "zero"),
+        node("QLinearMatMul", "a", "scale", "zero", "weight", "scale", "zero", "scale", "zero"),
+        node("MatMulIntegerToFloat", "a", "b", "scale", "scale", "zero", "zero"),
+        node("QLinearConv", "a", "scale", "zero", "weight", "scale", "zero", "scale", "zero"),
+        node("MatMul", "a", "b"),
+    ]
+    assert _on_integers(onnx.helper.make_graph(nodes, "g", [], [], [weight])) == (2, 2)
 
 
 @pytest.mark.parametrize("name", ON_INTEGERS)
@@ -259,10 +332,10 @@ def test_no_permission_to_write_a_cache(tmp_path: Path, name: str, unet: Quantiz
     assert compiled(name, part_of(unet.model.network, image), "fp32", cache=in_the_way)(image).shape[1] == 3
 
 
-@pytest.mark.parametrize("name", ON_INTEGERS)
-@pytest.mark.parametrize("symmetric", [False, True])
-def test_a_mask_decoder_on_integers(name: str, symmetric: bool) -> None:
-    """Transposed convolutions in 2-D, and boxes of any number."""
+@pytest.fixture(scope="module", params=[False, True], ids=["asymmetric", "symmetric"])
+def decoder(request: pytest.FixtureRequest) -> tuple[Part, tuple[torch.Tensor, ...], torch.Tensor]:
+    """The embedded model's mask decoder, W8A8, its inputs, and what it makes of them."""
+    symmetric = request.param
     model = load_model("embedded", device="cpu")
     generator = torch.Generator().manual_seed(0)
     coarse = torch.randn(1, 3, 16, 16, generator=generator)
@@ -276,15 +349,20 @@ def test_a_mask_decoder_on_integers(name: str, symmetric: bool) -> None:
     with torch.inference_mode():
         embedding = parts["image_encoder"].module(pixels)
         expected = parts["mask_decoder"].module(embedding, boxes)
-    session = RUNTIMES[name].compile(parts["mask_decoder"], precision="int8", threads=1)
-    found = session(embedding, boxes)
-    pairs = zip(*((one if isinstance(one, tuple) else (one,)) for one in (found, expected)), strict=True)
-    assert all(float((a - b).norm() / b.norm()) < 0.05 for a, b in pairs)
+    return parts["mask_decoder"], (embedding, boxes), expected
+
+
+@pytest.mark.parametrize("name", ON_INTEGERS)
+def test_a_mask_decoder_on_integers(name: str, decoder: tuple) -> None:
+    """Transposed convolutions in 2-D, and boxes of any number."""
+    part, inputs, expected = decoder
+    session = RUNTIMES[name].compile(part, precision="int8", threads=1)
+    assert relative(session(*inputs), expected) < 0.05
 
 
 @pytest.mark.parametrize("name", INSTALLED)
-def test_threads_take_turns(name: str, unet: QuantizedModel, image: torch.Tensor) -> None:
-    session = compiled(name, part_of(unet.model.network, image), "fp32")
+def test_threads_take_turns(name: str, fp32: Callable, image: torch.Tensor) -> None:
+    session = fp32(name)
     images = [image * factor for factor in (0.5, 1.0, 2.0)]
     expected, found = [session(one) for one in images], [None] * 3
 
@@ -300,8 +378,8 @@ def test_threads_take_turns(name: str, unet: QuantizedModel, image: torch.Tensor
 
 
 @pytest.mark.parametrize("name", INSTALLED)
-def test_an_output_stays_as_it_is(name: str, unet: QuantizedModel, image: torch.Tensor) -> None:
-    session = compiled(name, part_of(unet.model.network, image), "fp32")
+def test_an_output_stays_as_it_is(name: str, fp32: Callable, image: torch.Tensor) -> None:
+    session = fp32(name)
     first = session(image)
     before = first.clone()
     second = session(image * 2 - 1)
@@ -364,10 +442,12 @@ def test_an_operator_that_the_runtime_lacks(name: str, image: torch.Tensor) -> N
 
 
 @pytest.mark.parametrize("name", INSTALLED)
-def test_bf16_is_close_where_the_processor_has_it(name: str, unet: QuantizedModel, image: torch.Tensor) -> None:
+def test_bf16_is_close_where_the_processor_has_it(
+    name: str, unet: QuantizedModel, fp32: Callable, image: torch.Tensor
+) -> None:
     if "bf16" not in RUNTIMES[name].precisions():
         pytest.skip("no bf16 here")
     part = part_of(unet.model.network, image)
     found = RUNTIMES[name].compile(part, precision="bf16")(image)
-    expected = RUNTIMES[name].compile(part, precision="fp32")(image)
+    expected = fp32(name)(image)
     assert 0 < relative(found, expected) < 0.05

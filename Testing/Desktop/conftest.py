@@ -4,19 +4,21 @@ from __future__ import annotations
 
 import os
 import sys
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
+
+if TYPE_CHECKING:
+    from medquant.bench.window_hands import Hands
 
 CHECKOUT = Path(__file__).resolve().parents[2]
 for folder in (CHECKOUT / "MedQuantSlicer", CHECKOUT / "python_lib"):
     if str(folder) not in sys.path:
         sys.path.insert(0, str(folder))
-PATIENCE = 60.0
 
 
 @pytest.fixture(scope="session")
@@ -40,83 +42,11 @@ def application():
     return made
 
 
-class Hands:
-    """Lets the application run, and does what a hand at mouse and keys does."""
-
-    def __init__(self, application: object) -> None:
-        self.application = application
-
-    def wait(self, seconds: float = 0.1) -> None:
-        """Let everything run for a while. The sleep lets other threads run, too."""
-        end = time.monotonic() + seconds
-        while time.monotonic() < end:
-            self.application.processEvents()
-            time.sleep(0.003)
-
-    def until(self, so: Callable[[], object], seconds: float = PATIENCE) -> None:
-        """Let everything run until it is so."""
-        end = time.monotonic() + seconds
-        while not so():
-            assert time.monotonic() < end, "it did not come to that"
-            self.application.processEvents()
-            time.sleep(0.003)
-
-    def wheel(self, view: object, notches: int, modifier: str = "NoModifier") -> None:
-        """Turn the wheel over the middle of a view."""
-        from PySide6.QtCore import QPoint, QPointF, Qt
-        from PySide6.QtGui import QWheelEvent
-
-        middle = QPointF(view.width / 2, view.height / 2)
-        for _ in range(abs(notches)):
-            turned = QPoint(0, 120 if notches > 0 else -120)
-            held = getattr(Qt.KeyboardModifier, modifier)
-            event = QWheelEvent(
-                middle, middle, QPoint(), turned, Qt.MouseButton.NoButton, held, Qt.ScrollPhase.NoScrollPhase, False
-            )
-            self.application.sendEvent(view, event)
-        self.wait(0.05)
-
-    def drag(self, view: object, start: tuple, end: tuple, button: str = "LeftButton", modifier: str = "NoModifier"):
-        """Drag from one place to another, both as parts of the view's width and height."""
-        from PySide6.QtCore import QPoint, QPointF, Qt
-        from PySide6.QtGui import QMouseEvent
-        from PySide6.QtTest import QTest
-
-        pressed, held = getattr(Qt.MouseButton, button), getattr(Qt.KeyboardModifier, modifier)
-        places = [(start[0] + (end[0] - start[0]) * t / 5, start[1] + (end[1] - start[1]) * t / 5) for t in range(6)]
-        points = [QPoint(round(x * view.width), round(y * view.height)) for x, y in places]
-        QTest.mouseMove(view, points[0])
-        QTest.mousePress(view, pressed, held, points[0])
-        for point in points[1:]:
-            at = QPointF(point)
-            event = QMouseEvent(QMouseEvent.Type.MouseMove, at, view.mapToGlobal(at), pressed, pressed, held)
-            self.application.sendEvent(view, event)
-        QTest.mouseRelease(view, pressed, held, points[-1])
-        self.wait(0.05)
-
-    def click(self, view: object, x: float, y: float) -> None:
-        """Click at a place given as parts of the widget's width and height."""
-        from PySide6.QtCore import QPoint, Qt
-        from PySide6.QtTest import QTest
-
-        at = QPoint(round(x * view.width), round(y * view.height))
-        QTest.mouseMove(view, at)
-        self.wait(0.02)
-        QTest.mouseClick(view, Qt.MouseButton.LeftButton, Qt.KeyboardModifier.NoModifier, at)
-        self.wait(0.05)
-
-    def press(self, widget: object, key: str) -> None:
-        """Press a key, by its name in Qt."""
-        from PySide6.QtCore import Qt
-        from PySide6.QtTest import QTest
-
-        QTest.keyClick(widget, getattr(Qt.Key, f"Key_{key}"))
-        self.wait(0.05)
-
-
 @pytest.fixture(scope="session")
 def hands(application) -> Hands:
     """Mouse and keys."""
+    from medquant.bench.window_hands import Hands
+
     return Hands(application)
 
 
@@ -197,9 +127,20 @@ def window(engine, hands: Hands, settings, reader) -> Iterator[object]:
     yield from shown_window(hands, settings, reader)
 
 
+@pytest.fixture(scope="session")
+def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The engine's cache for all tests: what one has quantized and timed the next need not."""
+    return tmp_path_factory.mktemp("cache")
+
+
 @pytest.fixture
-def whole_window(application, hands: Hands, settings, reader) -> Iterator[object]:
+def whole_window(
+    application, hands: Hands, settings, reader, cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[object]:
     """The window on an empty scene, with the real engine."""
+    monkeypatch.setenv("MEDQUANT_CACHE", str(cache))
+    # On a busy machine two threads of the engine's would mostly wait for each other.
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
     yield from shown_window(hands, settings, reader)
 
 

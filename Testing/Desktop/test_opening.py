@@ -10,25 +10,10 @@ import pytest
 pytest.importorskip("PySide6", reason="PySide6 is not installed (pip install medquant[app])")
 
 
-def drop(window, application, *paths: Path):
-    """Drag files over the window and let them go."""
-    from PySide6.QtCore import QMimeData, QPoint, QPointF, Qt, QUrl
-    from PySide6.QtGui import QDragEnterEvent, QDropEvent
-
-    mime = QMimeData()
-    mime.setUrls([QUrl.fromLocalFile(str(path)) for path in paths])
-    copy, left, none = Qt.DropAction.CopyAction, Qt.MouseButton.LeftButton, Qt.KeyboardModifier.NoModifier
-    enter = QDragEnterEvent(QPoint(600, 400), copy, mime, left, none)
-    application.sendEvent(window, enter)
-    if enter.isAccepted():
-        application.sendEvent(window, QDropEvent(QPointF(600, 400), copy, mime, left, none))
-    return enter.isAccepted()
-
-
-def test_a_dropped_dicom_folder_is_shown(window, hands, application, test_data: Path) -> None:
+def test_a_dropped_dicom_folder_is_shown(window, hands, test_data: Path) -> None:
     import slicer
 
-    assert drop(window, application, test_data / "ct_abdomen_dicom")
+    assert hands.drop(window, test_data / "ct_abdomen_dicom")
     hands.until(lambda: window.views.volume is not None)
     hands.wait()
     volume = window.views.volume
@@ -139,9 +124,9 @@ def test_labels_become_the_reference(opened, hands, scan_file: Path) -> None:
     assert opened.documents.recent.paths() == [scan_file]
 
 
-def test_a_scan_and_its_labels_may_be_dropped_together(window, hands, application, test_data: Path) -> None:
+def test_a_scan_and_its_labels_may_be_dropped_together(window, hands, test_data: Path) -> None:
     folder = test_data / "ct_spleen_5mm"
-    drop(window, application, folder / "sub-spleen2_ct_seg-manual.nii.gz", folder / "sub-spleen2_ct.nii.gz")
+    assert hands.drop(window, folder / "sub-spleen2_ct_seg-manual.nii.gz", folder / "sub-spleen2_ct.nii.gz")
     hands.until(lambda: "reference" in window.notice.said)
     assert window.views.volume.GetImageData().GetDimensions() == (164, 166, 26)
 
@@ -192,3 +177,26 @@ def test_an_empty_window_teaches(window) -> None:
     assert "Nothing leaves this machine" in said
     filled = [b.text for b in window.findChildren(QPushButton) if b.property("primary") and b.isVisible()]
     assert len(filled) == 1, "the next step is the only filled button"
+
+
+def test_what_cannot_be_opened_does_not_cost_the_rest_of_what_was_dropped(
+    window, hands, scan_file: Path, tmp_path: Path
+) -> None:
+    for name in ("a.docx", "b.docx"):
+        (tmp_path / name).write_text("hello")
+    assert hands.drop(window, tmp_path / "a.docx", scan_file, tmp_path / "b.docx")
+    hands.until(lambda: "a.docx" in window.notice.said and "b.docx" in window.notice.said)
+    assert window.views.volume is not None
+
+
+def test_what_was_stopped_leaves_nothing_waiting(window, hands, scan_file: Path, tmp_path: Path) -> None:
+    import slicer
+
+    other = tmp_path / "other.nrrd"
+    other.write_bytes(scan_file.read_bytes())
+    window.documents.open_paths([scan_file, other])
+    window.documents.cancel()
+    window.documents.open_path(scan_file)
+    hands.until(lambda: window.views.volume is not None)
+    hands.wait(0.5)
+    assert len(slicer.util.getNodesByClass("vtkMRMLScalarVolumeNode")) == 1

@@ -47,6 +47,25 @@ def test_help_needs_none_of_them() -> None:
     assert "side by side" in " ".join(done.stdout.split())
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere there is always a display")
+def test_without_a_display_it_says_so_and_ends(tmp_path: Path) -> None:
+    pytest.importorskip("PySide6", reason="PySide6 is not installed (pip install medquant[app])")
+    displays = ("DISPLAY", "WAYLAND_DISPLAY", "QT_QPA_PLATFORM")
+    settings = {name: value for name, value in os.environ.items() if name not in displays}
+    done = subprocess.run(
+        [sys.executable, "-m", "medquant", "app"],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        env={**settings, "PYTHONPATH": str(CHECKOUT / "python_lib"), "HOME": str(tmp_path)},
+        check=False,
+    )
+    assert done.returncode == 2
+    assert "no display" in done.stderr
+    assert len(done.stderr.strip().splitlines()) <= 2, done.stderr
+    assert done.stdout == ""
+
+
 def test_it_starts_as_a_program_of_its_own_and_ends_by_a_signal(scan_file: Path, tmp_path: Path) -> None:
     pytest.importorskip("PySide6", reason="PySide6 is not installed (pip install medquant[app])")
     code = (

@@ -42,6 +42,25 @@ def test_a_wheel_step_draws_each_view_once(pair, hands) -> None:
     assert (left.pictures, right.pictures) == (before[0] + 1, before[1] + 1)
 
 
+def test_views_of_one_plane_share_its_image_and_others_have_their_own(pair, hands, tidy) -> None:
+    def image(view):
+        return view._mapper.GetInputConnection(0, 0).GetProducer()
+
+    left, right = pair
+    hands.wheel(left, -20)
+    assert image(left) is image(right)
+    assert (left._picture.size(), pixel(left, 0.5, 0.5)) == (right._picture.size(), pixel(right, 0.5, 0.5))
+    first = right._picture.copy()
+    tidy.bar.linked.click()
+    hands.wheel(left, 6)
+    assert image(left) is not image(right)
+    assert right._picture == first, "the other view stays where it was"
+    tidy.bar.linked.click()
+    hands.wheel(left, 1)
+    assert image(left) is image(right)
+    assert right._picture != first
+
+
 def test_shift_jumps_ten_and_stops_at_the_end(pair, hands) -> None:
     left, right = pair
     hands.wheel(left, -20)

@@ -24,28 +24,75 @@ def test_the_theme_changes_and_is_remembered(tidy, hands, name: str) -> None:
     assert tidy.settings.value("theme") == name
 
 
-def test_the_texts_of_a_theme_can_be_read() -> None:
-    """WCAG's contrast of 4.5 between text and ground, also for the quiet texts."""
+def contrast(first: str, second: str) -> float:
+    """WCAG's contrast of two colours."""
     from PySide6.QtGui import QColor
-
-    from medquant_desktop.theme import THEMES
 
     def luminance(color: str) -> float:
         parts = [channel / 255 for channel in QColor(color).getRgb()[:3]]
         linear = [part / 12.92 if part <= 0.03928 else ((part + 0.055) / 1.055) ** 2.4 for part in parts]
         return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
 
+    light, dark = sorted((luminance(first), luminance(second)), reverse=True)
+    return (light + 0.05) / (dark + 0.05)
+
+
+def test_the_texts_of_a_theme_can_be_read() -> None:
+    """4.5 between text and ground, also for quiet and small texts; only what cannot be pressed is fainter."""
+    from medquant_desktop.theme import THEMES
+
     for theme in THEMES.values():
-        for text, ground in (
-            (theme.text, theme.panel),
-            (theme.text, theme.raised),
-            (theme.muted, theme.panel),
-            (theme.muted, theme.window),
-            (theme.error, theme.panel),
-            (theme.on_accent, theme.accent),
-        ):
-            light, dark = sorted((luminance(text), luminance(ground)), reverse=True)
-            assert (light + 0.05) / (dark + 0.05) >= 4.0, (theme.name, text, ground)
+        grounds = (theme.window, theme.panel, theme.raised, theme.field)
+        pairs = [(text, ground) for text in (theme.text, theme.muted) for ground in grounds]
+        pairs += [(theme.error, theme.panel), (theme.error, theme.error_ground), (theme.bright, theme.panel)]
+        pairs += [(theme.on_accent, theme.accent), (theme.on_accent, theme.accent_hover)]
+        for text, ground in pairs:
+            assert contrast(text, ground) >= 4.5, (theme.name, text, ground)
+
+
+@pytest.mark.parametrize("name", ["light", "dark"])
+def test_the_texts_of_the_panel_can_be_read(tidy, name: str) -> None:
+    """The panel mixes its colours from those of the application, as it must in Slicer."""
+    import re
+
+    tidy.set_theme(name)
+    sheet = tidy.frame.module.root.styleSheet
+    palette = tidy.frame.module.root.palette
+    window = palette.window().color().name()
+
+    def told(rule: str, what: str) -> str:
+        return re.search(rf"{re.escape(rule)}[^}}]*?[ {{;]{what}: (#[0-9a-fA-F]{{6}})", sheet).group(1)
+
+    quiet, text = told('QLabel[quiet="true"]', "color"), palette.windowText().color().name()
+    chosen = told('QPushButton[bits="true"]:checked', "background")
+    for ground in (window, palette.base().color().name(), chosen):
+        assert contrast(quiet, ground) >= 4.5, ground
+    for ground in (told('QLabel[hint="true"]', "background"), told('QFrame[problem="true"]', "background")):
+        assert contrast(text, ground) >= 4.5, ground
+    assert (palette.window().color().lightness() < 128) is (name == "dark")
+    tidy.set_theme("dark")
+
+
+def test_larger_text_makes_the_panel_wider_and_is_remembered(tidy, hands) -> None:
+    tidy.set_text(0)
+    before, wide = tidy.frame.module.root.font.pointSizeF(), tidy.frame.width
+    for _ in range(3):
+        tidy.actions_by_name["larger"].trigger()
+    hands.wait()
+    assert tidy.frame.width > wide
+    assert float(tidy.settings.value("textPoints")) == before + 3
+    assert tidy.frame.widget().width <= tidy.frame.viewport().width, "nothing is cut at the side"
+    tidy.actions_by_name["usualText"].trigger()
+    hands.wait()
+    assert tidy.frame.width == wide
+
+
+def test_a_large_screen_gets_larger_text() -> None:
+    from medquant_desktop.theme import points_for
+
+    assert points_for(0) == points_for(800) == points_for(1080) == 10
+    assert 11 <= points_for(1440) <= 13
+    assert points_for(2160) > points_for(1440)
 
 
 def test_about_says_what_it_is_not_for(tidy, hands) -> None:
@@ -145,11 +192,14 @@ def test_the_difference_gets_a_view_and_a_profile(tidy, hands, tmp_path) -> None
     hands.wait()
     assert tidy.views.panes["MedQuantDifference"].isVisible()
     node = masks.segmentation_of(DIFFERENCE, tidy.views.volume)
-    assert list(node.GetDisplayNode().GetViewNodeIDs()) == ["vtkMRMLSliceNodeMedQuantDifference"]
-    assert profile(str(tmp_path / "d.npy"), tidy.views.left) == (0, 0, 4, 0, 0, 0, 0, 1, 0, 0, 0, 0)
+    tags = ("MedQuantFP32", "MedQuantQuantized", "MedQuantDifference")
+    shown = [node.GetDisplayNode().IsDisplayableInView(f"vtkMRMLSliceNode{tag}") for tag in tags]
+    assert shown == [False, False, True]
+    per_slice = [np.count_nonzero(labels, axis=axes) for axes in ((1, 2), (0, 2), (0, 1))]
+    assert profile(per_slice, tidy.views.left) == (0, 0, 4, 0, 0, 0, 0, 1, 0, 0, 0, 0)
     tidy.views.set_orientation("Coronal")
     # From the back to the front, as the view counts.
-    counts = profile(str(tmp_path / "d.npy"), tidy.views.left)
+    counts = profile(per_slice, tidy.views.left)
     assert len(counts) == 60
     assert counts[60 - 1 - 30] == 4
     assert counts[60 - 1 - 20] == 1
@@ -157,9 +207,34 @@ def test_the_difference_gets_a_view_and_a_profile(tidy, hands, tmp_path) -> None
     assert not tidy.views.panes["MedQuantDifference"].isVisible()
 
 
+def test_the_surface_shows_where_the_models_differ() -> None:
+    import numpy as np
+
+    from medquant_desktop.surface_maker import surface_of
+    from medquant_desktop.surfaces import colors_of
+    from medquant_desktop.theme import AGREED, FP32, QUANTIZED, channels
+
+    fp32, quantized = np.zeros((2, 12, 30, 40), np.uint8)
+    fp32[2:9, 5:25, 5:30] = quantized[2:9, 5:25, 10:35] = 1
+    spacing = np.diag([1.5, 1.0, 3.0, 1.0])
+    points, triangles, normals, apart = surface_of(fp32, quantized, spacing)
+    assert len(points) == len(normals) == len(apart) > triangles.max()
+    left, right = points[:, 0] < 5.5 * 1.5, points[:, 0] > 33.5 * 1.5
+    assert apart[left].max() < -6, "five voxels of 1.5 mm that only FP32 has"
+    assert apart[right].min() > 6
+    inner = (points[:, 0] > 18) & (points[:, 0] < 40)
+    assert not apart[inner].any()
+    colors = colors_of(apart)
+    for where, color in ((left, FP32), (right, QUANTIZED), (inner, AGREED)):
+        assert (colors[where] == channels(color)).all()
+    nothing = np.zeros_like(fp32)
+    assert len(surface_of(nothing, nothing, spacing)[0]) == 0
+    assert np.isposinf(surface_of(nothing, quantized, spacing)[3]).all()
+
+
 def test_surfaces_appear_in_3d(tidy, hands, tmp_path) -> None:
     import numpy as np
-    from MedQuantSlicerLib import masks
+    import slicer
     from MedQuantSlicerLib.host import QUANTIZED, Masks
 
     labels = np.zeros((12, 60, 80), np.uint8)
@@ -167,9 +242,8 @@ def test_surfaces_appear_in_3d(tidy, hands, tmp_path) -> None:
     np.save(tmp_path / "m.npy", labels)
     tidy.frame.module.host.show_masks(QUANTIZED, Masks(str(tmp_path / "m.npy"), {1: "block"}), partial=False)
     tidy.bar.three_d.click()
-    node = masks.segmentation_of(QUANTIZED, tidy.views.volume)
-    hands.until(lambda: node.GetSegmentation().ContainsRepresentation("Closed surface"))
-    surface = node.GetClosedSurfaceInternalRepresentation(node.GetSegmentation().GetNthSegmentID(0))
+    hands.until(lambda: not tidy.views.panes["MedQuant3D"].view.words)
+    surface = slicer.util.getNode("MedQuant surface").GetPolyData()
     # voxels 30..49, 20..39, 3..7 of 2 x 2 x 5 mm from (-80, -60, 100) in LPS, here in RAS
     assert surface.GetBounds() == pytest.approx((-19, 21, -19, 21, 112.5, 137.5), abs=1.5)
     hands.wait(0.2)

@@ -81,10 +81,22 @@ def test_what_a_model_saves_is_told_against_fp32(make_segmentation, two_organs):
 
 def test_a_loss_names_the_structure_that_lost(make_segmentation, two_organs):
     _, model = _models(make_segmentation, two_organs, [ModelFacts("FP32"), ModelFacts("W4")])
-    lost = replace(model, worst_structure="spleen", worst_dsc_vs_fp32=0.962)
-    assert wording.judged(lost) == "small loss (spleen .962)"
-    assert wording.judged(replace(lost, worst_dsc_vs_fp32=0.5)) == "visible loss: look (spleen .500)"
-    assert wording.judged(replace(lost, worst_dsc_vs_fp32=0.99)) == "masks as FP32"
+    assert wording.judged(model) == "masks as FP32"
+    assert wording.keeps_masks(model)
+    lost = replace(model, verdict=wording.SMALL_LOSS, verdict_reason="spleen, Dice .962")
+    assert wording.judged(lost) == "small loss (spleen, Dice .962)"
+    assert not wording.keeps_masks(lost)
+
+
+def test_sizes_go_by_one_yardstick(make_segmentation, two_organs):
+    """A file that stores FP32 weights in 16 bits does not make FP32 half as large."""
+    facts = [
+        ModelFacts("FP32", 32, bytes_on_disk=7_700_000, bytes_fp32=15_340_000),
+        ModelFacts("W4", 4, bytes_on_disk=2_500_000, bytes_fp32=15_340_000),
+        ModelFacts("loaded", 32, bytes_on_disk=5_000_000),
+    ]
+    told = [wording.model_size(model) for model in _models(make_segmentation, two_organs, facts)]
+    assert told == ["15 MB", "2.5 MB", "5.0 MB"]
 
 
 def test_short_names(make_segmentation, two_organs):

@@ -13,6 +13,8 @@ import numpy as np
 import pytest
 import torch
 
+from medquant.deploy.accelerate import accelerate
+from medquant.deploy.runtime import RUNTIMES, Session
 from medquant.errors import Cancelled, UserError
 from medquant.imaging.reading import read_volume
 from medquant.models.nnunet import NnUNetModel
@@ -163,9 +165,51 @@ def test_too_little_memory_leads_to_smaller_patches(results: Path, scan: Path, e
     said: list[str] = []
     found = segment(hungry, read_volume(scan), progress=lambda event: said.append(event.message))
     assert hungry.network.sizes[0] == (16, 24, 16) and hungry.network.sizes[-1] == (16, 8, 16)
-    assert any("trying patches of 16 x 8 x 16" in message for message in said)
+    assert any("trying windows of 16 x 8 x 16" in message for message in said)
     whole = model.segment(read_volume(scan))
     assert (found.labels == whole.labels).mean() > 0.5 and set(found.stages) == set(whole.stages)
+
+
+@pytest.mark.parametrize("kind", [AssertionError, ValueError])
+def test_a_network_of_one_size_only_ends_in_a_message(results: Path, scan: Path, kind: type[Exception]) -> None:
+    class OneSize(Hungry):
+        def forward(self, patch: torch.Tensor) -> torch.Tensor:
+            if patch.shape[2:] != (16, 24, 16):
+                raise kind("the image size must be divisible by 24")
+            return super().forward(patch)
+
+    model = NnUNetModel.load(results, mirroring=False)
+    with pytest.raises(UserError, match="not enough memory"):
+        segment(model.with_network(OneSize(model.network, 0, MemoryError())), read_volume(scan))
+
+
+@pytest.mark.skipif(RUNTIMES["openvino"].version() is None, reason="OpenVINO is not here")
+def test_smaller_patches_are_computed_by_the_runtime(
+    results: Path, scan: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MEDQUANT_CACHE", str(tmp_path))
+    model = accelerate(NnUNetModel.load(results, mirroring=False), "openvino")
+    whole = segment(model, read_volume(scan))
+    session = model.sessions["network"]
+    monkeypatch.setattr(type(session), "__call__", short_of_memory(type(session).__call__, most=16 * 12 * 16))
+    found = segment(model, read_volume(scan))
+    assert found.execution.describe() == whole.execution.describe() and found.execution.runtime == "openvino"
+    assert found.execution.reason.startswith("openvino fp32, in windows of 16 x 8 x 16 voxels")
+    assert (found.labels == whole.labels).mean() > 0.5
+    assert model.sessions["network"] is session, "the next scan begins with the usual patches"
+    monkeypatch.undo()
+    np.testing.assert_array_equal(segment(model, read_volume(scan)).labels, whole.labels)
+
+
+def short_of_memory(compute: Callable[..., torch.Tensor], most: int) -> Callable[..., torch.Tensor]:
+    """A session's pass that finds memory for patches of up to `most` voxels only."""
+
+    def passed(session: Session, patch: torch.Tensor) -> torch.Tensor:
+        if patch.numel() > most:
+            raise MemoryError("running the model")
+        return compute(session, patch)
+
+    return passed
 
 
 def test_too_little_memory_for_any_patch_is_told(results: Path, scan: Path) -> None:

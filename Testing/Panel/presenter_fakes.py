@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from MedQuantSlicerLib.host import BoxInfo, Masks, Missing, Point, VolumeInfo
+from MedQuantSlicerLib.host import CHOICES, BoxInfo, Masks, Missing, Point, VolumeInfo
 from MedQuantSlicerLib.presenter import Presenter
 from MedQuantSlicerLib.state import Action, Shown
 
@@ -101,26 +101,65 @@ class FakeHost:
         self.calls: list[tuple] = []
         self.says_yes = True
         self.lacks: Missing | None = None
-        self.disk_is_full = False
+        self.disk_is_slow = False
+        self.fault: Exception | None = None
+        """What writing fails with."""
+        self.writing: tuple[Callable, Callable] | None = None
         self.reference: dict[int, str] | str = {1: "liver"}
         self.installing: tuple[Callable, Callable, Callable] | None = None
+        self.states = {"fp32": "1", "quantized": "1", "reference": "1"}
+        """Of the masks in the scene, and of the reference."""
+        self.keeps: dict[tuple[str, str], str] = {}
+        """What is saved with the scene: of a scan, and of what."""
+
+    def masks_state(self, kind: str) -> str:
+        return self.states.get(kind, "")
+
+    def reference_state(self) -> str:
+        return self.states["reference"]
+
+    def write_masks(self, kind: str, path: str, on_done: Callable, on_error: Callable) -> Callable:
+        self.calls.append(("write_masks", kind, Path(path).name))
+        return self._write(path, lambda: on_done({1: "liver", 2: "mine"}), on_error)
+
+    def keep(self, what: str, text: str) -> None:
+        self.keeps[self._place(what)] = text
+
+    def kept(self, what: str) -> str:
+        return self.keeps.get(self._place(what), "")
+
+    def _place(self, what: str) -> tuple[str, str]:
+        return ("" if what == CHOICES or self.chosen is None else self.chosen.key, what)
+
+    def set_aside(self, kind: str) -> Callable[[], None]:
+        kept = dict(self.keeps)
+        return lambda: (self.calls.append(("put_back", kind)), self.keeps.update(kept))
 
     def volume(self) -> VolumeInfo | None:
         return self.chosen
 
-    def write_volume(self, path: str) -> None:
-        if self.disk_is_full:
-            raise OSError(28, "No space left on device")
+    def write_volume(self, path: str, on_done: Callable, on_error: Callable) -> Callable:
         self.calls.append(("write_volume", path))
+        return self._write(path, lambda: on_done(), on_error)
 
     def boxes(self) -> Sequence[BoxInfo]:
         return self.drawn
 
-    def write_reference(self, path: str) -> dict[int, str]:
+    def write_reference(self, path: str, on_done: Callable, on_error: Callable) -> Callable:
         if isinstance(self.reference, str):
             raise ValueError(self.reference)
         self.calls.append(("write_reference", path))
-        return self.reference
+        return self._write(path, lambda: on_done(self.reference), on_error)
+
+    def _write(self, path: str, done: Callable, failed: Callable) -> Callable:
+        """At once, or where the disk is slow when the test says so: `writing[0]()`, and `writing[1](error)`."""
+        if self.fault is not None:
+            failed(self.fault)
+        elif self.disk_is_slow:
+            self.writing = (done, failed)
+        else:
+            done()
+        return lambda: self.calls.append(("stop_writing", path))
 
     def start_box(self, from_segment: bool = False) -> None:
         self.calls.append(("start_box", from_segment))

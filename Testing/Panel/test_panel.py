@@ -45,6 +45,15 @@ def _settle(milliseconds=30):
         time.sleep(0.002)
 
 
+def _leave_the_panel():
+    """Nothing of the panel has the focus, as after a click into a view."""
+    import qt
+
+    focused = qt.QApplication.focusWidget()
+    if focused is not None:
+        focused.clearFocus()
+
+
 def _click(button):
     from PySide6.QtCore import Qt
     from PySide6.QtTest import QTest
@@ -316,7 +325,7 @@ def test_heatmap_fills_folds_and_is_clicked(widget, engine):
     assert tree.isVisible()
     assert tree.topLevelItemCount == 2
     block = tree.topLevelItem(1)
-    assert block.text(0) == "encoder.layers.1"
+    assert block.text(0) == "encoder.layers.1  #1  #2", "a folded block tells which of the worst it holds"
     assert block.child(0).text(3) == "30"
     assert block.text(3) == "30", "a folded block shows its worst layer"
     bright, dark = (block.child(0).background(place).color().lightness() for place in (1, 3))
@@ -330,6 +339,38 @@ def test_heatmap_fills_folds_and_is_clicked(widget, engine):
     assert "encoder.layers.1.attn.qkv" in widget.ui.wishesLabel.text
     _click(widget.ui.quantizeButton)
     assert engine.last("quantize").params["overrides"] == {"encoder.layers.1.attn.qkv": 8}
+
+
+@pytest.mark.parametrize("blocks", [4, 25])
+def test_the_worst_layers_are_named_however_many_there_are(widget, engine, blocks):
+    from MedQuantSlicerLib.heatmap import MOST_ROWS
+
+    _scan(widget)
+    widget.ui.layersSection.collapsed = False
+    _settle()
+    _click(widget.ui.sensitivityButton)
+    partial = engine.last("sensitivity").callbacks["on_partial"]
+    for number in range(12 * blocks):
+        layer = f"mask_decoder.transformer.layers.{number // 12}.cross_attn_token_to_image.q_proj_{number % 12}"
+        shared = {"layer": layer, "kind": "Linear", "shape": [8, 8], "share": 0.001}
+        for bits in (8, 4, 2):
+            partial({"cell": {**shared, "bits": bits, "effect": (number + 1) / 1000 / bits}})
+    engine.answer("sensitivity", {"cells": []})
+    _settle(60)
+    ui, tree = widget.ui, widget.ui.heatmap
+    worst = widget.panel.presenter.shown.heatmap.worst
+    assert len(worst) == 5
+    assert all(f"href='{name}'" in ui.worstLayersLabel.text for name in worst)
+    last = tree.topLevelItem(blocks - 1)
+    assert last.text(0).endswith("#1  #2  #3  #4  #5"), "also where its block is folded"
+    assert last.isExpanded() is (blocks == 4)
+    room = tree.viewport().height / tree.visualItemRect(tree.topLevelItem(0)).height()
+    assert room == round(room) <= MOST_ROWS, "no row is cut"
+    ui.worstLayersLabel.linkActivated.emit(worst[2])
+    _settle()
+    assert tree.currentItem().text(0).startswith("cross_attn_token_to_image")
+    assert widget.panel.presenter.shown.layer.name == worst[2]
+    assert widget.root.minimumSizeHint.width() <= 420, "no name is wider than the panel"
 
 
 def test_export_says_what_it_writes(widget, engine, tmp_path):
@@ -367,6 +408,7 @@ def test_packages_are_asked_for_once_and_only_by_a_button(widget, engine):
     assert widget.panel.messages["quantize"].what.text == "Fetching torch"
     widget.host.lacks = None
     done()
+    _settle()
     assert engine.last("quantize").params["bits"] == 4
 
 
@@ -379,7 +421,7 @@ def test_opacity_and_fill_reach_the_masks(widget):
     widget.ui.filledBox.setChecked(True)
     _settle()
     display = node.GetDisplayNode()
-    assert display.GetOpacity() == pytest.approx(0.4)
+    assert display.GetOpacity2DOutline() == pytest.approx(0.4)
     assert display.GetVisibility2DFill()
 
 
@@ -391,14 +433,80 @@ def test_keys(widget, engine):
     widget.parameters.run = type(widget.parameters.run).FP32
     keys = widget.panel.keys()
     keys["S"]()
+    _settle()
     assert engine.last("segment").params["of"] == "embedded"
     labels = np.ones((9, 12, 16), np.uint8)
     node = masks.show("fp32", labels, {1: "liver"}, volume, title="FP32")
-    widget.root.setFocus()
+    _leave_the_panel()
     keys["Space"]()
-    assert list(node.GetDisplayNode().GetViewNodeIDs()) == ["vtkMRMLSliceNodeMedQuantQuantized"]
+    assert node.GetDisplayNode().IsDisplayableInView("vtkMRMLSliceNodeMedQuantQuantized")
     keys["Space"]()
-    assert list(node.GetDisplayNode().GetViewNodeIDs()) == ["vtkMRMLSliceNodeMedQuantFP32"]
+    assert not node.GetDisplayNode().IsDisplayableInView("vtkMRMLSliceNodeMedQuantQuantized")
+    assert node.GetDisplayNode().IsDisplayableInView("vtkMRMLSliceNodeMedQuantFP32")
+
+
+def test_the_space_bar_belongs_to_what_has_the_focus(widget):
+    from PySide6.QtCore import Qt
+    from PySide6.QtTest import QTest
+
+    _scan(widget)
+    flips = []
+    widget.host.flip = lambda: flips.append(1)
+    widget.root.window().activateWindow()
+    widget.ui.windowSelector.setFocus()
+    _settle()
+    QTest.keyClick(widget.ui.windowSelector, Qt.Key_Space)
+    _settle()
+    assert widget.ui.windowSelector.view().isVisible(), "the list opens"
+    assert not flips
+    widget.ui.windowSelector.hidePopup()
+    widget.ui.filledBox.setVisible(True)
+    widget.ui.filledBox.setFocus()
+    QTest.keyClick(widget.ui.filledBox, Qt.Key_Space)
+    assert widget.ui.filledBox.checked
+    assert not flips
+    _click(widget.ui.bits8Button)
+    assert not widget.ui.bits8Button.hasFocus(), "a click leaves the space bar to the masks"
+    _leave_the_panel()
+    widget.panel.keys()["Space"]()
+    assert flips == [1]
+
+
+def test_what_is_done_folds_and_says_what_was_chosen(widget, engine):
+    volume = _scan(widget)
+    engine.answer("sizes", SIZES)
+    _click(widget.ui.quantizeButton)
+    engine.answer("quantize", QUANTIZED)
+    box = _box(widget, volume)
+    _click(widget.ui.segmentButton)
+    labels = np.zeros((9, 12, 16), np.uint8)
+    labels[3:5, 4:8, 4:9] = 1
+    for name in ("fp32.npy", "w4.npy"):
+        mask = _mask(engine, name, labels)
+        engine.answer("segment", {"mask": mask, "size_text": "7.7 MB", "seconds_text": "3.1 s"})
+    worst = {"text": "Slice 4 differs most", "position": [0.0, 0.0, 0.0]}
+    difference = _mask(engine, "difference.npy", labels)
+    engine.answer("compare", {"table": _table(), "worst": worst, "difference": difference, "verdict": "masks as FP32"})
+    _settle(60)
+    ui = widget.ui
+    assert [ui.scanSection.collapsed, ui.modelSection.collapsed, ui.segmentSection.collapsed] == [True] * 3
+    assert not ui.quantizeSection.collapsed, "the bits stay beside the comparison"
+    assert ui.segmentSection.text == "Segment: 1 box: liver"
+    assert ui.modelSection.text == "Model: Small promptable model"
+    assert box.GetDisplayNode().GetOpacity() < 0.5, "the box steps back behind the masks"
+    # The next step is in an open section, whatever was folded.
+    for button in ("worstButton", "differenceButton"):
+        assert _primary(widget) == [button]
+        _click(getattr(ui, button))
+    assert _primary(widget) == [], "the path is done"
+    _click(ui.bits2Button)
+    assert _primary(widget) == ["quantizeButton"]
+    _click(ui.quantizeButton)
+    engine.answer("quantize", QUANTIZED | {"handle": "q2", "bits": 2})
+    _settle(60)
+    assert not ui.segmentSection.collapsed
+    assert _primary(widget) == ["segmentButton"]
+    assert box.GetDisplayNode().GetOpacity() > 0.5
 
 
 def test_a_closed_scene_leaves_an_empty_panel(widget, slicer):
@@ -412,6 +520,24 @@ def test_a_closed_scene_leaves_an_empty_panel(widget, slicer):
     assert widget.panel.presenter.shown.scan
     _click(widget.ui.bits8Button)
     assert widget.panel.presenter.shown.bits == 8
+
+
+def test_the_panel_turns_dark_with_the_application(widget):
+    import qt
+
+    application, before = qt.QApplication.instance(), widget.root.styleSheet
+    palette = application.palette()
+    dark = qt.QPalette(palette)
+    dark.setColor(qt.QPalette.Window, qt.QColor("#202020"))
+    dark.setColor(qt.QPalette.WindowText, qt.QColor("#E0E0E0"))
+    application.setPalette(dark)
+    try:
+        _settle()
+        assert widget.root.styleSheet != before
+    finally:
+        application.setPalette(palette)
+    _settle()
+    assert widget.root.styleSheet == before
 
 
 def test_leaving_gives_the_layout_back_and_cleanup_observes_nothing(widget, slicer):
@@ -438,6 +564,40 @@ def test_nothing_is_cut_off(widget, width):
             assert one.height >= one.heightForWidth(one.width) - 2, one.text
 
 
+def test_long_words_make_no_wide_panel(widget, engine):
+    """CTK's sections are by nature as wide as their longest line; Slicer's panel would be pushed into the views."""
+    from MedQuantSlicerLib.colormap import legend
+
+    _scan(widget)
+    _click(widget.ui.quantizeButton)
+    message = "The scan could not be handed to the engine, and this is told at length. " * 5
+    engine.last("quantize").callbacks["on_error"]({"kind": "user", "message": message})
+    notes = (
+        "4-bit is simulated: the file is smaller, the arithmetic is that of floating point.",
+        "Not for clinical use.",
+    )
+    widget.ui.notesLabel.text = "\n".join(notes * 2)
+    widget.ui.notesLabel.setVisible(True)
+    widget.ui.layersSection.collapsed = False
+    widget.ui.legendLabel.text = legend(1.0)
+    widget.ui.legendLabel.setVisible(True)
+    _settle()
+    assert widget.panel.messages["quantize"].problem.isVisible()
+    assert widget.root.minimumSizeHint.width() <= 340
+
+
+def test_a_tall_panel_leaves_its_sections_as_they_are(widget):
+    """The room that is left is below the last section; the sensitivity, which scrolls, may take it."""
+    _box(widget, _scan(widget))
+    _click(widget.ui.modelButton)
+    heights = {}
+    for height in (1400, 2400):
+        widget.parent.resize(420, height)
+        _settle(60)
+        heights[height] = [getattr(widget.ui, f"{name}Section").height for name in ("model", "segment", "compare")]
+    assert heights[2400] == heights[1400]
+
+
 def test_the_table_with_a_reference_fits_a_narrow_panel(widget, engine):
     """Six numbers for each structure stand in two tables; what each model has against the reference in one line."""
     from MedQuantSlicerLib import compare_table
@@ -448,25 +608,30 @@ def test_the_table_with_a_reference_fits_a_narrow_panel(widget, engine):
 
     small = ("int8 kernels (openvino)", "CPU", "4.2 bits/weight")
     table = Table(
-        ("Dice", "NSD", "HD95 mm", "Volume mL", "FP32 Dice", "Its Dice", "Seconds"),
+        ("Dice", "NSD", "HD95 mm", "Volume mL", "FP32 to reference", "4-bit to reference", "Seconds"),
         ("",) * 7,
         (
             row("FP32", "", "", "", "2006.5", ".800", "", "1.95 s", of_all=True, badges=("float32", "CPU")),
             row("4-bit", ".991", ".98", "1.1", "2014.0", "", ".798", "1.97 s", of_all=True, badges=small),
             row("liver", ".989", ".978", "1.5", "1801.9 (+6.9)", ".821", ".819", ""),
+            row("spleen", ".991", ".98", "1.0", "204.6 (+0.7)", ".779", ".777", ""),
         ),
         "",
     )
     ui = widget.ui
     compare_table.fill_structures((ui.compareTable, ui.referenceTable), table)
     compare_table.fill_models(ui.costTable, table)
-    assert [ui.referenceTable.headerItem().text(place) for place in range(3)] == ["Structure", "FP32 Dice", "Its Dice"]
+    assert [ui.referenceTable.headerItem().text(place) for place in range(3)] == [
+        "Structure",
+        "FP32\nto reference",
+        "4-bit\nto reference",
+    ]
     lines = [ui.costTable.topLevelItem(row) for row in range(ui.costTable.topLevelItemCount)]
     told = [[line.text(place) for place in range(3)] for line in lines]
-    assert ["Reference Dice", ".800", ".798"] in told
+    assert ["Dice to reference", ".800", ".798"] in told
     assert ["Seconds", "1.95 s", "1.97 s"] in told
     assert ["Arithmetic", "float32", "int8 kernels"] in told
-    assert ["Runtime", "PyTorch", "OpenVINO"] in told
+    assert ["Runs on", "PyTorch, CPU", "OpenVINO, CPU"] in told
     assert ["Weights", "", "4.2 bits/weight"] in told
     assert "NSD" not in [line[0] for line in told], "FP32 has none: it stands with the structures"
     widget.parent.resize(360, 1800)
@@ -474,7 +639,8 @@ def test_the_table_with_a_reference_fits_a_narrow_panel(widget, engine):
     for tree in (ui.compareTable, ui.referenceTable, ui.costTable):
         widths = [tree.columnWidth(place) for place in range(tree.columnCount)]
         assert sum(widths) <= tree.width
-        assert widths[0] >= tree.fontMetrics().horizontalAdvance("Seconds")
+        # Fonts differ from system to system: some room is left.
+        assert widths[0] >= 1.2 * tree.fontMetrics().horizontalAdvance("Seconds")
 
 
 def test_choices_return_with_a_saved_session(widget, slicer, scene, tmp_path):
@@ -517,8 +683,8 @@ def test_news_are_scrolled_into_sight(slicer, scene, engine):
         _scan(widget)
         widget.ui.layersSection.collapsed = False
         _settle()
-        assert area.verticalScrollBar().value == 0
         widget.panel.presenter.find_sensitivity()
+        _settle()
         engine.last("sensitivity").callbacks["on_error"]({"kind": "user", "message": "Too small. Take another."})
         _settle(60)
         place = widget.panel.messages["layers"].problem

@@ -108,7 +108,7 @@ def test_cancelling_puts_the_former_masks_back(panel: Panel) -> None:
     panel.engine.last.tell("partial", {"masks": part})
     panel.presenter.cancel()
     panel.engine.last.tell("error", {"kind": "cancelled", "message": "Stopped."})
-    assert panel.host.did("show_masks")[-1] == ("show_masks", FP32, "fp32.npy", False)
+    assert panel.host.calls[-1] == ("put_back", FP32)
     assert panel.shown.table is not None
 
 
@@ -118,7 +118,7 @@ def test_failing_without_former_masks_takes_the_begun_ones_away(panel: Panel) ->
     part = {"array": "part-1.npy", "offset": [3, 0, 0], "labels": {"1": "liver"}}
     panel.engine.last.tell("partial", {"masks": part})
     panel.engine.last.tell("error", {"kind": "memory", "message": "Too large. Cut it."})
-    assert panel.host.calls[-1] == ("remove_masks", FP32)
+    assert panel.host.calls[-1] == ("put_back", FP32)
     assert panel.shown.problem.kind == "memory"
 
 

@@ -43,7 +43,7 @@ def start(slicer, tmp_path):
 
     yield begin
     for transport in started:
-        transport.kill()
+        transport.kill(wait=True)
 
 
 def _until(true, seconds=10):
@@ -79,13 +79,38 @@ def test_much_at_once(start):
 def test_killed(start):
     transport, heard = start(sys.executable, "-X", "utf8", "-c", ECHO)
     _until(lambda: heard.data)
-    transport.kill()
+    transport.kill(wait=True)
     assert heard.codes == [-9]
-    transport.kill()
+    transport.kill(wait=True)
     assert heard.codes == [-9], "its end is told once"
+
+
+def test_nobody_waits_for_a_killed_process_and_nothing_keeps_it(start):
+    """Taking a large program's memory back takes the system its time."""
+    from MedQuantSlicerLib import qprocess_transport
+
+    transport, heard = start(sys.executable, "-X", "utf8", "-c", ECHO)
+    _until(lambda: heard.data)
+    transport.kill()
+    assert heard.codes == [], "it was waited for"
+    assert transport in qprocess_transport._ending
+    _until(lambda: heard.codes)
+    assert transport not in qprocess_transport._ending
+    transport.send(b"too late\n")
+    assert transport._process is None
 
 
 def test_a_program_that_is_not_there(start):
     _transport, heard = start("/no/such/program")
     _until(lambda: heard.codes)
     assert heard.codes == [None]
+
+
+def test_qt_has_finished_telling_before_the_process_is_deleted(start):
+    """Deleted earlier, it is used after its end: PythonQt deletes what nothing in Python refers to any longer."""
+    transport, heard = start(sys.executable, "-c", "")
+    told = []
+    transport._process.finished.connect(lambda *_: told.append("finished"))
+    transport._process.destroyed.connect(lambda *_: told.append("deleted"))
+    _until(lambda: heard.codes and len(told) == 2)
+    assert told == ["finished", "deleted"]

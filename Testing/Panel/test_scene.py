@@ -241,14 +241,29 @@ def test_an_empty_mask_is_an_empty_segment(slicer, scene):
 
 
 def test_each_kind_in_its_own_view(scene):
-    from MedQuantSlicerLib import masks
+    from MedQuantSlicerLib import mask_views, masks
 
     volume = geometries.add_volume()
     labels = np.ones((9, 12, 16), np.uint8)
-    left = masks.show("fp32", labels, {1: "liver"}, volume, title="FP32").GetDisplayNode()
-    right = masks.show("quantized", labels, {1: "liver"}, volume, title="4-bit").GetDisplayNode()
-    assert list(left.GetViewNodeIDs()) == ["vtkMRMLSliceNodeMedQuantFP32"]
-    assert list(right.GetViewNodeIDs()) == ["vtkMRMLSliceNodeMedQuantQuantized"]
+    fp32 = masks.show("fp32", labels, {1: "liver"}, volume, title="FP32").GetDisplayNode()
+    quantized = masks.show("quantized", labels, {1: "liver"}, volume, title="4-bit").GetDisplayNode()
+    left, right = "vtkMRMLSliceNodeMedQuantFP32", "vtkMRMLSliceNodeMedQuantQuantized"
+    mask_views.keep_apart(volume)
+    assert (fp32.IsDisplayableInView(left), fp32.IsDisplayableInView(right)) == (True, False)
+    assert (quantized.IsDisplayableInView(left), quantized.IsDisplayableInView(right)) == (False, True)
+    mask_views.keep_apart(volume, flipped=True)
+    assert (fp32.IsDisplayableInView(left), fp32.IsDisplayableInView(right)) == (False, True)
+    assert (quantized.IsDisplayableInView(left), quantized.IsDisplayableInView(right)) == (True, False)
+    for display in (fp32, quantized):
+        assert display.IsDisplayableInView("vtkMRMLSliceNodeRed")
+        assert display.IsDisplayableInView("vtkMRMLViewNode1")
+    mask_views.keep_apart(geometries.add_volume())
+    for display in (fp32, quantized):
+        assert not display.IsDisplayableInView(left), "masks of another scan"
+        assert not display.IsDisplayableInView(right)
+        assert display.IsDisplayableInView("vtkMRMLSliceNodeRed")
+    mask_views.release()
+    assert [list(display.GetViewNodeIDs()) for display in (fp32, quantized)] == [[], []]
 
 
 def test_a_reference_on_another_grid(slicer, scene):
@@ -273,6 +288,49 @@ def test_a_reference_on_another_grid(slicer, scene):
     with pytest.raises(ValueError):
         masks.labels_on(scene.AddNewNodeByClass("vtkMRMLSegmentationNode"), volume)
     assert not slicer.util.getNodesByClass("vtkMRMLLabelMapVolumeNode")
+
+
+@every_geometry
+@pytest.mark.parametrize("above", ["nothing", "both", "the reference", "the scan"])
+def test_a_reference_comes_piece_by_piece_as_all_at_once(scene, geometry, above, monkeypatch):
+    from MedQuantSlicerLib import masks, turns
+    from MedQuantSlicerLib.segment_labels import SegmentLabels
+
+    monkeypatch.setattr(turns, "PIECE_BYTES", 2 * 2 * 12 * 16)  # two slices
+    volume, drawn = geometries.add_volume(geometry), np.zeros((9, 12, 16), np.uint8)
+    drawn[2:7, 3:9, 4:12] = 1
+    drawn[5:8, 3:5, 4:9] = 2
+    node = masks.show("fp32", drawn, {1: "liver", 2: "vessel"}, volume, title="drawn")
+    if above != "nothing":
+        transform = geometries.add_transform(geometries.moved()).GetID()
+        if above in ("both", "the scan"):
+            volume.SetAndObserveTransformNodeID(transform)
+        node.SetAndObserveTransformNodeID(transform if above in ("both", "the reference") else None)
+    labels = SegmentLabels(node, volume)
+    blocks = list(labels.blocks())
+    assert [len(block) for block in blocks] == [2, 2, 2, 2, 1]
+    expected, names = masks.labels_on(node, volume)
+    assert labels.names == names
+    np.testing.assert_array_equal(np.concatenate(blocks), expected)
+    node.GetSegmentation().SeparateSegmentLabelmap("MedQuant_2")
+    np.testing.assert_array_equal(np.concatenate(list(labels.blocks())), expected)
+
+
+def test_a_reference_of_surfaces_is_put_on_the_grid_too(scene):
+    from MedQuantSlicerLib import masks
+    from MedQuantSlicerLib.segment_labels import SegmentLabels
+
+    volume, drawn = geometries.add_volume(), np.zeros((9, 12, 16), np.uint8)
+    drawn[2:7, 3:9, 4:12] = 1
+    node = masks.show("fp32", drawn, {1: "liver"}, volume, title="drawn")
+    segmentation = node.GetSegmentation()
+    assert segmentation.CreateRepresentation("Closed surface")
+    segmentation.SetSourceRepresentationName("Closed surface")
+    segmentation.RemoveRepresentation("Binary labelmap")
+    found = np.concatenate(list(SegmentLabels(node, volume).blocks()))
+    assert 0.8 < found.sum() / drawn.sum() < 1.2
+    with pytest.raises(ValueError):
+        SegmentLabels(scene.AddNewNodeByClass("vtkMRMLSegmentationNode"), volume)
 
 
 def test_all_survives_a_saved_session(slicer, scene, tmp_path, rng):

@@ -85,8 +85,8 @@ def test_words_of_the_combo_boxes_are_those_of_the_engine(slicer):
 
     fields = parameters.MedQuantSlicerParameterNode
     for name, values in OPTION_VALUES.items():
-        kind = fields.allParameters[name].type
+        kind = fields.dataType(name)
         assert {word.value for word in kind} == set(values), name
         assert all(word.label() for word in kind)
-        assert fields.allParameters[name].default.value == getattr(Options(), name)
+        assert fields.allParameters[name].default.value.value == getattr(Options(), name)
     assert set(parameters.OPTIONS) == set(vars(Options()))

@@ -154,6 +154,8 @@ class _Pipes:
             except OSError:
                 assert self._process.wait(10) is not None  # it has ended, and `on_exit` is on its way
 
-    def kill(self) -> None:
+    def kill(self, wait: bool = False) -> None:
         if self._process is not None:
             self._process.kill()
+            if wait:
+                self._process.wait(10)

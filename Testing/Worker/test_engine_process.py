@@ -99,6 +99,37 @@ def test_a_process_ended_by_the_system_is_told_as_lack_of_memory(loop: EventLoop
     assert (error["kind"], error["message"]) == ("memory", messages.ENGINE_OUT_OF_MEMORY)
 
 
+LAUNCHER = """
+import os, subprocess, sys
+child = subprocess.Popen([sys.executable, "-c", *sys.argv[1:]])
+code = child.wait()
+if code < 0 or sys.platform == "win32" and code > 255:
+    sys.stderr.write("error: [/Slicer/bin/python-real] exit abnormally - Report the problem.\\n")
+os._exit(code if code >= 0 else 1)
+"""
+"""What Slicer's launcher does with a program that a signal has ended (PythonSlicer is one)."""
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows has no signals")
+@pytest.mark.parametrize(
+    ("death", "kind"),
+    [
+        ("os.kill(os.getpid(), 9)", "memory"),
+        ("import faulthandler; faulthandler.enable(); os.kill(os.getpid(), 11)", "engine"),
+        ("os._exit(3)", "engine"),
+    ],
+)
+def test_lack_of_memory_is_told_behind_a_launcher_too(loop: EventLoop, death: str, kind: str) -> None:
+    methods = f'elif method == "die":\n        {death}'
+    engine = loop.engine(sys.executable, "-c", LAUNCHER, SCRIPT.format(body="ready()", methods=methods))
+    error = loop.error(engine, "die")
+    assert error["kind"] == kind
+    assert "exit abnormally" in Path(error["log"]).read_text() or "_exit" in death
+    # What the log said of an earlier start does not count.
+    engine._command[-1] = SCRIPT.format(body="ready()", methods='elif method == "die":\n        os._exit(3)')
+    assert loop.error(engine, "die")["kind"] == "engine"
+
+
 def test_only_the_request_that_it_died_of_fails(loop: EventLoop) -> None:
     engine = _engine(loop, 'elif method == "crash":\n    time.sleep(0.3)\n    os._exit(1)')
     crash, after = loop.ask(engine, "crash"), loop.ask(engine, "echo", {"b": 2})
@@ -181,7 +212,7 @@ class _Silent:
     def send(self, data: bytes) -> None:
         self.sent.append(data)
 
-    def kill(self) -> None:
+    def kill(self, wait: bool = False) -> None:
         self.killed = True
 
 
@@ -191,7 +222,8 @@ def test_the_last_words_of_a_killed_process_do_not_count() -> None:
     answers: list[dict] = []
     engine.request("work", on_result=answers.append, on_error=answers.append)
     first = _Silent.last
-    assert first.command[:3] == ["engine", "worker", "--folder"] and first.environment == {"A": "b"}
+    assert first.command[:3] == ["engine", "worker", "--token"] and first.environment == {"A": "b"}
+    assert first.command[-2:] == ["--folder", str(engine.folder)]
     first.on_bytes(b'{"event": "ready"}\n')
     for second in range(1, 13):
         now[0] = float(second)
@@ -240,6 +272,17 @@ def test_a_program_that_does_not_start_is_told_once(loop: EventLoop, command: li
         assert "no engine here" in Path(first.error["log"]).read_text()
 
 
+def test_a_folder_that_cannot_be_written_to_is_told(loop: EventLoop) -> None:
+    engine = _engine(loop)
+    token = Path(engine.path(engine_process.TOKEN))
+    token.mkdir()
+    answer = loop.ask(engine, "echo")
+    assert answer.error["kind"] == "engine" and answer.error["message"] == messages.ENGINE_NOT_STARTED
+    assert not engine.running
+    token.rmdir()
+    assert loop.result(engine, "echo", {"a": 1}) == {"a": 1}
+
+
 def test_cancelling_is_told_to_the_process(loop: EventLoop) -> None:
     heed = """elif method == "work":
     say(id=id, progress={"fraction": 0.1, "text": "Working"})
@@ -255,14 +298,13 @@ elif method == "cancel":
     assert engine.starts == 1
 
 
-def test_a_process_that_does_not_heed_is_ended(loop: EventLoop, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(engine_process, "CANCEL_SECONDS", 0.3)
+def test_a_process_that_does_not_heed_is_ended(loop: EventLoop) -> None:
     engine = _engine(loop, 'elif method == "work":\n    say(id=id, progress={})\n    time.sleep(600)')
     answer, after = loop.ask(engine, "work"), loop.ask(engine, "echo", {"b": 2})
     loop.wait(lambda: answer.progress, 20)
     answer.request.cancel()
-    loop.wait(lambda: answer.done, 5)
-    assert answer.error["kind"] == "cancelled"
+    assert loop.wait(lambda: answer.done, 5) < 2.0
+    assert answer.error["kind"] == "cancelled" and engine.running
     loop.wait(lambda: after.done, 20)
     assert after.result == {"b": 2}
 

@@ -51,7 +51,29 @@ def odd(params, work):
 def deaf(params, work):
     while not (params.get("listens") and work.cancelled):
         time.sleep(0.05)
+    time.sleep(params.get("longer", 0))
+    open(work.folder / "stopped", "w").close()
     return {}
+
+def burn(params, work):
+    work.part().report(0.1, "Burning")
+    while True:
+        pass
+
+def compile(params, work):
+    from medquant.background import stoppable_call
+
+    return stoppable_call(lambda: burn({}, work), work.part())
+
+def export(params, work):
+    import pathlib, tempfile
+    from medquant.worker.unfinished import writing_in
+
+    target = pathlib.Path(params["folder"])
+    with writing_in(target, work.folder):
+        beside = tempfile.mkdtemp(prefix=".writing-", dir=target)
+        open(beside + "/model.onnx", "w").close()
+        burn(params, work)
 
 def unsendable(params, work):
     return {"thing": object()}
@@ -148,19 +170,56 @@ def test_nonsense_is_not_answered_but_told(worker: EventLoop) -> None:
     assert engine.starts == 1
 
 
-def test_cancelling_is_answered_at_once_though_the_work_goes_on(worker: EventLoop) -> None:
+def test_cancelling_is_answered_when_the_work_has_stopped(worker: EventLoop) -> None:
     engine = worker.made
     worker.result(engine, "noise")
-    busy = worker.ask(engine, "deaf", {"listens": True})
+    busy = worker.ask(engine, "deaf", {"listens": True, "longer": 0.2})
     waiting = worker.ask(engine, "noise")
-    time.sleep(0.3)
+    worker.wait(lambda: busy.request.begun)
     waiting.request.cancel()
-    assert worker.wait(lambda: waiting.done) < 1.0
+    assert worker.wait(lambda: waiting.done) < 2.0
     assert not busy.done
     busy.request.cancel()
-    assert worker.wait(lambda: busy.done) < 1.0
+    worker.wait(lambda: busy.done)
+    assert (engine.folder / "stopped").exists()
     assert busy.error["kind"] == waiting.error["kind"] == "cancelled"
     assert worker.result(engine, "noise") == {"quiet": True}
+    assert engine.starts == 1, "its warmth is lost"
+
+
+@needs_posix
+@pytest.mark.parametrize("method", ["burn", "compile"])
+def test_work_that_does_not_stop_is_ended(worker: EventLoop, method: str) -> None:
+    """`burn` never looks; `compile` says that it stopped while a thread of it goes on."""
+    engine = worker.made
+    (engine.folder / "masks.npy").write_bytes(b"masks")
+    worker.result(engine, "noise")
+    busy = worker.ask(engine, method)
+    worker.wait(lambda: busy.progress)
+    used = psutil.Process(worker.processes[0].pid)
+    busy.request.cancel()
+    assert worker.wait(lambda: busy.done) < 3.0
+    assert busy.error["kind"] == "cancelled"
+    psutil.wait_procs([used], timeout=10)
+    assert not used.is_running() or used.status() == psutil.STATUS_ZOMBIE, "it still computes"
+    assert engine.running and engine.starts == 2
+    began = time.monotonic()
+    assert worker.result(engine, "noise") == {"quiet": True}
+    assert time.monotonic() - began < 20.0
+    assert (engine.folder / "masks.npy").read_bytes() == b"masks"
+
+
+@needs_posix
+def test_an_export_that_is_ended_leaves_nothing_half_written(worker: EventLoop, tmp_path: Path) -> None:
+    for name in (".writing-of-somebody-else", "an export"):
+        (tmp_path / name).mkdir()
+    export = worker.ask(worker.made, "export", {"folder": str(tmp_path)})
+    worker.wait(lambda: export.progress)
+    assert len(list(tmp_path.iterdir())) == 3
+    export.request.cancel()
+    worker.wait(lambda: export.done)
+    worker.result(worker.made, "noise")
+    assert sorted(path.name for path in tmp_path.iterdir()) == [".writing-of-somebody-else", "an export"]
 
 
 def test_quick_questions_do_not_wait_for_long_work(worker: EventLoop) -> None:
@@ -240,9 +299,13 @@ def test_it_ends_with_its_parent_and_leaves_no_scan(orphan: Callable, tmp_path: 
     assert not (tmp_path / "exchange").exists()
 
 
-def _start(folder: Path, **options: object) -> subprocess.Popen[bytes]:
-    command = [sys.executable, "-m", "medquant", "worker", "--folder", str(folder)]
-    process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, **options)
+def _command(folder: Path, token: str = "") -> list[str]:
+    named = ["--token", token] if token else []
+    return [sys.executable, "-m", "medquant", "worker", *named, "--folder", str(folder)]
+
+
+def _start(folder: Path, token: str = "", **options: object) -> subprocess.Popen[bytes]:
+    process = subprocess.Popen(_command(folder, token), stdin=subprocess.PIPE, stdout=subprocess.PIPE, **options)
     assert json.loads(process.stdout.readline())["event"] == "ready"
     return process
 
@@ -252,6 +315,25 @@ def test_it_ends_where_its_input_does(tmp_path: Path) -> None:
     process.stdin.close()
     assert process.wait(10) == 0
     assert not (tmp_path / "exchange").exists()
+
+
+def test_it_leaves_the_folder_to_the_worker_that_came_after_it(tmp_path: Path) -> None:
+    folder = tmp_path / "exchange"
+    folder.mkdir()
+    (folder / "token").write_text("first")
+    first = _start(folder, "first")
+    (folder / "token").write_text("second")
+    second = _start(folder, "second")
+    (folder / "volume.npy").write_bytes(b"a patient")
+    first.stdin.close()
+    assert first.wait(10) == 0
+    assert (folder / "volume.npy").exists()
+    late = subprocess.run(_command(folder, "first"), stdin=subprocess.DEVNULL, capture_output=True, timeout=60)
+    assert late.returncode == 0 and b"ready" not in late.stdout
+    assert (folder / "volume.npy").exists()
+    second.stdin.close()
+    assert second.wait(10) == 0
+    assert not folder.exists()
 
 
 def test_shutdown_leaves_the_folder_to_its_owner(tmp_path: Path) -> None:
@@ -269,7 +351,7 @@ def test_a_ctrl_c_in_the_parents_terminal_is_not_meant_for_it(tmp_path: Path) ->
     process.stdin.write(b'{"id": 1, "method": "models"}\n')
     process.stdin.flush()
     while "result" not in (message := json.loads(process.stdout.readline())):
-        assert message.get("event") == "heartbeat"
+        assert message.get("event") == "heartbeat" or message.get("begun")
     os.killpg(process.pid, signal.SIGTERM)
     assert process.wait(10) == 0
 
@@ -280,3 +362,16 @@ def test_others_go_first(tmp_path: Path) -> None:
     assert psutil.Process(process.pid).nice() > psutil.Process().nice()
     process.kill()
     process.wait(10)
+
+
+@needs_posix
+def test_whoever_shows_pictures_goes_first_and_has_a_core() -> None:
+    code = (
+        "import os; from medquant.worker import process; process._give_way(); import torch;"
+        " print(torch.get_num_threads(), os.nice(0))"
+    )
+    for given, threads in (({}, max(1, (os.cpu_count() or 2) - 1)), ({"OMP_NUM_THREADS": "1"}, 1)):
+        environment = {name: value for name, value in os.environ.items() if name != "OMP_NUM_THREADS"} | given
+        done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
+        found, niceness = map(int, done.stdout.split())
+        assert found == threads and niceness >= 10

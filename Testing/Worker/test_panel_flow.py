@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import itertools
 import sys
-from collections.abc import Sequence
+import zlib
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +35,27 @@ class ArrayHost:
         self.position: tuple[float, ...] | None = None
         self.titles: tuple[str, str] | None = None
         self.layout_restored = False
+        self.keeps: dict[str, str] = {}
+
+    def masks_state(self, kind: str) -> str:
+        return f"{zlib.crc32(self.masks[kind])} {self.names[kind]}" if kind in self.masks else ""
+
+    def reference_state(self) -> str:
+        return str(zlib.crc32(self.labels))
+
+    def write_masks(self, kind: str, path: str, on_done: Callable, on_error: Callable) -> None:
+        np.save(path, self.masks[kind])
+        on_done(self.names[kind])
+
+    def keep(self, what: str, text: str) -> None:
+        self.keeps[what] = text
+
+    def kept(self, what: str) -> str:
+        return self.keeps.get(what, "")
+
+    def set_aside(self, kind: str) -> Callable[[], None]:
+        before = self.masks.get(kind)
+        return lambda: self.masks.pop(kind, None) if before is None else self.masks.update({kind: before})
 
     def volume(self) -> VolumeInfo | None:
         if not self.reading:
@@ -41,15 +63,16 @@ class ArrayHost:
         spacing = tuple(reversed(self.scan.spacing))
         return VolumeInfo("1", "ct", "CT", self.scan.shape, spacing, tuple(map(tuple, self.scan.affine.tolist())))
 
-    def write_volume(self, path: str) -> None:
+    def write_volume(self, path: str, on_done: Callable, on_error: Callable) -> None:
         np.save(path, self.scan.array)
+        on_done()
 
     def boxes(self) -> Sequence[BoxInfo]:
         return tuple(self.drawn)
 
-    def write_reference(self, path: str) -> dict[int, str]:
+    def write_reference(self, path: str, on_done: Callable, on_error: Callable) -> None:
         np.save(path, self.labels)
-        return {LIVER: "liver"}
+        on_done({LIVER: "liver"})
 
     def start_box(self, from_segment: bool = False) -> None:
         first, last = SLICES
@@ -61,12 +84,11 @@ class ArrayHost:
     def show_masks(self, kind: str, masks: Masks, partial: bool) -> None:
         block = np.load(masks.file)
         if not partial:
-            assert block.shape == self.scan.shape
-            self.masks[kind] = block
-        else:
-            whole = self.masks.setdefault(kind, np.zeros(self.scan.shape, np.uint8))
-            whole[tuple(slice(at, at + size) for at, size in zip(masks.offset, block.shape, strict=True))] = block
-            self.parts += 1
+            assert all(block.any(axis=axis).any() for axis in range(3)) and block.shape < self.scan.shape
+            self.masks.pop(kind, None)
+        whole = self.masks.setdefault(kind, np.zeros(self.scan.shape, np.uint8))
+        whole[tuple(slice(at, at + size) for at, size in zip(masks.offset, block.shape, strict=True))] = block
+        self.parts += partial
         self.names[kind] = masks.labels
 
     def remove_masks(self, kind: str) -> None:
@@ -134,7 +156,7 @@ def test_from_the_scan_to_the_table_and_back(loop: EventLoop, host: ArrayHost, t
     assert {State.SEGMENTING, State.COMPARING} <= {one.state for one in seen}
     assert [row.title for row in shown.table.rows] == ["FP32", "4-bit", "liver"]
     assert host.titles == (shown.left_title, shown.right_title)
-    assert shown.left_title.startswith("FP32  7.7 MB  ")
+    assert shown.left_title.startswith("FP32  15 MB  ")
     assert shown.right_title.startswith(f"4-bit  {shown.quantized.split(': ')[1].partition(',')[0]}  ")
     assert host.names[FP32] == host.names[QUANTIZED] == {1: "liver"}
     truth = host.labels[SLICES[0] : SLICES[1] + 1] == LIVER
@@ -146,9 +168,9 @@ def test_from_the_scan_to_the_table_and_back(loop: EventLoop, host: ArrayHost, t
 
     presenter.difference()
     assert (host.masks[DIFFERENCE] > 0).sum() == differs.sum()
-    assert presenter.difference_file().endswith(".npy")
+    assert presenter.difference_per_slice()[0] == tuple(differs.tolist())
     presenter.reference_chosen("manual")
-    assert "FP32 Dice" in wait().table.columns
+    assert "FP32 to reference" in wait().table.columns
     report = tmp_path / "report.html"
     presenter.save_report(str(report))
     assert str(report) in wait().notice and "manual" in report.read_text(encoding="utf-8")
@@ -167,11 +189,51 @@ def test_from_the_scan_to_the_table_and_back(loop: EventLoop, host: ArrayHost, t
     presenter.export("artifact", str(tmp_path))
     assert Path(wait().exported).parent == tmp_path
 
+    _reopen(loop, host, presenter.shown)
     left = {path.name.partition("-")[0] for path in engine.folder.iterdir()}
     assert not left & {"part", "reference"}, "what is no longer needed was not removed"
     folder = engine.folder
     presenter.close()
     assert not folder.exists() and host.layout_restored
+
+
+def _reopen(loop: EventLoop, host: ArrayHost, before: Shown) -> None:
+    """The same scene in another panel and another process: everything is there, and nothing has to be done again."""
+    engine = loop.engine(sys.executable, "-m", "medquant", "worker")
+    presenter = Presenter(engine, host, lambda shown: None)
+    for name in ("method", "slices", "runtime"):
+        presenter.set_option(name, getattr(before.options, name))
+    presenter.choices_loaded()
+    presenter.start()
+    presenter.reference_chosen("manual")
+    shown = presenter.shown
+    assert shown.table == before.table and shown.worst == before.worst
+    assert (shown.left_title, shown.right_title) == (before.left_title, before.right_title)
+    assert shown.quantized == before.quantized and shown.quantized_fits
+    assert shown.heatmap == before.heatmap and shown.overrides == before.overrides
+    assert shown.waiting is None
+    difference = host.masks.pop(DIFFERENCE).copy()
+    presenter.facts.difference_shown = False
+    presenter.difference()
+    loop.wait(lambda: DIFFERENCE in host.masks, 60)
+    np.testing.assert_array_equal(host.masks[DIFFERENCE], difference)
+    again = presenter.shown.table
+    assert (again.headline, again.rows, again.notes) == (before.table.headline, before.table.rows, before.table.notes)
+
+    # A hand mends the quantized model's masks: what is compared is what is there, and it is said to be so.
+    presenter.difference()
+    host.masks[QUANTIZED] = host.masks[FP32].copy()
+    presenter.masks_changed()
+    assert "changed" in presenter.shown.table.headline
+    presenter.compare()
+    loop.wait(lambda: presenter.shown.waiting is None, 60)
+    edited = presenter.shown.table
+    assert edited.headline == "Dice 1.000, masks as FP32"
+    assert [row.title for row in edited.rows] == ["FP32", "4-bit (edited)", "liver"]
+    assert any("edited by hand" in note for note in edited.notes)
+    told = [choice.accuracy for choice in presenter.shown.choices]
+    assert told == [choice.accuracy for choice in before.choices], "what a hand has mended says nothing of the model"
+    presenter.close()
 
 
 def test_a_worker_that_is_killed_costs_only_what_it_did(loop: EventLoop, host: ArrayHost) -> None:

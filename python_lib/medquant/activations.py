@@ -49,7 +49,9 @@ class ActivationQuantizer(nn.Module):
 
     Static quantizers hold `scale` and `zero` (int32) as buffers, without axes, or (channels,) where each channel has
     its own. Dynamic ones take the range of what they are given, each member of the batch (the first axis) by itself, so
-    that what one input becomes does not depend on the others. Zero is always a level. A symmetric grid has an odd
+    that what one input becomes does not depend on the others. Inside windowed attention (SAM's, Swin's) windows are
+    members of the batch: "per tensor" and "per channel" are a grid for each window there, finer than MedQuanBench's for
+    all windows of a picture. Zero is always a level. A symmetric grid has an odd
     number of levels, 2^bits - 1 (MedQuanBench, equation 1). With `dither` the values (batch, channels, *spatial) are
     moved by parts of a step before they are rounded (`medquant.dither`).
     """

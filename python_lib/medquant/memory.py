@@ -1,4 +1,4 @@
-"""How much memory a piece of work takes."""
+"""How much memory a piece of work takes, whether it sufficed, and giving it back."""
 
 from __future__ import annotations
 
@@ -61,6 +61,11 @@ def lacks_memory(error: BaseException) -> bool:
 def give_back_memory() -> None:
     """Return to the system what has been freed; the C library of Linux keeps it otherwise."""
     gc.collect()
+    trim_heap()
+
+
+def trim_heap() -> None:
+    """Return to the system what has been freed, without looking for more."""
     if sys.platform == "linux":
         with suppress(OSError, AttributeError):  # another C library
             ctypes.CDLL("libc.so.6").malloc_trim(0)

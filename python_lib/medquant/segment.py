@@ -45,10 +45,8 @@ def segment(
         seconds = time.perf_counter() - began
     execution = execution_of(model)
     if result.fallback:
-        simulated = None if execution.simulated is None else True
-        execution = replace(
-            execution, runtime="pytorch", simulated=simulated, reason=result.fallback, layers=None, floating_layers=None
-        )
+        execution = by_pytorch(model) if result.fallback.by_pytorch else execution
+        execution = replace(execution, reason=result.fallback.reason)
     return replace(
         result,
         seconds=seconds,
@@ -60,15 +58,10 @@ def segment(
 
 def execution_of(model: Model | QuantizedModel) -> Execution:
     """What computes a model as it stands."""
-    from medquant.models.base import device_of
-
     adapter = getattr(model, "model", model)
     quantized, sessions = adapter is not model, adapter.sessions.values()
     if not sessions:
-        device = device_of(adapter.network).type.upper()
-        rounded = quantized and model.recipe.activations is not None
-        precision = "int8" if rounded else "fp32"
-        return Execution(device=device, precision=precision, simulated=True if quantized else None, reason=adapter.why)
+        return by_pytorch(model)
     runtime, device, precision = (
         " + ".join(dict.fromkeys(getattr(session, name) for session in sessions))
         for name in ("runtime", "device", "precision")
@@ -77,12 +70,36 @@ def execution_of(model: Model | QuantizedModel) -> Execution:
     simulated = not integers or any(session.simulated for session in integers)
     layers, floating = None, None
     if quantized and integers and all(hasattr(session, "layers") for session in integers):
-        layers = sum(session.layers for session in integers)
-        floating = layers - sum(session.integer_layers for session in integers)
+        # A part that was to run on integers and stayed with PyTorch counts its layers too.
+        stayed = [session for session in sessions if session not in integers and session.runtime == "pytorch"]
+        counted = [session for session in (*integers, *stayed) if hasattr(session, "layers")]
+        layers = sum(session.layers for session in counted)
+        floating = layers - sum(session.integer_layers for session in counted)
         simulated = 2 * floating > layers
-    return Execution(
-        runtime, device.upper(), precision, simulated if quantized else None, adapter.why, layers, floating
+    products = sum(
+        getattr(session, "quantized_products", 0) - getattr(session, "integer_products", 0) for session in integers
     )
+    return Execution(
+        runtime,
+        device.upper(),
+        precision,
+        simulated if quantized else None,
+        adapter.why,
+        layers,
+        floating,
+        floating_products=products if quantized else 0,
+    )
+
+
+def by_pytorch(model: Model | QuantizedModel) -> Execution:
+    """What computes a model without any runtime."""
+    from medquant.models.base import device_of
+
+    adapter = getattr(model, "model", model)
+    quantized = adapter is not model
+    device = device_of(adapter.network).type.upper()
+    precision = "int8" if quantized and model.recipe.activations is not None else "fp32"
+    return Execution(device=device, precision=precision, simulated=True if quantized else None, reason=adapter.why)
 
 
 @contextmanager

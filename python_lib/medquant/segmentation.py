@@ -34,13 +34,27 @@ class Execution:
     layers: int | None = None
     """How many layers the compiled network has, and below how many of them run in floating point; None: not known."""
     floating_layers: int | None = None
+    floating_products: int = 0
+    """How many products of attention, rounded by the recipe, run in floating point for all that is known."""
 
     def describe(self) -> str:
         """In words: "openvino int8 on CPU, 3 of 96 layers in floating point"."""
         kernels = {None: "", True: ", simulated", False: ", integer kernels"}[self.simulated]
         if self.simulated is False and self.floating_layers:
             kernels = f", {self.floating_layers} of {self.layers} layers in floating point"
+        if self.simulated is False and self.floating_products:
+            kernels += f", {self.floating_products} products of attention in floating point"
         return f"{self.runtime} {self.precision} on {self.device}{kernels}"
+
+
+@dataclass(frozen=True)
+class Fallback:
+    """How a scan was computed otherwise than asked for."""
+
+    reason: str
+    """What was done, and why, in a sentence."""
+    by_pytorch: bool = True
+    """Whether PyTorch took over from the runtime."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -61,8 +75,8 @@ class Segmentation:
     stages: dict[str, float] = field(default_factory=dict)
     execution: Execution | None = None
     """None where the labels were not computed but read."""
-    fallback: str = ""
-    """What was computed otherwise than asked for, by PyTorch and with smaller patches, and why; empty: nothing."""
+    fallback: Fallback | None = None
+    """None: computed as asked for."""
 
     def __post_init__(self) -> None:
         if self.labels.shape != self.volume.shape:

@@ -25,6 +25,7 @@ SHORTCUTS = (
     ("Space", "flip FP32 and quantized in place"),
     ("R", "fit the scan into the views"),
     ("1, 2, 3", "axial, coronal, sagittal"),
+    ("Ctrl and +, -, 0", "larger, smaller, usual text"),
 )
 
 

@@ -56,5 +56,5 @@ def make_window():
     from medquant_desktop.window import Window
 
     settings = QSettings()
-    theme.apply(application, theme.THEMES.get(settings.value("theme"), theme.DARK))
+    theme.apply(application, theme.THEMES.get(settings.value("theme"), theme.DARK), theme.points_of(settings))
     return Window(logic, settings)

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 
 from medquant_desktop.slice_view import SliceView
 
 
-def profile(file: str, view: SliceView) -> tuple[float, ...]:
-    """Counts for each slice of the view, from the labels (k, j, i) of the difference on the scan's own grid.
+def profile(per_slice: Sequence[Sequence[int]], view: SliceView) -> tuple[float, ...]:
+    """Counts for each slice of the view, from those along the scan's own axes (k, j, i).
 
     Empty where the view's planes are not the scan's.
     """
@@ -24,6 +26,5 @@ def profile(file: str, view: SliceView) -> tuple[float, ...]:
     axis = int(np.abs(along).argmax())
     if abs(along[axis]) < 0.999:
         return ()
-    labels = np.load(file, mmap_mode="r")
-    counts = np.count_nonzero(labels, axis=tuple(other for other in range(3) if other != 2 - axis))
+    counts = per_slice[2 - axis]
     return tuple(float(count) for count in (counts if along[axis] > 0 else counts[::-1]))

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from PySide6.QtCore import QTimer
 from PySide6.QtWidgets import QFileDialog, QMessageBox
 
 from medquant_desktop import menus, session
@@ -19,6 +18,7 @@ from medquant_desktop.welcome import series_entries
 if TYPE_CHECKING:
     from medquant_desktop.window import Window
 
+MODELS = "quantized models"
 NAMED = 6
 """Structures of a reference that are told by name."""
 
@@ -33,7 +33,11 @@ class Documents:
         self._asked = ""
         self._path: Path | None = None
         self._waiting: list[Path] = []
+        self._problems: list[str] = []
+        """Of what was opened together with what waits."""
         self._kept: dict[str, object] = {}
+        self._saving = False
+        self._once_saved: Callable[[], None] = lambda: None
 
     # -- opening
 
@@ -53,12 +57,12 @@ class Documents:
 
     def open_sample(self) -> None:
         """Open the CT phantom, which is made on the spot."""
-        self._path, self._waiting = None, []
+        self._path, self._waiting, self._problems = None, [], []
         self._read({"sample": True}, "Making the sample CT")
 
     def open_paths(self, paths: Sequence[Path]) -> None:
         """Open several things, one after the other."""
-        self._waiting = list(paths)
+        self._waiting, self._problems = list(paths), []
         self._open_next()
 
     def open_path(self, path: Path) -> None:
@@ -67,10 +71,12 @@ class Documents:
 
     def _open_next(self) -> None:
         if not self._waiting:
+            if self._problems:
+                self._window.notice.problem("\n".join(self._problems))
             return
         self._path = path = self._waiting.pop(0)
         if is_session(path):
-            if not self.may_close():
+            if not self.may_close(lambda: self.open_path(path)):
                 return
             self._window.notice.wait(f"Opening {path.name}", None)
             session.load(path, self._session_loaded)
@@ -86,7 +92,8 @@ class Documents:
         self.reader.read(request, self._answered)
 
     def cancel(self) -> None:
-        """Stop reading."""
+        """Stop reading, whatever else was to be opened."""
+        self._waiting, self._problems = [], []
         self.reader.cancel()
         self._window.notice.clear()
 
@@ -106,9 +113,9 @@ class Documents:
             entries = [(n, f"{what.capitalize()} {n + 1}", "") for n in range(count)]
             self._ask_which(what, f"This scan has {count} {words}. Which one?", entries)
         else:
-            self._window.notice.problem(answer["message"])
+            self._problems.append(answer["message"])
         self._opened(kind == "scan")
-        if kind in ("scan", "labels"):
+        if kind not in ("series", "choice"):
             self._open_next()
 
     def _ask_which(self, what: str, title: str, entries: list[tuple[int, str, str]]) -> None:
@@ -145,36 +152,38 @@ class Documents:
 
     # -- sessions
 
-    def ask_where_to_save(self) -> None:
-        """Save the session to a file that the user chooses."""
+    def ask_where_to_save(self, then: Callable[[], None] = lambda: None) -> None:
+        """Save the session to a file that the user chooses; `then` once that went well."""
         path = _first(QFileDialog.getSaveFileName(self._window, "Save the session", "session.mrb", "Sessions (*.mrb)"))
         if path:
-            self.save_session(Path(path))
+            self.save_session(Path(path), then)
 
-    def save_session(self, path: Path) -> None:
-        """Save everything to one file."""
+    def save_session(self, path: Path, then: Callable[[], None] = lambda: None) -> None:
+        """Save everything to one file, while the window goes on."""
+        if self._saving:
+            return
         path = path if is_session(path) else path.with_name(path.name + ".mrb")
         self._window.notice.wait(f"Saving {path.name}", None)
-        # First the words, then the work.
-        QTimer.singleShot(
-            0, lambda: session.save(path, self._window.application_logic, lambda error: self._saved(path, error))
-        )
+        self._saving, self._once_saved, kept = True, then, self._results()
+        session.save(path, lambda error: self._saved(path, kept, error))
 
-    def _saved(self, path: Path, error: str) -> None:
+    def _saved(self, path: Path, kept: dict[str, object], error: str) -> None:
+        self._saving, then = False, self._once_saved
         if error:
             self._window.notice.problem(error)
             return
-        self._kept = session.results()
+        self._kept = kept
         self._window.notice.tell(f"Saved to {path}.")
         self.recent.add(path)
         menus.show_recent(self._window)
+        then()
 
     def _session_loaded(self, error: str) -> None:
         self._window.notice.clear()
         if error:
             self._window.notice.problem(error)
         self._opened(not error)
-        self._kept = session.results()
+        self._kept = self._results()
         # The views of the session are in the scene: where they were is read before they turn to the scan.
         offset = self._window.views.left.logic.GetSliceOffset()
         self._window.views.orientation = self._window.views.left.node.GetDefaultOrientation()
@@ -183,18 +192,40 @@ class Documents:
             self._window.views.left.go_to(offset)
             self._window.show_masks_again()
 
-    def may_close(self) -> bool:
-        """Whether the scene may go: nothing in it is unsaved, or the user does not mind."""
-        return session.results() == self._kept or self.may_lose()
+    def may_close(self, again: Callable[[], None]) -> bool:
+        """Whether the scene may go: nothing in it is unsaved, or the user does not mind.
 
-    def may_lose(self) -> bool:
-        """Ask whether masks and boxes that were not saved may go."""
-        answers = QMessageBox.StandardButton
-        text = "Masks or boxes are not saved. Lose them?"
-        return (
-            QMessageBox.question(self._window, "MedQuantSlicer", text, answers.Discard | answers.Cancel)
-            == answers.Discard
-        )
+        Where it may not because it is being saved, or the user wishes that, `again` is called afterwards.
+        """
+        if self._saving:
+            self._once_saved = again
+            return False
+        if not self.unsaved():
+            return True
+        answer = self.may_lose()
+        if answer is None:
+            self.ask_where_to_save(again)
+        return bool(answer)
+
+    def unsaved(self) -> list[str]:
+        """What would be lost: neither in a session nor, of quantized models, exported."""
+        results, kept = self._results(), self._kept
+        models = results.pop(MODELS) - kept.get(MODELS, frozenset())
+        lost = [what for what, held in results.items() if held and held != kept.get(what)]
+        return lost + [MODELS] * bool(models)
+
+    def may_lose(self) -> bool | None:
+        """Ask whether what is not saved may go; None: save it first."""
+        answers, unsaved = QMessageBox.StandardButton, self.unsaved()
+        what = " and ".join(filter(None, (", ".join(unsaved[:-1]), unsaved[-1])))
+        text = f"{what[0].upper()}{what[1:]} {'are' if len(unsaved) > 1 or what.endswith('s') else 'is'} not saved."
+        buttons = answers.Save | answers.Discard | answers.Cancel
+        answer = QMessageBox.question(self._window, "MedQuantSlicer", text, buttons, answers.Save)
+        return {answers.Save: None, answers.Discard: True}.get(answer, False)
+
+    def _results(self) -> dict[str, object]:
+        """What would be lost with the scene and the panel, by what it is."""
+        return {**session.results(), MODELS: self._window.frame.presenter.not_exported()}
 
     def close(self) -> None:
         """End the reader."""

@@ -6,16 +6,18 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import slicer
-from PySide6.QtCore import QEvent, QObject, Qt
-from PySide6.QtWidgets import QGridLayout, QHBoxLayout, QLabel, QPushButton, QVBoxLayout, QWidget
+from PySide6.QtCore import QEvent, QObject, Qt, QTimer
+from PySide6.QtWidgets import QGridLayout, QHBoxLayout, QLabel, QVBoxLayout, QWidget
 
+from medquant.memory import trim_heap
 from medquant_desktop.pane import DIFFERENCE, LEFT, NAMES, RIGHT, THREE_D, Pane
 from medquant_desktop.probe import describe_place
 from medquant_desktop.slice_slider import HEIGHT, SliceSlider
 from medquant_desktop.slice_view import ORIENTATIONS, SliceView
-from medquant_desktop.surfaces import SURFACE, Surfaces
+from medquant_desktop.surfaces import Surfaces
 from medquant_desktop.three_d_view import ThreeDView
 
+SETTLED_MS = 400
 ELLIPSIS = "\N{HORIZONTAL ELLIPSIS}"
 
 
@@ -38,6 +40,11 @@ class LinkedViews(QWidget):
         self.orientation = ORIENTATIONS[0]
         self.volume: Any = None
         self.panes: dict[str, Pane] = {}
+        # Views that became smaller have freed pictures of the whole window.
+        self._settled = QTimer(self)
+        self._settled.setSingleShot(True)
+        self._settled.setInterval(SETTLED_MS)
+        self._settled.timeout.connect(trim_heap)
         self._grid = QGridLayout()
         self._grid.setContentsMargins(0, 0, 0, 0)
         self._grid.setSpacing(2)
@@ -49,15 +56,11 @@ class LinkedViews(QWidget):
         self._number.setMinimumWidth(64)
         self._number.setFixedHeight(HEIGHT)
         self._number.setAlignment(Qt.AlignmentFlag.AlignBottom)
-        self.worst_button = QPushButton("Slice that differs most")
-        self.worst_button.setObjectName("worstSlice")
-        self.worst_button.setVisible(False)
         below = QHBoxLayout()
         below.setContentsMargins(10, 3, 10, 3)
         below.setSpacing(10)
         below.addWidget(self._number)
         below.addWidget(self.slider, 1)
-        below.addWidget(self.worst_button)
         column = QVBoxLayout(self)
         column.setContentsMargins(0, 0, 0, 0)
         column.setSpacing(0)
@@ -89,9 +92,9 @@ class LinkedViews(QWidget):
         """Show a scan in every slice view; None for none."""
         self.volume = volume
         self.slider.show_profile(())
-        self.worst_button.setVisible(False)
         for view in self.slice_views():
             view.show_volume(volume)
+        self.show_surface()
         self._moved()
 
     def show_pair(self, left: str, right: str) -> None:
@@ -116,7 +119,7 @@ class LinkedViews(QWidget):
             self._make(tag)
             self._shown.add(tag)
             if tag == THREE_D:
-                self._show_surfaces()
+                self.show_surface()
         else:
             self._shown.discard(tag)
         self._arrange()
@@ -150,6 +153,7 @@ class LinkedViews(QWidget):
             view = SliceView(tag, self._logic)
             view.composite.SetLinkedControl(True)
             view.composite.SetHotLinkedControl(True)
+            view.twin = self.left if tag != LEFT else None
         view.setAccessibleName(f"{NAMES[tag]} view")
         pane = Pane(tag, view)
         pane.setParent(self)  # without one it would be a window of its own until it is laid out
@@ -179,19 +183,26 @@ class LinkedViews(QWidget):
         self._grid.setColumnStretch(0, 1)
         self._grid.setColumnStretch(1, 1)
         self.panes[LEFT].strip.setVisible(self.paired)
+        self._settled.start()
         self.rearranged()
 
-    def show_surface(self, segmentation: Any) -> None:
-        """Show a segmentation's surface too, where there is a view for it."""
+    def show_surface(self) -> None:
+        """Show the surface of the scan's masks as they are now, where there is a view for it."""
         if THREE_D not in self._shown:
             return
+        from MedQuantSlicerLib import masks
+        from MedQuantSlicerLib.host import FP32, QUANTIZED
+
         view = self.panes[THREE_D].view
-        display = segmentation.GetDisplayNode()
-        if display.GetNumberOfViewNodeIDs():
-            display.AddViewNodeID(view.node.GetID())
-        if not any(self._surfaces()):
-            view.say(f"Making surfaces{ELLIPSIS}")
-        self.surfaces.make(segmentation, self._surface_made)
+        pair = [self.volume and masks.segmentation_of(kind, self.volume) for kind in (FP32, QUANTIZED)]
+        if not any(pair):
+            self.surfaces.remove()
+            view.say("Segment first: the surface of the masks appears here.")
+            return
+        if not self.surfaces.shown:
+            view.say(f"Making the surface{ELLIPSIS}")
+        self.surfaces.view = view.node.GetID()
+        self.surfaces.make(*pair, self._surface_made)
 
     def _surface_made(self) -> None:
         view = self.panes[THREE_D].view
@@ -199,18 +210,6 @@ class LinkedViews(QWidget):
             view.say("")
             view.fit()
         view.request_render()
-
-    def _show_surfaces(self) -> None:
-        if not any(self._surfaces()):
-            self.panes[THREE_D].view.say("Segment first: the surfaces of the masks appear here.")
-        for node in slicer.util.getNodesByClass("vtkMRMLSegmentationNode"):
-            if node.GetDisplayNode() is not None and node.GetDisplayNode().GetVisibility3D():
-                self.show_surface(node)
-
-    def _surfaces(self) -> list[bool]:
-        """Of every segmentation, whether it has a surface."""
-        nodes = slicer.util.getNodesByClass("vtkMRMLSegmentationNode")
-        return [node.GetSegmentation().ContainsRepresentation(SURFACE) for node in nodes]
 
     # -- where the views are
 
@@ -254,6 +253,11 @@ class LinkedViews(QWidget):
     def show_differences(self, profile: Sequence[float]) -> None:
         """How much the masks differ in each slice, over the slider."""
         self.slider.show_profile(profile)
+
+    def request_render(self) -> None:
+        """Draw all views anew soon."""
+        for pane in self.panes.values():
+            pane.view.request_render()
 
     def close_views(self) -> None:
         """Let go of the scene."""

@@ -33,7 +33,7 @@ def build(window: Window) -> dict[str, QAction]:
         made[name] = action
         return action
 
-    views, documents = window.views, window.documents
+    views, documents, settings = window.views, window.documents, window.settings
     file = window.menuBar().addMenu("&File")
     add(file, "open", f"Open file{ELLIPSIS}", documents.ask_for_file, QKeySequence.StandardKey.Open)
     add(file, "openFolder", f"Open DICOM folder{ELLIPSIS}", documents.ask_for_folder, "Ctrl+D")
@@ -59,6 +59,10 @@ def build(window: Window) -> dict[str, QAction]:
         # In the panel arrows mean other things: they turn slices only while the views have the keys.
         action.setShortcutContext(Qt.ShortcutContext.WidgetWithChildrenShortcut)
         views.addAction(action)
+    view.addSeparator()
+    add(view, "larger", "Larger text", lambda: window.set_text(theme.points_of(settings) + 1), ("Ctrl++", "Ctrl+="))
+    add(view, "smaller", "Smaller text", lambda: window.set_text(theme.points_of(settings) - 1), "Ctrl+-")
+    add(view, "usualText", "Usual text", lambda: window.set_text(0), "Ctrl+0")
     view.addSeparator()
     group = QActionGroup(window)
     for name in theme.THEMES:

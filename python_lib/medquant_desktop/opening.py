@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 import sys
-import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -14,6 +12,7 @@ from typing import Any
 from PySide6.QtCore import QMimeData, QProcess, QProcessEnvironment, QSettings
 
 from medquant_desktop.scan_reader import LABEL_NAME
+from medquant_desktop.slicer_compat import bootstrap
 
 RECENT = "recent"
 KEPT_RECENT = 8
@@ -28,7 +27,11 @@ class ScanReader:
     """Runs `medquant_desktop.scan_reader`; one request at a time, a later one takes the place of an earlier one."""
 
     def __init__(self) -> None:
-        self.folder = Path(tempfile.mkdtemp(prefix="medquant-window-"))
+        bootstrap.add_module_path()
+        from MedQuantSlicerLib.private_folder import PrivateFolder
+
+        self._private = PrivateFolder("window")
+        self.folder = self._private.path
         self._process: QProcess | None = None
         self._done: Callable[[Answer], None] | None = None
         self._closed = False
@@ -66,7 +69,7 @@ class ScanReader:
         """End the process and remove its folder."""
         self._closed = True
         self.cancel()
-        shutil.rmtree(self.folder, ignore_errors=True)
+        self._private.remove()
 
     def _kill(self) -> None:
         process, self._process = self._process, None

@@ -34,7 +34,9 @@ class Pane(QWidget):
         self._dot.setFixedSize(9, 9)
         self._dot.setStyleSheet(f"background: {color}; border-radius: 4px;" if color else "")
         self._dot.setVisible(color is not None)
-        if tag == DIFFERENCE:
+        if tag == THREE_D:
+            row.addWidget(_legend(theme.AGREED, "both"))
+        if tag in (DIFFERENCE, THREE_D):
             row.addWidget(_legend(theme.FP32, "FP32 only"))
             row.addWidget(_legend(theme.QUANTIZED, "quantized only"))
         column = QVBoxLayout(self)

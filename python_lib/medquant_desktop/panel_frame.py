@@ -13,8 +13,8 @@ from PySide6.QtWidgets import QScrollArea, QVBoxLayout
 from medquant_desktop.linked_views import LinkedViews
 from medquant_desktop.slicer_compat import bootstrap
 
-LEAST, USUAL = 350, 372
-"""Width in pixels."""
+LEAST, USUAL = 23.4, 25.6
+"""Width in heights of a line of text."""
 LOOK_MS = 200
 
 
@@ -32,10 +32,9 @@ class PanelFrame(QScrollArea):
         self.setObjectName("panelFrame")
         self.setWidgetResizable(True)
         self.setHorizontalScrollBarPolicy(Qt.ScrollBarPolicy.ScrollBarAlwaysOff)
-        self.setMinimumWidth(LEAST)
         inside = slicer.qMRMLWidget()
         column = QVBoxLayout(inside)
-        column.setContentsMargins(8, 8, 8, 8)
+        column.setContentsMargins(8, 6, 8, 6)
         inside.setMRMLScene(slicer.mrmlScene)
         self.setWidget(inside)
         self.module = _module_class(views, open_sample)(inside)
@@ -43,6 +42,9 @@ class PanelFrame(QScrollArea):
         self.module.enter()
         # The welcome beside it says the same, larger.
         self.module.ui.sampleButton.hide()
+        # The window's last line says it, too.
+        self.module.ui.disclaimerLabel.hide()
+        self.dress()
         # The node of the choices is one of a kind: it outlives every scene.
         self._node = self.module.parameters.parameterNode
         self._tag = self._node.AddObserver(vtk.vtkCommand.ModifiedEvent, lambda *_: self.changed())
@@ -61,6 +63,18 @@ class PanelFrame(QScrollArea):
     def volume(self) -> Any:
         """The scan that is chosen in the panel."""
         return self.module.parameters.inputVolume if self.module.parameters is not None else None
+
+    def usual_width(self) -> int:
+        """Pixels, with the text as large as it is."""
+        return round(USUAL * self.fontMetrics().height())
+
+    def dress(self) -> None:
+        """Follow another size of the text."""
+        from MedQuantSlicerLib import style
+
+        self.setMinimumWidth(round(LEAST * self.fontMetrics().height()))
+        style.apply(self.module.root)
+        self.module.panel.show(self.presenter.shown)
 
     def choose(self, volume: Any) -> None:
         """Choose a scan in the panel."""

@@ -10,8 +10,9 @@ is read as a segmentation on that grid. The answer has a `kind`:
   in place of `path` the CT phantom, and then `labels` like the next kind
 - `labels`: `array` (file, on the grid asked for), `names` {label: name}, `name`
 - `series`: `series`, those of a folder to choose from; `choice`: `what` ("component" or "frame") and `count`
-- `surfaces` (for `surfaces_of`, a file of labels that begin at the voxel `begin` (i, j, k), and `ijk_to_ras`):
-  `parts` {label: files of points, triangles, normals}
+- `surface` (for `surface_of`, FP32's and the quantized model's labels, each an `array` (file) and the voxel `begin`
+  (i, j, k) of the scan at which it begins, or null; and `ijk_to_ras`): `parts`, files of points, triangles, normals
+  and mm apart
 - `error`: `message`, for the user
 """
 
@@ -92,8 +93,8 @@ def _read(request: dict[str, Any]) -> dict[str, Any]:
     folder = Path(request["folder"])
     if request.get("sample"):
         return _make_sample(folder)
-    if "surfaces_of" in request:
-        return _make_surfaces(request, folder)
+    if "surface_of" in request:
+        return _make_surface(request, folder)
     path = Path(request["path"]).expanduser()
     if holds_labels(path):
         return _read_labels(path, folder, request.get("labels_on"))
@@ -161,16 +162,22 @@ def _read_labels(path: Path, folder: Path, grid: dict[str, Any] | None) -> dict[
     return {"kind": "labels", "array": _save(found.labels, folder), "names": names, "name": found.model_name}
 
 
-def _make_surfaces(request: dict[str, Any], folder: Path) -> dict[str, Any]:
-    from medquant_desktop.surface_maker import surfaces_of
+def _make_surface(request: dict[str, Any], folder: Path) -> dict[str, Any]:
+    from medquant_desktop.surface_maker import surface_of
 
+    told = [part for part in request["surface_of"] if part is not None]
+    arrays = [np.load(part["array"]) for part in told]
+    lower = np.min([part["begin"] for part in told], axis=0)
+    upper = np.max([np.add(part["begin"], array.shape[::-1]) for part, array in zip(told, arrays)], axis=0)
+    labels = [np.zeros((upper - lower)[::-1], bool) for _model in request["surface_of"]]
+    for place, part in enumerate(request["surface_of"]):
+        if part is not None:
+            array = arrays[told.index(part)]
+            begin = np.subtract(part["begin"], lower)[::-1]
+            labels[place][tuple(slice(first, first + size) for first, size in zip(begin, array.shape))] = array > 0
     matrix = np.array(request["ijk_to_ras"])
-    matrix[:3, 3] += matrix[:3, :3] @ request["begin"]
-    made = surfaces_of(np.load(request["surfaces_of"]), matrix)
-    return {
-        "kind": "surfaces",
-        "parts": {value: [_save(one, folder) for one in parts] for value, parts in made.items()},
-    }
+    matrix[:3, 3] += matrix[:3, :3] @ lower
+    return {"kind": "surface", "parts": [_save(one, folder) for one in surface_of(*labels, matrix)]}
 
 
 def _several_series(folder: Path) -> list[dict[str, Any]]:

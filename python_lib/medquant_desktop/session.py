@@ -1,7 +1,7 @@
-"""Save and reopen everything: scan, boxes, masks, choices and views in one `.mrb` file, the format of Slicer.
+"""Save and reopen everything: scan, boxes, masks, results, choices and views in one `.mrb` file, the format of Slicer.
 
-MRML is written and read in the GUI thread, where it lives, but uncompressed and on the local disk; packing and
-unpacking, which take the time, are done by a thread.
+MRML lives in the GUI thread, which writes it in small steps. Scans, packing and unpacking, which take the time, are the
+business of a thread.
 """
 
 from __future__ import annotations
@@ -13,61 +13,70 @@ import zipfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+from urllib.parse import unquote
+from xml.etree import ElementTree
 
 import slicer
 from PySide6.QtCore import QTimer
 
 from medquant.errors import UserError
 from medquant.files import atomic_path
+from medquant_desktop.session_writer import Scan, writing
 
 POLL_MS = 30
 LEVEL = 1
 """Of compression: scans gain little by more, and it takes three times as long."""
+PIECE_BYTES = 4_000_000
 NOT_A_SESSION = "{} is not a session or is damaged. Choose an .mrb file that was saved here or in 3D Slicer."
+NOT_WRITTEN = "The session was not saved: {}. Free some space there and try again."
 
 
-def save(path: Path, application_logic: Any, done: Callable[[str], None]) -> None:
+def save(path: Path, done: Callable[[str], None]) -> None:
     """Save the scene; `done` gets an error for the user, or "" where it went well."""
+    from MedQuantSlicerLib.turns import Turns
+
     folder = Path(tempfile.mkdtemp(prefix="medquant-session-"))
     inside = folder / path.stem
     inside.mkdir()
-    for node in _storable():
-        node.AddDefaultStorageNode()
-        if node.GetStorageNode() is not None:
-            node.GetStorageNode().SetUseCompression(False)
-    if not application_logic.SaveSceneToSlicerDataBundleDirectory(str(inside), None):
-        shutil.rmtree(folder, ignore_errors=True)
-        done(f"The session cannot be written to {folder.parent}. Free some space there and try again.")
-        return
-
-    def pack() -> None:
-        with atomic_path(path) as target, zipfile.ZipFile(target, "w", zipfile.ZIP_DEFLATED, compresslevel=LEVEL) as to:
-            for file in sorted(inside.rglob("*")):
-                if file.is_file():
-                    to.write(file, file.relative_to(folder))
 
     def finish(error: str) -> None:
         shutil.rmtree(folder, ignore_errors=True)
         done(error)
 
-    _in_background(pack, finish)
+    def failed(error: Exception) -> None:
+        finish(NOT_WRITTEN.format(getattr(error, "strerror", None) or error))
+
+    Turns(writing(inside), lambda scans: _in_background(lambda: _pack(path, inside, scans), finish), failed)
+
+
+def _pack(path: Path, inside: Path, scans: list[Scan]) -> None:
+    """The written files and the scans, in one file."""
+    with atomic_path(path) as target, zipfile.ZipFile(target, "w", zipfile.ZIP_DEFLATED, compresslevel=LEVEL) as to:
+        for file in sorted(inside.rglob("*")):
+            if file.is_file():
+                to.write(file, file.relative_to(inside.parent))
+        for scan in scans:
+            voxels = memoryview(scan.array.reshape(-1)).cast("B")
+            with to.open(f"{inside.name}/{scan.name}", "w", force_zip64=True) as stream:
+                stream.write(scan.header)
+                for start in range(0, len(voxels), PIECE_BYTES):
+                    stream.write(voxels[start : start + PIECE_BYTES])
 
 
 def load(path: Path, done: Callable[[str], None]) -> None:
-    """Put a session in place of the scene; `done` gets an error for the user, or "" where it went well."""
+    """Put a session in place of the scene, once all of it was read; `done` gets an error for the user, or ""."""
     folder = Path(tempfile.mkdtemp(prefix="medquant-session-"))
+    scenes: list[Path] = []
 
     def unpack() -> None:
         try:
             with zipfile.ZipFile(path) as packed:
                 packed.extractall(folder)
-        except (zipfile.BadZipFile, EOFError) as error:
+            scenes.append(_scene_in(folder))
+        except (zipfile.BadZipFile, EOFError, ElementTree.ParseError, ValueError) as error:
             raise UserError(NOT_A_SESSION.format(path.name)) from error
 
     def finish(error: str) -> None:
-        scenes = sorted(folder.glob("*/*.mrml")) + sorted(folder.glob("*.mrml"))
-        if not error and not scenes:
-            error = NOT_A_SESSION.format(path.name)
         if not error:
             slicer.mrmlScene.Clear(False)
             slicer.mrmlScene.SetURL(str(scenes[0]))
@@ -79,26 +88,49 @@ def load(path: Path, done: Callable[[str], None]) -> None:
     _in_background(unpack, finish)
 
 
+def _scene_in(folder: Path) -> Path:
+    """The scene of an unpacked session. Raises `ValueError` and `ParseError` where it cannot be one."""
+    scenes = sorted(folder.glob("*/*.mrml")) + sorted(folder.glob("*.mrml"))
+    if not scenes:
+        raise ValueError("there is no scene")
+    root = ElementTree.parse(scenes[0]).getroot()
+    named = [name for one in root.iter("VolumeArchetypeStorage") if (name := one.get("fileName"))]
+    if named and not any((scenes[0].parent / unquote(name)).is_file() for name in named):
+        raise ValueError("there is no scan")
+    return scenes[0]
+
+
 def results() -> dict[str, object]:
-    """Masks and boxes of the scene, and in what state: another answer than before means that something changed."""
+    """What would be lost with the scene, by what it is: another answer than before means that something has changed."""
     from MedQuantSlicerLib import boxes, masks
+    from MedQuantSlicerLib.host import COMPARISON
+    from MedQuantSlicerLib.results_host import KEPT_ATTRIBUTES
 
-    found: dict[str, object] = {}
-    for node in slicer.util.getNodesByClass("vtkMRMLSegmentationNode"):
-        if masks.is_own(node):
-            found[node.GetID()] = node.GetSegmentation().GetMTime()
-    for node in slicer.util.getNodesByClass("vtkMRMLMarkupsROINode"):
-        if node.GetAttribute(boxes.BOX_ATTRIBUTE):
-            found[node.GetID()] = (*node.GetCenter(), *node.GetSize())
-    return found
+    own = [node for node in slicer.util.getNodesByClass("vtkMRMLSegmentationNode") if masks.is_own(node)]
+    compared = {node.GetID(): text for node in own if (text := node.GetAttribute(KEPT_ATTRIBUTES[COMPARISON]))}
+    drawn = [
+        node
+        for node in slicer.util.getNodesByClass("vtkMRMLMarkupsROINode")
+        if node.GetAttribute(boxes.BOX_ATTRIBUTE) and node.GetNumberOfDefinedControlPoints() > 0
+    ]
+    return {
+        "masks": {node.GetID(): _states(node) for node in own},
+        "boxes": {node.GetID(): (node.GetName(), *node.GetCenter(), *node.GetSize()) for node in drawn},
+        "a comparison": compared,
+    }
 
 
-def _storable() -> list[Any]:
-    """Nodes whose contents go to files of their own."""
-    kinds = ("vtkMRMLScalarVolumeNode", "vtkMRMLSegmentationNode", "vtkMRMLMarkupsNode", "vtkMRMLModelNode")
-    return [node for kind in kinds for node in slicer.util.getNodesByClass(kind)]
+def _states(node: Any) -> str:
+    """In what state masks are, whatever surfaces were made of them."""
+    global _known_states
+    if _known_states is None:
+        from MedQuantSlicerLib.mask_states import MaskStates
+
+        _known_states = MaskStates()
+    return _known_states.of(node)
 
 
+_known_states: Any = None
 _running: set[QTimer] = set()
 
 

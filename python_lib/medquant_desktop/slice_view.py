@@ -31,7 +31,8 @@ AROUND = 1.08
 MANY = 10
 """Slices of a jump with shift held."""
 WHEEL_NOTCH = 120
-SMALL_TEXT = 9
+SMALLER = 1.0
+"""Points that the text in the corners is smaller than the window's."""
 
 
 class SliceView(MrmlView):
@@ -41,6 +42,8 @@ class SliceView(MrmlView):
         factory = slicer.vtkMRMLSliceViewDisplayableManagerFactory.GetInstance()
         super().__init__(factory, MANAGERS, application_logic)
         self.changed: Callable[[], None] = lambda: None
+        self.twin: SliceView | None = None
+        """A view that often shows the same plane: then it lends its image, which is half the work of a picture."""
         self._turned = 0
         self._fitted: tuple[float, ...] = ()
         self._tags: list[tuple[Any, int]] = []
@@ -192,11 +195,15 @@ class SliceView(MrmlView):
             * self.devicePixelRatioF(),
         )
 
+    def render_now(self) -> None:
+        self._take_image()
+        super().render_now()
+
     def overlay(self, painter: QPainter, area: QRectF) -> None:
         corners = self.corners()
         if corners.count:
             font = QFont(QApplication.font())
-            font.setPointSize(SMALL_TEXT)
+            font.setPointSizeF(font.pointSizeF() - SMALLER)
             corner_text.paint(painter, area, corners, font)
 
     def resized(self, width: int, height: int) -> None:
@@ -239,10 +246,27 @@ class SliceView(MrmlView):
         self._tags.append((what, what.AddObserver(vtk.vtkCommand.ModifiedEvent, method)))
 
     def _image_changed(self, *_: object) -> None:
-        connection = self.logic.GetImageDataConnection()
+        self._take_image()
+        self.request_render()
+
+    def _take_image(self) -> None:
+        lender = self.twin if self.twin is not None and self._scene_of_slice() == self.twin._scene_of_slice() else self
+        connection = lender.logic.GetImageDataConnection()
         self._mapper.SetInputConnection(connection)
         self._image.SetVisibility(connection is not None)
-        self.request_render()
+
+    def _scene_of_slice(self) -> tuple[object, ...]:
+        """All that the image of the slice depends on."""
+        matrix, shown = self.node.GetXYToRAS(), self.composite
+        return (
+            *(matrix.GetElement(row, column) for row in range(4) for column in range(4)),
+            *self.node.GetDimensions(),
+            shown.GetBackgroundVolumeID(),
+            shown.GetForegroundVolumeID(),
+            shown.GetLabelVolumeID(),
+            shown.GetForegroundOpacity(),
+            shown.GetLabelOpacity(),
+        )
 
     def _plane_changed(self, *_: object) -> None:
         self.changed()

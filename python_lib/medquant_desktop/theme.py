@@ -9,13 +9,18 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from string import Template
 
-from PySide6.QtGui import QColor, QFont, QFontDatabase, QPalette
+from PySide6.QtCore import QSettings
+from PySide6.QtGui import QColor, QFont, QFontDatabase, QGuiApplication, QPalette
 from PySide6.QtWidgets import QApplication
 
 FP32 = "#4C9BE8"
 QUANTIZED = "#F2A33A"
+AGREED = "#B4BBC3"
 FAMILIES = ("Inter", "Segoe UI", "SF Pro Text", "Helvetica Neue", "Noto Sans", "Liberation Sans", "DejaVu Sans")
-POINTS = 10
+POINTS, LEAST, MOST = 10.0, 8.0, 18.0
+"""Size of the text: usual, and the smallest and largest that can be chosen."""
+USUAL_SCREEN, ROOM = 1100, 170
+"""Screens higher than this get a point more for each so many pixels."""
 SHEET = Path(__file__).with_name("resources") / "theme.qss"
 
 
@@ -34,6 +39,8 @@ class Theme:
     faint: str
     accent: str
     accent_hover: str
+    bright: str
+    """What has to be seen on the ground: the focus, a bar that fills."""
     on_accent: str
     error: str
     error_ground: str
@@ -49,8 +56,9 @@ DARK = Theme(
     text="#E4E8ED",
     muted="#98A3B0",
     faint="#67717E",
-    accent="#2B8A80",
-    accent_hover="#34A195",
+    accent="#277F75",
+    accent_hover="#22726A",
+    bright="#3FB0A3",
     on_accent="#FFFFFF",
     error="#FFB4A8",
     error_ground="#3A2323",
@@ -67,6 +75,7 @@ LIGHT = Theme(
     faint="#8A95A1",
     accent="#1F776E",
     accent_hover="#19655E",
+    bright="#1F776E",
     on_accent="#FFFFFF",
     error="#9B2C1D",
     error_ground="#FBE9E6",
@@ -74,12 +83,26 @@ LIGHT = Theme(
 THEMES = {theme.name: theme for theme in (DARK, LIGHT)}
 
 
-def apply(application: QApplication, theme: Theme) -> None:
+def apply(application: QApplication, theme: Theme, points: float = POINTS) -> None:
     """Give the whole application the theme's palette, style sheet and font."""
     application.setStyle("Fusion")
-    application.setFont(_font())
+    application.setFont(_font(points))
     application.setPalette(palette(theme))
-    application.setStyleSheet(style_sheet(theme))
+    application.setStyleSheet(style_sheet(theme, points))
+
+
+def points_of(settings: QSettings) -> float:
+    """The size of text that the user has chosen, or else the one that suits the screen."""
+    chosen = float(settings.value("textPoints", 0) or 0)
+    if chosen:
+        return chosen
+    screens = QGuiApplication.screens()
+    return points_for(screens[0].availableGeometry.height() if screens else 0)
+
+
+def points_for(height: int) -> float:
+    """The size of text for a screen of so many (logical) pixels."""
+    return min(15.0, POINTS + max(0.0, round((height - USUAL_SCREEN) / ROOM)))
 
 
 def palette(theme: Theme) -> QPalette:
@@ -104,7 +127,7 @@ def palette(theme: Theme) -> QPalette:
         (role.Shadow, theme.window),
         (role.Highlight, theme.accent),
         (role.HighlightedText, theme.on_accent),
-        (role.Link, theme.accent_hover),
+        (role.Link, theme.bright),
     ):
         made.setColor(which, QColor(color))
     for which in (role.WindowText, role.Text, role.ButtonText):
@@ -112,14 +135,23 @@ def palette(theme: Theme) -> QPalette:
     return made
 
 
-def style_sheet(theme: Theme) -> str:
+def style_sheet(theme: Theme, points: float = POINTS) -> str:
     """What a palette cannot say: edges, room, and the roles of the panel's widgets."""
     text = SHEET.read_text(encoding="utf-8")
-    return Template(text).substitute(asdict(theme), small=POINTS - 1, resources=SHEET.parent.as_posix())
+    sizes = {"small": points - 1, "large": points + 2, "display": points + 6}
+    return Template(text).substitute(asdict(theme), **sizes, resources=SHEET.parent.as_posix())
 
 
-def _font() -> QFont:
+def _font(points: float) -> QFont:
     there = set(QFontDatabase.families())
     font = QFont([family for family in FAMILIES if family in there] or [QApplication.font().family()])
-    font.setPointSize(POINTS)
+    font.setPointSizeF(points)
+    # Digits of one width stand below each other; some of these families have them on request only.
+    if hasattr(font, "setFeature"):
+        font.setFeature(QFont.Tag("tnum"), 1)
     return font
+
+
+def channels(color: str) -> tuple[int, int, int]:
+    """Red, green and blue of #RRGGBB."""
+    return tuple(int(color[place : place + 2], 16) for place in (1, 3, 5))

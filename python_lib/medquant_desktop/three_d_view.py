@@ -15,9 +15,10 @@ MANAGERS = (
     "vtkMRMLCameraDisplayableManager",
     "vtkMRMLViewDisplayableManager",
     "vtkMRMLModelDisplayableManager",
-    "vtkMRMLSegmentationsDisplayableManager3D",
-    "vtkMRMLMarkupsDisplayableManager",
 )
+"""Neither segmentations nor boxes: the surface of the results is a model of its own, and nothing lies before it."""
+NEAR = 0.94
+"""How much of the view the surface fills."""
 QUIET = "#98A3B0"
 GROUND = (0.075, 0.085, 0.1)
 
@@ -53,7 +54,7 @@ class ThreeDView(MrmlView):
         camera = manager.GetCameraNode() if manager is not None else None
         if camera is not None:
             camera.RotateTo(slicer.vtkMRMLCameraNode.Anterior)
-        self.renderer.ResetCamera()
+        self.renderer.ResetCameraScreenSpace(NEAR)
         self.request_render()
 
     def say(self, words: str) -> None:

@@ -7,11 +7,12 @@ from pathlib import Path
 from typing import Any
 
 from PySide6.QtCore import QRectF, Qt
-from PySide6.QtGui import QColor, QPainter, QPaintEvent, QPen
+from PySide6.QtGui import QColor, QPainter, QPaintEvent, QPen, QResizeEvent
 from PySide6.QtWidgets import QFrame, QHBoxLayout, QLabel, QPushButton, QSizePolicy, QVBoxLayout, QWidget
 
 SHOWN_RECENT = 4
-WIDE = 520
+WIDE = 35
+"""Heights of a line of text."""
 STEPS = ("Open a scan", "Choose a model and its bits, quantize", "Draw a box, segment, compare")
 
 
@@ -26,11 +27,10 @@ class Welcome(QWidget):
         self.open_path: Callable[[Path], None] = lambda path: None
         self._dragged = False
         self._card = QFrame()
-        self._card.setFixedWidth(WIDE)
         column = QVBoxLayout(self._card)
         column.setSpacing(7)
         column.setContentsMargins(36, 34, 36, 30)
-        column.addWidget(_label("Drop a DICOM folder or a scan here", size=15, bold=True))
+        column.addWidget(_label("Drop a DICOM folder or a scan here", role="display"))
         column.addWidget(
             _label("NIfTI, NRRD and MetaImage files work as well. Nothing leaves this machine.", role="muted")
         )
@@ -51,8 +51,10 @@ class Welcome(QWidget):
         buttons.addStretch(1)
         column.addLayout(buttons)
         column.addSpacing(12)
-        for number, step in enumerate(STEPS, 1):
-            column.addWidget(_label(f"{number}   {step}", role="muted"))
+        steps = QLabel("".join(f"<tr><td>{n}&nbsp;&nbsp;</td><td>{step}</td></tr>" for n, step in enumerate(STEPS, 1)))
+        steps.setText(f"<table cellspacing='0' cellpadding='3'>{steps.text}</table>")
+        steps.setProperty("role", "muted")
+        column.addWidget(steps, 0, Qt.AlignmentFlag.AlignHCenter)
         self._recent = QVBoxLayout()
         self._recent.setSpacing(2)
         column.addLayout(self._recent)
@@ -60,6 +62,9 @@ class Welcome(QWidget):
         outer.addStretch(1)
         outer.addWidget(self._card, 0, Qt.AlignmentFlag.AlignHCenter)
         outer.addStretch(1)
+
+    def resizeEvent(self, event: QResizeEvent) -> None:
+        self._card.setFixedWidth(card_width(self))
 
     def show_recent(self, paths: Sequence[Path]) -> None:
         """List what was opened last."""
@@ -99,10 +104,9 @@ class SeriesChoice(QWidget):
         super().__init__()
         self.setObjectName("seriesChoice")
         self._chosen = chosen
-        card = QFrame()
-        card.setFixedWidth(WIDE)
+        self._card = card = QFrame()
         column = QVBoxLayout(card)
-        self._title = _label("", size=13, bold=True)
+        self._title = _label("", role="large")
         column.addWidget(self._title)
         self._list = QVBoxLayout()
         self._list.setSpacing(2)
@@ -116,6 +120,9 @@ class SeriesChoice(QWidget):
         outer.addWidget(card, 0, Qt.AlignmentFlag.AlignHCenter)
         outer.addStretch(1)
 
+    def resizeEvent(self, event: QResizeEvent) -> None:
+        self._card.setFixedWidth(card_width(self))
+
     def offer(self, title: str, entries: Sequence[tuple[int, str, str]]) -> None:
         """Ask: each entry is what is answered, its name and its details."""
         self._title.setText(title)
@@ -127,6 +134,11 @@ class SeriesChoice(QWidget):
 
     def paintEvent(self, event: QPaintEvent) -> None:
         QPainter(self).fillRect(event.rect(), self.palette.dark())
+
+
+def card_width(page: QWidget) -> int:
+    """Of what stands in the middle of a page."""
+    return min(WIDE * page.fontMetrics().height(), page.width - 40)
 
 
 def series_entries(series: Sequence[dict[str, Any]]) -> list[tuple[int, str, str]]:
@@ -150,14 +162,12 @@ def _entry(name: str, details: str) -> QPushButton:
     return button
 
 
-def _label(text: str, *, size: int = 0, bold: bool = False, role: str = "") -> QLabel:
+def _label(text: str, *, role: str = "") -> QLabel:
     label = QLabel(text)
     label.setAlignment(Qt.AlignmentFlag.AlignHCenter)
     label.setWordWrap(True)
     if role:
         label.setProperty("role", role)
-    if size:
-        label.setStyleSheet(f"font-size: {size}pt; font-weight: {600 if bold else 400};")
     return label
 
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import slicer
 from PySide6.QtCore import QSettings, Qt, QTimer
-from PySide6.QtGui import QCloseEvent, QDragEnterEvent, QDragLeaveEvent, QDropEvent
+from PySide6.QtGui import QCloseEvent, QDragEnterEvent, QDragLeaveEvent, QDropEvent, QGuiApplication
 from PySide6.QtWidgets import (
     QApplication,
     QLabel,
@@ -23,12 +23,14 @@ from medquant_desktop.documents import Documents
 from medquant_desktop.linked_views import LinkedViews
 from medquant_desktop.notice import Notice
 from medquant_desktop.opening import dropped_paths, what_to_open
-from medquant_desktop.panel_frame import USUAL, PanelFrame
+from medquant_desktop.panel_frame import PanelFrame
 from medquant_desktop.view_bar import ViewBar
 from medquant_desktop.welcome import SeriesChoice, Welcome
 
 TITLE = "MedQuantSlicer"
 SIZE = (1280, 800)
+"""At least; on a large screen the window begins with this share of it."""
+SHARE = 0.8
 
 
 class Window(QMainWindow):
@@ -38,7 +40,7 @@ class Window(QMainWindow):
         super().__init__()
         self.setWindowTitle(TITLE)
         self.setAcceptDrops(True)
-        self.resize(*SIZE)
+        self.resize(*usual_size())
         self.application_logic, self.settings = application_logic, settings
         self.documents = documents = Documents(self)
         self.views = LinkedViews(application_logic)
@@ -68,7 +70,9 @@ class Window(QMainWindow):
         splitter.addWidget(right)
         splitter.setChildrenCollapsible(False)
         splitter.setStretchFactor(1, 1)
-        splitter.setSizes([USUAL, SIZE[0] - USUAL])
+        self._splitter, self._parted = splitter, False
+        splitter.splitterMoved.connect(lambda *_: setattr(self, "_parted", True))
+        self._share_out()
         self.setCentralWidget(splitter)
         self._probe = QLabel()
         self.views.told = self._probe.setText
@@ -76,7 +80,7 @@ class Window(QMainWindow):
         self.statusBar().addPermanentWidget(QLabel(about.NOT_CLINICAL))
         self.statusBar().setSizeGripEnabled(False)
         self.actions_by_name = menus.build(self)
-        self._profile_of = ("", "")
+        self._profile_of: tuple = ((), "", None)
         self._closed = False
         self._watch_scene()
         self.refresh()
@@ -86,16 +90,31 @@ class Window(QMainWindow):
     def set_theme(self, name: str) -> None:
         """Dark or light."""
         self.settings.setValue("theme", name)
-        theme.apply(QApplication.instance(), theme.THEMES[name])
+        theme.apply(QApplication.instance(), theme.THEMES[name], theme.points_of(self.settings))
+        self.frame.dress()
+
+    def set_text(self, points: float) -> None:
+        """Text of this size; the panel grows with it. 0: as the screen suggests."""
+        self.settings.setValue("textPoints", min(max(points, theme.LEAST), theme.MOST) if points else 0)
+        self.set_theme(self.settings.value("theme", theme.DARK.name))
+        self._share_out()
+        self.views.request_render()
+
+    def _share_out(self) -> None:
+        """Between panel and views, unless the user has moved what parts them."""
+        if not self._parted:
+            usual = self.frame.usual_width()
+            self._splitter.setSizes([usual, self.width - usual])
 
     def show_masks_again(self) -> None:
         """The views that the masks of a session need."""
-        from MedQuantSlicerLib import masks
+        from MedQuantSlicerLib import mask_views, masks
         from MedQuantSlicerLib.host import DIFFERENCE, FP32, QUANTIZED
 
-        there = {kind for kind in masks.VIEWS if masks.segmentation_of(kind, self.frame.volume) is not None}
+        there = {kind for kind in mask_views.VIEWS if masks.segmentation_of(kind, self.frame.volume) is not None}
         if there >= {FP32, QUANTIZED}:
-            self.views.show_pair("", "")
+            shown = self.frame.presenter.shown
+            self.views.show_pair(shown.left_title, shown.right_title)
         self.views.show_optional(linked_views.DIFFERENCE, DIFFERENCE in there)
 
     def _watch_scene(self) -> None:
@@ -112,22 +131,19 @@ class Window(QMainWindow):
         self.frame.shown = self._panel_shown
         self.views.rearranged = self.bar.refresh
         self.bar.difference.clicked.connect(lambda *_: self.frame.presenter.difference())
-        self.views.worst_button.clicked.connect(lambda *_: self.frame.presenter.jump_to_worst())
 
     def _panel_shown(self, shown: Any) -> None:
         """Follow what the panel says."""
         self.bar.follow(shown)
-        self.views.worst_button.setVisible(bool(shown.worst) and shown.actions["jump_to_worst"].enabled)
-        self.views.worst_button.setToolTip(shown.worst)
         self._show_profile()
 
     def _show_profile(self) -> None:
         """Over the slider: where the masks differ."""
-        file = self.frame.presenter.difference_file()
-        about = (file, self.views.orientation)
+        per_slice = self.frame.presenter.difference_per_slice()
+        about = (per_slice, self.views.orientation, self.views.volume)
         if about != self._profile_of:
             self._profile_of = about
-            self.views.show_differences(profile(file, self.views.left) if file else ())
+            self.views.show_differences(profile(per_slice, self.views.left) if per_slice else ())
 
     def ask(self, title: str, entries: list[tuple[int, str, str]]) -> None:
         """Ask which of several things to open."""
@@ -142,6 +158,7 @@ class Window(QMainWindow):
         if volume is not self.views.volume:
             self.views.show_volume(volume)
             self.setWindowTitle(f"{volume.GetName()} - {TITLE}" if volume is not None else TITLE)
+            self._show_profile()
         self.stack.setCurrentIndex(self._pages["views" if volume is not None else "welcome"])
         self.bar.refresh()
         if volume is None:
@@ -169,7 +186,7 @@ class Window(QMainWindow):
     def closeEvent(self, event: QCloseEvent) -> None:
         if self._closed:
             return
-        if not self.documents.may_close():
+        if not self.documents.may_close(self.close):
             event.ignore()
             return
         self._closed = True
@@ -178,3 +195,11 @@ class Window(QMainWindow):
         for tag in self._tags:
             slicer.mrmlScene.RemoveObserver(tag)
         self.views.close_views()
+
+
+def usual_size() -> tuple[int, int]:
+    """Width and height that suit the screen."""
+    screens = QGuiApplication.screens()
+    room = screens[0].availableGeometry if screens else None
+    there = (room.width(), room.height()) if room is not None else (0, 0)
+    return tuple(max(least, round(SHARE * length)) for least, length in zip(SIZE, there))

@@ -6,9 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import slicer
-from MedQuantSlicerLib import masks
-from MedQuantSlicerLib.host import DIFFERENCE, FP32, Masks, Missing
+from MedQuantSlicerLib.host import DIFFERENCE, Masks, Missing
 from MedQuantSlicerLib.scene_host import SceneHost
 from PySide6.QtCore import QUrl
 from PySide6.QtGui import QDesktopServices
@@ -16,10 +14,6 @@ from PySide6.QtWidgets import QMessageBox
 
 from medquant_desktop import linked_views
 from medquant_desktop.linked_views import LinkedViews
-
-FILL = 0.5
-"""A fill lets through what lies under it."""
-VEIL = 0.3
 
 
 class WindowHost(SceneHost):
@@ -32,32 +26,16 @@ class WindowHost(SceneHost):
     def show_masks(self, kind: str, result: Masks, partial: bool) -> None:
         """See `Host`. The difference has a view of its own, which comes with it."""
         super().show_masks(kind, result, partial)
-        node = masks.segmentation_of(kind, self.node)
         if kind == DIFFERENCE:
-            masks.confine(kind, node, (linked_views.DIFFERENCE,))
             self._views.show_optional(linked_views.DIFFERENCE, True)
         elif not partial:
-            self._views.show_surface(node)
+            self._views.show_surface()
 
     def remove_masks(self, kind: str) -> None:
         """See `Host`."""
         super().remove_masks(kind)
         if kind == DIFFERENCE:
             self._views.show_optional(linked_views.DIFFERENCE, False)
-
-    def style(self) -> None:
-        """The slider's opacity is for the slices. In 3-D FP32 is a veil over the quantized surface:
-        two solid ones in nearly one place would flicker through each other.
-        """
-        super().style()
-        for node in slicer.util.getNodesByClass("vtkMRMLSegmentationNode"):
-            display = node.GetDisplayNode()
-            if not masks.is_own(node) or display is None:
-                continue
-            display.SetOpacity(1.0)
-            display.SetOpacity2DOutline(self.parameters.opacity)
-            display.SetOpacity2DFill(FILL * self.parameters.opacity)
-            display.SetOpacity3D(VEIL if node.GetAttribute(masks.KIND_ATTRIBUTE) == FP32 else 1.0)
 
     def show_pair(self, left_title: str, right_title: str) -> None:
         """See `Host`."""

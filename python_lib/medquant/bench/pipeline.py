@@ -10,11 +10,7 @@ imports and the model included. Masks are compared with nnunetv2's.
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
 import tempfile
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib import metadata
@@ -22,9 +18,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import psutil
 import SimpleITK as sitk
 
+from medquant.bench.child import run_step
 from medquant.bench.pipeline_model import write_model
 from medquant.errors import UserError
 from medquant.evaluation.metrics import mean_dice
@@ -175,9 +171,7 @@ def run_alone(
 
     `only_prepare`: load and compile the model, and end.
     """
-    job, answer = jobs.folder / "job.json", jobs.folder / "answer.json"
-    answer.unlink(missing_ok=True)
-    description = {
+    job = {
         "engine": PEER if contender.runtime == PEER else "medquant",
         "runtime": contender.runtime,
         "precision": contender.precision,
@@ -188,43 +182,8 @@ def run_alone(
         "mirroring": jobs.mirroring,
         "threads": jobs.threads,
         "only_prepare": only_prepare,
-        "answer": str(answer),
     }
-    job.write_text(json.dumps(description), encoding="utf-8")
-    environment = os.environ | ({"OMP_NUM_THREADS": str(jobs.threads)} if jobs.threads else {})
-    errors = jobs.folder / "errors.txt"
-    with errors.open("w") as stream:
-        child = subprocess.Popen(
-            [sys.executable, "-m", "medquant.bench.pipeline_engine", str(job)],
-            stdout=subprocess.DEVNULL,
-            stderr=stream,
-            env=environment,
-        )
-        try:
-            peak = _watch(child, tracker)
-        finally:
-            if child.poll() is None:
-                child.kill()
-                child.wait()
-    if child.returncode or not answer.is_file():
-        last = [line for line in errors.read_text(errors="replace").splitlines() if line.strip()][-1:]
-        raise UserError(f"{contender.name} failed ({''.join(last)}). Leave it out, or see what it needs.")
-    return json.loads(answer.read_text(encoding="utf-8")), peak
-
-
-def _watch(child: subprocess.Popen[bytes], tracker: Progress) -> float:
-    """Wait for a process; its largest resident memory in MB."""
-    peak = 0.0
-    process = psutil.Process(child.pid)
-    while child.poll() is None:
-        tracker.check()
-        try:
-            peak = max(peak, process.memory_info().rss / 1e6)
-        except psutil.Error:  # it ends just now
-            break
-        time.sleep(0.01)
-    child.wait()
-    return peak
+    return run_step("medquant.bench.pipeline_engine", job, jobs.folder, tracker.check, name=contender.name)
 
 
 def quantize_to(target: Path, results: Path, *, mirroring: bool, tracker: Progress) -> None:

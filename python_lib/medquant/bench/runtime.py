@@ -1,20 +1,17 @@
 """How fast each runtime executes each network, against PyTorch, the runtime's own FP32, and NNCF's INT8 model.
 
-Every step has a process of its own, one after the other. Seconds are the median of one pass with the model ready. Peak
-memory is that of a second start, imports and loading included, with the compiled model in the cache as every start but
-the first finds it. Masks are those of an input that calibrated nothing; with random weights the classes are near ties,
-so their Dice is a lower bound.
+Every step has a process of its own, one after the other. Seconds are the median of one pass with the model ready, its
+input and output in the processor's memory. Peak memory is that of a second start, imports and loading included, with
+the compiled model in the cache as every start but the first finds it; on a GPU its own stands beside it. Masks
+are those of an input that calibrated nothing; with random weights the classes are near ties, so their Dice is a lower
+bound.
 """
 
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
 import tempfile
-import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,6 +21,7 @@ import numpy as np
 import torch
 
 from medquant.bench import nncf_peer
+from medquant.bench.child import run_child, run_step
 from medquant.bench.runtime_cases import CASES, Case, quantized_file
 from medquant.deploy.runtime import RUNTIMES
 from medquant.errors import UserError
@@ -41,15 +39,19 @@ CONTENDERS = (
     ("onnxruntime", "fp32"),
     ("onnxruntime", "int8"),
     ("tensorrt", "fp32"),
+    ("tensorrt", "bf16"),
     ("tensorrt", "int8"),
 )
 PEER = "nncf"
+RUNTIMES_ON = {"cpu": ("pytorch", "openvino"), "cuda": ("pytorch", "tensorrt")}
+"""What is measured where nobody chose."""
 
 
 def run(
     *,
     networks: Sequence[str] = tuple(CASES),
-    runtimes: Sequence[str] = ("pytorch", "openvino"),
+    runtimes: Sequence[str] = (),
+    device: str = "cpu",
     threads: int = 2,
     nncf_python: Path | None = None,
     folder: Path | None = None,
@@ -59,12 +61,18 @@ def run(
     """One row for each network and contender, PyTorch in FP32 first.
 
     `nncf_python`: an interpreter that has nncf and openvino; without it the peer's row says that it is absent. A
-    contender that fails has its reason in the row. `folder`: keeps quantized and compiled models for another run; None
-    keeps nothing. Raises `UserError` for networks and runtimes that are not known.
+    contender that fails has its reason in the row. `runtimes`: none means `RUNTIMES_ON` the device. `device`: "cpu" or
+    "cuda". `folder`: keeps quantized and compiled models for another run; None keeps nothing. Raises `UserError` for
+    networks, runtimes and devices that are not known, and a GPU that is not there.
     """
-    for chosen, known in ((networks, CASES), (runtimes, RUNTIMES)):
+    for chosen, known in ((networks, CASES), (runtimes, RUNTIMES), ([device], RUNTIMES_ON)):
         if unknown := [name for name in chosen if name not in known]:
             raise UserError(f"There is no {', '.join(unknown)} here. Choose among {', '.join(known)}.")
+    if device == "cuda" and not torch.cuda.is_available():
+        raise UserError(
+            "PyTorch finds no NVIDIA GPU on this machine. Use --device cpu, or install a PyTorch for CUDA where there "
+            "is one."
+        )
     tracker = Progress(progress, cancelled)
     rows: list[dict[str, Any]] = []
     with ExitStack() as stack:
@@ -73,7 +81,8 @@ def run(
         folder.mkdir(parents=True, exist_ok=True)
         for number, name in enumerate(networks):
             part = tracker.span(number / len(networks), (number + 1) / len(networks))
-            rows += _Bench(name, CASES[name], folder, threads, nncf_python, part).rows(runtimes)
+            bench = _Bench(name, CASES[name], folder, device, threads, nncf_python, part)
+            rows += bench.rows(runtimes or RUNTIMES_ON[device])
     return rows
 
 
@@ -84,6 +93,7 @@ class _Bench:
     name: str
     case: Case
     folder: Path
+    device: str
     threads: int
     nncf_python: Path | None
     tracker: Progress
@@ -93,10 +103,11 @@ class _Bench:
         rows: list[dict[str, Any]] = []
         model = self.case.build()
         truth: torch.Tensor | None = None
-        peers = [(PEER, "int8")] if self.case.quantized and "openvino" in runtimes else []
+        peers = [(PEER, "int8")] if self.case.quantized and "openvino" in runtimes and self.device == "cpu" else []
         for number, (runtime, precision) in enumerate(wanted + peers):
             self.tracker.report(number / len(wanted + peers), f"{self.case.title}: {runtime} {precision}")
             row: dict[str, Any] = {"network": self.case.title, "runtime": runtime, "precision": precision}
+            row["device"] = self.device
             try:
                 row |= self._measured(runtime, precision)
                 output = torch.from_numpy(np.load(self.folder / "output.npy"))
@@ -106,23 +117,24 @@ class _Bench:
             except UserError as error:
                 row["note"] = str(error)
             rows.append(_with_speedups(row, rows))
-            if (rows[-1]["speedup_vs_runtime_fp32"] or 1.0) < 1.0:
-                rows[-1].setdefault("note", "slower than FP32 in this runtime on this machine")
+            rows[-1] |= _told(rows[-1])
         return rows
 
     def _measured(self, runtime: str, precision: str) -> dict[str, Any]:
         if runtime == PEER:
             return self._nncf()
         known = RUNTIMES[runtime]
-        if known.version() is None or precision not in known.precisions():
+        if known.version() is None or precision not in known.precisions(self.device):
             raise UserError("absent: not installed, or this machine lacks the precision. Install it to have this row.")
+        if self.device not in (name.lower() for name in known.devices()):
+            raise UserError(f"absent: {runtime} does not run on {self.device} here. Choose another --device for it.")
         facts: dict[str, Any] = {"version": known.version()}
         job = {"step": "time", "runtime": runtime, "precision": precision}
         if precision == "int8":
             target = quantized_file(self.folder, self.name)
             job["quantized"] = str(target)
-            if not target.is_file():
-                facts["quantize_seconds"] = self._step({**job, "step": "quantize"})["seconds"]
+            made = self._once(target, lambda: self._step({**job, "step": "quantize"}))
+            facts["quantize_seconds"] = made.get("seconds")
         if not runtime.startswith("pytorch"):  # compiles; the second start finds it in the cache
             facts["first_start_seconds"] = self._step({**job, "prepare": True})["start_seconds"]
         return facts | self._step(job)
@@ -131,49 +143,44 @@ class _Bench:
         if self.nncf_python is None:
             raise UserError("absent: no interpreter with nncf was given. Give one with --nncf-python.")
         paths = {name: str(self.folder / f"{self.name}.{name}") for name in ("fp32.xml", "npz", "nncf.xml")}
-        told = {}
-        if not Path(paths["nncf.xml"]).is_file():
+
+        def quantized() -> dict[str, Any]:
             self._step({"step": "export", "exported": paths["fp32.xml"], "inputs": paths["npz"]})
             kind = ["transformer"] if self.case.transformer else []
             files = [paths["fp32.xml"], paths["npz"], paths["nncf.xml"]]
-            printed = self._run([str(self.nncf_python), nncf_peer.__file__, *files, *kind])
-            told = json.loads(printed.splitlines()[-1])
+            command = [str(self.nncf_python), nncf_peer.__file__, *files, *kind]
+            child = run_child(command, self.folder, self.tracker.check, name="It", threads=self.threads)
+            return json.loads(child.printed.splitlines()[-1])
+
+        told = self._once(Path(paths["nncf.xml"]), quantized)
         found = self._step({"step": "time", "runtime": PEER, "precision": "int8", "peer": paths["nncf.xml"]})
         return {"version": told.get("version"), "quantize_seconds": told.get("seconds"), **found}
 
-    def _step(self, job: dict[str, Any]) -> dict[str, Any]:
-        """Do one step in a process of its own; what it answers."""
-        file, answer = self.folder / "job.json", self.folder / "answer.json"
-        answer.unlink(missing_ok=True)
-        shared = {"case": self.name, "threads": self.threads, "answer": str(answer)}
-        places = {"cache": str(self.folder / "cache"), "output": str(self.folder / "output.npy")}
-        file.write_text(json.dumps({**job, **shared, **places}), encoding="utf-8")
-        self._run([sys.executable, "-m", "medquant.bench.runtime_worker", str(file)])
-        if not answer.is_file():
-            raise UserError("The process gave no answer. See whether the memory sufficed.")
-        return json.loads(answer.read_text(encoding="utf-8"))
+    def _once(self, target: Path, make: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+        """What is told by making the file `target`, now or in an earlier run with the same folder."""
+        told = target.with_suffix(".told.json")
+        if not target.is_file():
+            told.write_text(json.dumps(make()), encoding="utf-8")
+        return json.loads(told.read_text(encoding="utf-8")) if told.is_file() else {}
 
-    def _run(self, command: list[str]) -> str:
-        """Run a process to its end, or to the user's wish to stop; what it printed."""
-        environment = os.environ | {"OMP_NUM_THREADS": str(self.threads)}
-        printed, errors = self.folder / "printed.txt", self.folder / "errors.txt"
-        with printed.open("w") as out, errors.open("w") as err:
-            try:
-                child = subprocess.Popen(command, stdout=out, stderr=err, env=environment)
-            except OSError as error:
-                raise UserError(f"{command[0]} cannot be started ({error.strerror}). Give another one.") from error
-            try:
-                while child.poll() is None:
-                    self.tracker.check()
-                    time.sleep(0.05)
-            finally:
-                if child.poll() is None:
-                    child.kill()
-                    child.wait()
-        if child.returncode:
-            last = [line for line in errors.read_text(errors="replace").splitlines() if line.strip()][-1:]
-            raise UserError(f"It failed ({''.join(last)}). Leave it out, or see what it needs.")
-        return printed.read_text(errors="replace")
+    def _step(self, job: dict[str, Any]) -> dict[str, Any]:
+        """Do one step in a process of its own; what it answers, and its memory."""
+        places = {"cache": str(self.folder / "cache"), "output": str(self.folder / "output.npy")}
+        job = {**job, **places, "case": self.name, "device": self.device, "threads": self.threads}
+        found, peak = run_step("medquant.bench.runtime_worker", job, self.folder, self.tracker.check, name="It")
+        return {**found, "peak_memory_mb": peak}
+
+
+def _told(row: dict[str, Any]) -> dict[str, str]:
+    """What is to be said of a row that was measured."""
+    said = [row["note"]] if "note" in row else []
+    if (row["speedup_vs_runtime_fp32"] or 1.0) < 1.0:
+        said.append("slower than FP32 in this runtime on this machine")
+    for what, name in (("layers", "layers"), ("products of attention", "products")):
+        wanted, on_integers = row.get(f"quantized_{name}", 0), row.get(f"integer_{name}", 0)
+        if on_integers < wanted:
+            said.append(f"{wanted - on_integers} of {wanted} {what} in floating point")
+    return {"note": "; ".join(said)} if said else {}
 
 
 def _with_speedups(row: dict[str, Any], before: list[dict[str, Any]]) -> dict[str, Any]:

@@ -31,10 +31,10 @@ class Case:
     transformer: bool = False
 
     def piece(self, model: Model, seed: int = 1) -> Part:
-        """The part with an input that it was not calibrated on (of another seed, another input)."""
+        """The part with an input that it was not calibrated on (of another seed, another input), on the processor."""
         part = model.parts()[self.part]
         if self.part == "mask_decoder":
-            return part
+            return replace(part, inputs={name: example.cpu() for name, example in part.inputs.items()})
         (name, example), *_ = part.inputs.items()
         return replace(part, inputs={name: smooth(tuple(example.shape), seed)})
 

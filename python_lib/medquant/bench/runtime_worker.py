@@ -16,7 +16,7 @@ import psutil
 import torch
 
 from medquant.bench.runtime_cases import CASES, Case
-from medquant.memory import PeakMemory, give_back_memory
+from medquant.memory import give_back_memory
 
 SECONDS = 12.0
 """A network is run until so much time has passed, three times at least."""
@@ -26,9 +26,7 @@ MOST_RUNS = 15
 def main(job: dict[str, Any]) -> dict[str, Any]:
     """Do what `job["step"]` names."""
     torch.set_num_threads(job["threads"])
-    with PeakMemory() as memory:
-        answer = _STEPS[job["step"]](CASES[job["case"]], job)
-    return {**answer, "peak_memory_mb": memory.peak_mb}
+    return _STEPS[job["step"]](CASES[job["case"]], job)
 
 
 def _quantize(case: Case, job: dict[str, Any]) -> dict[str, Any]:
@@ -77,6 +75,10 @@ def _time(case: Case, job: dict[str, Any]) -> dict[str, Any]:
             run(*inputs)
             seconds.append(time.perf_counter() - began)
     np.save(job["output"], output.numpy())
+    if job["device"] == "cuda":
+        facts["gpu"] = torch.cuda.get_device_name()
+        if job["runtime"].startswith("pytorch"):  # others have allocators of their own
+            facts["gpu_memory_mb"] = torch.cuda.max_memory_allocated() / 1e6
     return {"seconds": statistics.median(seconds), "load": psutil.getloadavg()[0], **facts}
 
 
@@ -96,6 +98,7 @@ def _runner(case: Case, job: dict[str, Any]) -> tuple[Callable[..., torch.Tensor
         model = case.build()
     if job["runtime"].startswith("pytorch") and job["precision"] != "int8":
         _own_attention(model.network)
+    model.network.to(job["device"])
     part = case.piece(model)
     from medquant.deploy.runtime import RUNTIMES
 
@@ -104,7 +107,8 @@ def _runner(case: Case, job: dict[str, Any]) -> tuple[Callable[..., torch.Tensor
         part, precision=job["precision"], threads=job["threads"], cache=Path(job["cache"])
     )
     facts |= {"simulated": session.simulated, "start_seconds": time.perf_counter() - began}
-    for name in ("integer_layers", "quantized_layers"):
+    facts["device"] = session.device.lower()
+    for name in ("integer_layers", "quantized_layers", "integer_products", "quantized_products"):
         if hasattr(session, name):
             facts[name] = getattr(session, name)
     inputs = list(part.inputs.values())

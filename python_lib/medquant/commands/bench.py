@@ -8,12 +8,14 @@ from typing import Annotated
 import typer
 
 from medquant.commands import options as o
+from medquant.commands.app import need_window
 from medquant.commands.bench_tables import (
     print_autoquant,
     print_facts,
     print_pipeline,
     print_quality,
     print_runtimes,
+    print_window,
 )
 from medquant.commands.session import output_folder, session
 from medquant.errors import UserError
@@ -138,9 +140,11 @@ def runtime(
         list[str] | None,
         typer.Option(
             "--runtime",
-            help="pytorch, openvino, onnxruntime, tensorrt or pytorch-compiled. Repeatable; the first two if not.",
+            help="pytorch, openvino, onnxruntime, tensorrt or pytorch-compiled. Repeatable; the first two if "
+            "not given, on a GPU pytorch and tensorrt.",
         ),
     ] = None,
+    device: Annotated[str, typer.Option(help="cpu, or cuda for rows of an NVIDIA GPU.")] = "cpu",
     threads: Annotated[int, typer.Option(min=1, help="Threads of every runtime.")] = 2,
     nncf_python: Annotated[
         str | None, typer.Option(help="A Python that has nncf and openvino: adds the rows of its INT8 models.")
@@ -161,7 +165,8 @@ def runtime(
         with run.track("Runtimes") as (progress, cancelled):
             rows = bench.run(
                 networks=networks or tuple(CASES),
-                runtimes=runtimes or ("pytorch", "openvino"),
+                runtimes=runtimes or (),
+                device=device,
                 threads=threads,
                 nncf_python=None if nncf_python is None else Path(nncf_python).expanduser(),
                 folder=None if keep is None else output_folder(keep, "--keep"),
@@ -221,6 +226,43 @@ def pipeline(
             )
         print_pipeline(run, rows)
         run.finish(rows)
+
+
+@app.command("window", epilog=o.examples("medquant bench window --data FOLDER --json window.json"))
+def window(
+    data: Annotated[str | None, DATA] = None,
+    sizes: Annotated[
+        list[str] | None,
+        typer.Option("--size", help="1280x800. Repeatable; 1280x800 and 2560x1440 if not given."),
+    ] = None,
+    seconds: Annotated[
+        float,
+        typer.Option(min=0, help="How long the wheel turns while ViT-B is quantized; 0 leaves it out."),
+    ] = 300.0,
+    json_target: o.Json = None,
+) -> None:
+    """Use the window by mouse: seconds to its start, wheel steps, memory, and the way from a scan to a comparison.
+
+    It opens the CT series of the real scans, on the display at hand or off screen. Takes some twelve minutes.
+    """
+    need_window()
+    from medquant.bench import window as bench
+
+    with session(json_target) as run:
+        chosen = {"sizes": tuple(map(window_size, sizes))} if sizes else {}
+        folder = data_folder(data)
+        with run.track("Window") as (progress, cancelled):
+            rows = bench.run(data=folder, busy_seconds=seconds, **chosen, progress=progress, cancelled=cancelled)
+        print_window(run, rows)
+        run.finish(rows)
+
+
+def window_size(text: str) -> tuple[int, int]:
+    """1280x800 as two numbers. Raises `UserError`."""
+    width, _, height = text.lower().replace(" ", "").partition("x")
+    if not (width.isdecimal() and height.isdecimal() and min(int(width), int(height)) >= 600):
+        raise UserError(f"{text} is no size of a window. Give width and height from 600 up, as in 1280x800.")
+    return int(width), int(height)
 
 
 def data_folder(given: str | None) -> Path:

@@ -77,6 +77,7 @@ def print_runtimes(run: Session, rows: list[dict[str, Any]]) -> None:
             "" if row["runtime"] == "pytorch" else _told(row["speedup_vs_runtime_fp32"], _times)
         ),
         "memory": lambda row: _told(row["peak_memory_mb"], wording.memory),
+        "of the\nGPU": lambda row: _told(row.get("gpu_memory_mb"), wording.memory),
         "Dice": lambda row: _told(row["dsc_vs_fp32"], wording.score),
         "made\nin": lambda row: _told(row.get("quantize_seconds"), wording.seconds),
         "start": lambda row: _told(row.get("start_seconds"), wording.seconds),
@@ -88,7 +89,8 @@ def print_runtimes(run: Session, rows: list[dict[str, Any]]) -> None:
         for cells in zip(*shown.values(), strict=True):
             table.add_row(*cells)
         versions = {row["runtime"]: row["version"] for row in found if row.get("version")}
-        run.console.print(network, style="bold", markup=False, highlight=False)
+        gpu = next((f" on {row['gpu']}" for row in found if row.get("gpu")), "")
+        run.console.print(f"{network}{gpu}", style="bold", markup=False, highlight=False)
         run.console.print(table)
         run.say(", ".join(f"{runtime} {version}" for runtime, version in versions.items()))
         for recipe in dict.fromkeys(row["recipe"] for row in found if row.get("recipe")):
@@ -131,3 +133,22 @@ def print_pipeline(run: Session, rows: list[dict[str, Any]]) -> None:
         for row in of_case:
             stages = ", ".join(f"{name} {wording.seconds(seconds)}" for name, seconds in row["stages"].items())
             run.console.print(f"{row['engine']} {row['precision']}: {stages}", markup=False, highlight=False)
+
+
+def print_window(run: Session, rows: list[dict[str, Any]]) -> None:
+    """What was measured beside what is asked for, a table for each size of the window."""
+    for size in dict.fromkeys(row["window"] for row in rows):
+        of_size = [row for row in rows if row["window"] == size]
+        table = _table("", "measured", "asked", "")
+        for row in of_size:
+            measured, asked = (_amount(row[key], row["unit"]) for key in ("measured", "asked"))
+            table.add_row(row["what"], measured, asked, "" if row["kept"] else "missed")
+        run.console.print(f"The window at {size}", style="bold", markup=False, highlight=False)
+        run.console.print(table)
+        for row in of_size:
+            if row["note"]:
+                run.say(escape(f"{row['what']}: {row['note']}"))
+
+
+def _amount(value: float, unit: str) -> str:
+    return f"{value:.1f} {unit}" if unit == "s" and value < 10 else f"{value:.0f} {unit}"

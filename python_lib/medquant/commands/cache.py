@@ -13,10 +13,11 @@ EXAMPLES = o.examples("medquant cache", "medquant cache --clear")
 
 
 def cache(
-    clear: Annotated[bool, typer.Option("--clear", help="Remove the compiled models and the choices.")] = False,
+    clear: Annotated[bool, typer.Option("--clear", help="Remove all but downloaded weights.")] = False,
     json_target: o.Json = None,
 ) -> None:
-    """Show or clear what medquant keeps: models compiled for this machine, and which runtime was chosen for them.
+    """Show or clear what medquant keeps: models compiled for this machine, which runtime was chosen for them, and
+    models that were quantized in the panel.
 
     Nothing here is needed: what is cleared is made again when it is wanted. Weights that were downloaded stay; they
     are shown with their folder.

@@ -181,7 +181,7 @@ def explain(run: Session, model: Model, case: DemoCase, slices: int) -> None:
 def show(run: Session, result: DemoResult, demonstrates: str) -> None:
     """The table, what it means, and where everything is."""
     from medquant.commands.tables import models_table
-    from medquant.evaluation import wording
+    from medquant.evaluation import verdict, wording
 
     models = result.comparison.summary
     run.console.print(models_table(models, has_reference=result.comparison.has_reference))
@@ -192,10 +192,9 @@ def show(run: Session, result: DemoResult, demonstrates: str) -> None:
         )
     run.say(
         f"\nMeans over the structures; Dice and NSD ({result.comparison.tolerance_mm:g} mm) are 1 for equal masks. "
-        f"The words at the end judge the worst structure by its Dice against FP32: masks as FP32 from "
-        f"{wording.score(wording.AS_FP32_FROM)}, small loss from {wording.score(wording.SMALL_LOSS_FROM)}. "
+        f"{verdict.describe()} "
         "Simulated: weights are decoded to float32 to run, so the files are smaller and running is not faster. "
-        f"In FP32 the parameters take {wording.size(models[0].bytes_fp32)}, whatever their file stores them in. "
+        "Size of FP32: 4 bytes for each weight, whatever its file stores them in. "
         "Process memory counts all that is held, other models too."
     )
     run.say(f"{demonstrates} Not for clinical use.".strip())

@@ -111,9 +111,13 @@ def output_file(path: str | Path, option: str = "--output") -> Path:
 
 
 def output_folder(path: str | Path, option: str = "--output") -> Path:
-    """`path`, a folder, known to be there or to have a place before long work begins. Raises `UserError`."""
+    """`path`, a folder, known to be writable or to have a place before long work begins. Raises `UserError`."""
     path = Path(path).expanduser()
-    return path if path.exists() else _in_a_folder(path, option)
+    if not path.exists():
+        return _in_a_folder(path, option)
+    if not path.is_dir() or not os.access(path, os.W_OK):
+        raise UserError(f"{path} is not a folder you may write in. Correct {option}.")
+    return path
 
 
 def _in_a_folder(path: Path, option: str) -> Path:

@@ -31,7 +31,7 @@ def models_table(models: Sequence[ModelSummary], *, has_reference: bool) -> Tabl
     Columns that no model has a figure for are left out.
     """
     columns: dict[str, Callable[[ModelSummary], str]] = {
-        "on\ndisk": lambda m: wording.size(m.bytes_on_disk),
+        "size": wording.model_size,
         "bits/\nweight": lambda m: wording.bits(m.effective_bits),
         "Dice\nFP32": lambda m: wording.score(m.dsc_vs_fp32),
     }

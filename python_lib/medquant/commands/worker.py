@@ -16,6 +16,10 @@ def worker(
     folder: Annotated[
         str | None, typer.Option(metavar="FOLDER", help="Where arrays are exchanged. (default: a new temporary one)")
     ] = None,
+    token: Annotated[
+        str | None,
+        typer.Option(metavar="TEXT", help="Leave the folder alone unless its file `token` says this."),
+    ] = None,
 ) -> None:
     """Answer requests of another program, such as the panel: lines of JSON on standard input and output.
 
@@ -23,4 +27,4 @@ def worker(
     """
     from medquant.worker.process import serve
 
-    serve(None if folder is None else Path(folder))
+    serve(None if folder is None else Path(folder), token)

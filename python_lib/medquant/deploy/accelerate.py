@@ -34,10 +34,11 @@ def accelerate(
 
     `runtime`: "auto" (measured on this machine and remembered), "pytorch", "openvino", "onnxruntime", "tensorrt", or
     "pytorch-compiled", which "auto" never takes: it compiles for up to minutes in every process.
-    `precision`: "auto" (integers where the activations are quantized, else FP32), "fp32", "bf16", "fp16" or "int8".
-    A part that the runtime cannot do stays with PyTorch, and the twin's `why` says so. Raises `UserError` for a runtime
-    that is not installed or lacks the precision, a model without quantized activations asked for "int8", and inputs of
-    unknown shape; `Cancelled` as soon as `cancelled()` turns true.
+    `precision`: "auto" (integers where the activations are quantized and the runtime has them, as "pytorch-compiled"
+    has not; else FP32, inputs as they are), "fp32", "bf16", "fp16" or "int8". A part that the runtime cannot do, or
+    does otherwise than the engine, stays with PyTorch, and the twin's `why` says so. Raises `UserError` where that is
+    all of the model, for a runtime that is not installed or lacks the precision, a model without quantized activations
+    asked for "int8", and inputs of unknown shape; `Cancelled` as soon as `cancelled()` turns true.
     """
     report = Progress(progress, cancelled)
     adapter = model.model if isinstance(model, QuantizedModel) else model

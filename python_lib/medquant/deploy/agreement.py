@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import math
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 
-from medquant.deploy.program import rounds_inputs
+from medquant.deploy.program import decoded_program, rounds_inputs
+from medquant.errors import UserError
+from medquant.memory import lacks_memory
 
 if TYPE_CHECKING:
     from medquant.deploy.runtime import Session
+    from medquant.models.base import Part
+
+Outputs = tuple[torch.Tensor, ...]
 
 EXACT = 2e-3
 """Bound of the relative difference where both compute in FP32: the order of sums differs, nothing else."""
@@ -50,3 +57,52 @@ def bound_of_session(session: Session) -> float:
     if session.precision == "int8":
         return max(ROUNDED, *SHORT.values())
     return SHORT.get(session.precision, ONE_LONG_SUM if session.runtime in _BY_ONNX else EXACT)
+
+
+class Reference:
+    """What the engine's own network gives for the examples of a model's parts; computed once, when it is asked for."""
+
+    def __init__(self, parts: Mapping[str, Part]) -> None:
+        self._parts = parts
+        self.rounded: dict[str, Outputs] = {}
+        """By part: with inputs rounded as the recipe says; to be filled by whoever ran the network anyway."""
+        self._unrounded: dict[str, Outputs] = {}
+
+    @torch.inference_mode()
+    def check(self, name: str, session: Session) -> bool:
+        """Whether a session was seen to compute its part; False where the memory does not suffice to compare.
+
+        Raises `UserError` where it computes something else.
+        """
+        try:
+            expected = self._expected(name, session)
+            found = _outputs(session(*(tensor.cpu() for tensor in self._parts[name].inputs.values())))
+        except (MemoryError, RuntimeError) as error:
+            if not lacks_memory(error):
+                raise
+            return False
+        pairs = zip(found, expected, strict=True)
+        apart = max(relative_difference(one.numpy(), other.numpy()) for one, other in pairs)
+        if not apart <= bound_of_session(session):
+            share = f"by {apart:.0%}, more than rounding explains" if math.isfinite(apart) else "in numbers or shape"
+            raise UserError(
+                f"What {session.runtime} {session.precision} makes of the {name.replace('_', ' ')} differs from "
+                f"PyTorch's {share}. Use --runtime pytorch."
+            )
+        return True
+
+    def _expected(self, name: str, session: Session) -> Outputs:
+        """What a session has to give: outside integers nothing is rounded, so there it is the network without that."""
+        part = self._parts[name]
+        if session.precision == "int8" or not rounds_inputs(part.module):
+            if name not in self.rounded:
+                self.rounded[name] = _outputs(part.module(*part.inputs.values()))
+            return self.rounded[name]
+        if name not in self._unrounded:
+            module = decoded_program(part.module, integers=False)
+            self._unrounded[name] = _outputs(module(*(tensor.cpu() for tensor in part.inputs.values())))
+        return self._unrounded[name]
+
+
+def _outputs(found: Any) -> Outputs:
+    return tuple(tensor.float().cpu() for tensor in (found if isinstance(found, (tuple, list)) else (found,)))

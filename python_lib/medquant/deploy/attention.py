@@ -8,6 +8,7 @@ import torch
 from torch import nn
 from torch.nn import functional
 
+from medquant.deploy.int8_codes import BITS_WITHOUT_VNNI
 from medquant.models.sam_attention import ChunkedAttention
 
 CELLS = 2**26
@@ -69,6 +70,14 @@ def export_attention(network: nn.Module, quantizer: Callable[[nn.Module], nn.Mod
             module.__class__ = WholeAttention
             if getattr(module, "quantizers", None) is not None:
                 module.quantizers = nn.ModuleDict({k: quantizer(q) for k, q in module.quantizers.items()})
+
+
+def drop_overflowing_products(network: nn.Module) -> None:
+    """Leave products in floating point whose factors both have too many bits for processors without VNNI."""
+    for module in network.modules():
+        quantizers = getattr(module, "quantizers", None) if isinstance(module, ChunkedAttention) else None
+        if quantizers is not None and min(quantizer.bits for quantizer in quantizers.values()) > BITS_WITHOUT_VNNI:
+            module.quantizers = None
 
 
 def drop_attention_quantizers(network: nn.Module) -> None:

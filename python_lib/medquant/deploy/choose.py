@@ -18,12 +18,12 @@ from pathlib import Path
 import torch
 
 import medquant
-from medquant.deploy.agreement import bound_of_session, relative_difference
+from medquant.deploy.agreement import Reference
 from medquant.deploy.cache import cache_folder
 from medquant.deploy.compiling import Pass, compile_parts, measured_pass, spoken
 from medquant.deploy.load import LoadOfOthers
 from medquant.deploy.machine import Machine
-from medquant.deploy.program import decoded_program, integer_layers, rounds_inputs
+from medquant.deploy.program import integer_layers, rounds_inputs
 from medquant.deploy.runtime import RUNTIMES, Session
 from medquant.errors import Cancelled, MedQuantError, UserError, first_line
 from medquant.files import atomic_path
@@ -126,8 +126,7 @@ class _Measurement:
         self.refused: dict[str, str] = {}
         self.compiled: dict[str, dict[str, Session]] = {}
         self.engine = Pass(math.inf, {})
-        self.unrounded: dict[str, tuple[torch.Tensor, ...]] = {}
-        """By part: the outputs of the network without rounding of its inputs."""
+        self.reference = Reference(parts)
         self.doubt = ""
         """Why another measurement may end otherwise; empty: no reason."""
         self.device = next(tensor.device.type for part in parts.values() for tensor in part.inputs.values())
@@ -181,7 +180,7 @@ class _Measurement:
                 stack.enter_context(decoded_once(part.module))
             modules = {name: part.module for name, part in self.parts.items()}
             self.engine = measured_pass(modules, self.parts, progress=progress, title="PyTorch")
-        self.seconds[_BASELINE] = self.engine.seconds
+        self.seconds[_BASELINE], self.reference.rounded = self.engine.seconds, self.engine.outputs
 
     def _try(self, name: str, wanted: str, progress: Progress) -> None:
         label = f"{name} {wanted}"
@@ -189,10 +188,14 @@ class _Measurement:
             return
         try:
             sessions, lacking = compile_parts(
-                self.parts, RUNTIMES[name], wanted, threads=self.threads, progress=progress.span(0.0, 0.7)
+                self.parts,
+                RUNTIMES[name],
+                wanted,
+                threads=self.threads,
+                progress=progress.span(0.0, 0.7),
+                reference=self.reference,
             )
             found = measured_pass(sessions, self.parts, progress=progress.span(0.7, 1.0), title=name)
-            self._require_agreement(sessions, found)
         except Cancelled:
             raise
         except Exception as error:  # a runtime that fails, however it does, is not chosen
@@ -202,27 +205,6 @@ class _Measurement:
             return
         self.seconds[label], self.compiled[label] = found.seconds, sessions
         self.refused.update({f"{label} for the {spoken(part)}": why for part, why in lacking.items()})
-
-    def _require_agreement(self, sessions: Mapping[str, Session], found: Pass) -> None:
-        """Raise `UserError` where a part gives something else than the engine's own network."""
-        for name, part in self.parts.items():
-            pairs = zip(found.outputs[name], self._expected(name, part, sessions[name]), strict=True)
-            apart = max(relative_difference(one.float().numpy(), other.float().numpy()) for one, other in pairs)
-            if not apart <= bound_of_session(sessions[name]):
-                share = (
-                    f"by {apart:.0%}, more than rounding explains" if math.isfinite(apart) else "in numbers or shape"
-                )
-                raise UserError(f"what it makes of the {spoken(name)} differs from PyTorch's {share}")
-
-    @torch.inference_mode()
-    def _expected(self, name: str, part: Part, session: Session) -> tuple[torch.Tensor, ...]:
-        """What a session has to give: outside integers nothing is rounded, so there it is the network without that."""
-        if session.precision == "int8" or not rounds_inputs(part.module):
-            return self.engine.outputs[name]
-        if name not in self.unrounded:
-            found = decoded_program(part.module, integers=False)(*(tensor.cpu() for tensor in part.inputs.values()))
-            self.unrounded[name] = tuple(found) if isinstance(found, (tuple, list)) else (found,)
-        return self.unrounded[name]
 
     def _choice(self) -> Choice:
         among = self.seconds if self.precision == "auto" else {label: self.seconds[label] for label in self.compiled}

@@ -5,14 +5,16 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import torch
 
 from medquant.background import stoppable_call
+from medquant.deploy.agreement import Reference
 from medquant.deploy.cache import cache_folder
-from medquant.deploy.program import rounds_inputs
-from medquant.deploy.runtime import RUNTIMES, Runtime, Session
+from medquant.deploy.program import integer_layers, rounds_inputs
+from medquant.deploy.runtime import RUNTIMES, Check, Runtime, Session
 from medquant.errors import UserError
 from medquant.models.base import Part
 from medquant.progress import Progress
@@ -23,20 +25,29 @@ MOST_RUNS = 6
 
 
 def compile_parts(
-    parts: Mapping[str, Part], runtime: Runtime, precision: str, *, threads: int | None, progress: Progress
+    parts: Mapping[str, Part],
+    runtime: Runtime,
+    precision: str,
+    *,
+    threads: int | None,
+    progress: Progress,
+    reference: Reference | None = None,
 ) -> tuple[dict[str, Session], dict[str, str]]:
-    """A session for every part, and why some of them are PyTorch's: the runtime lacks what they need.
+    """A session for every part, and why some of them are PyTorch's: the runtime lacks what they need, or is wrong.
 
-    In "int8", parts whose activations are not quantized are computed in "fp32". Raises `UserError` where the runtime
-    can do none of the parts, or the memory does not suffice; `Cancelled` as soon as the user asks.
+    What is compiled anew is compared with the engine's own network on the part's example (`reference`: where that is
+    known already). In "int8", parts whose activations are not quantized are computed in "fp32". Raises `UserError`
+    where the runtime can do none of the parts, or the memory does not suffice; `Cancelled` as soon as the user asks.
     """
+    reference = reference or Reference(parts)
     sessions: dict[str, Session] = {}
     lacking: dict[str, str] = {}
     for number, (name, part) in enumerate(parts.items()):
         progress.report(number / len(parts), f"Preparing the {spoken(name)} for {runtime.name}")
         wanted = "fp32" if precision == "int8" and not rounds_inputs(part.module) else precision
         try:
-            sessions[name] = stoppable_call(_compiling(runtime, part, wanted, threads), progress)
+            check = partial(reference.check, name)
+            sessions[name] = stoppable_call(_compiling(runtime, part, wanted, threads, check), progress)
         except MemoryError as error:
             raise UserError(
                 f"There is not enough memory to prepare the model for {runtime.name}. Close other programs, or use "
@@ -48,6 +59,7 @@ def compile_parts(
         raise UserError(next(iter(lacking.values())))
     for name in lacking:
         sessions[name] = RUNTIMES["pytorch"].compile(parts[name], precision="fp32", threads=threads)
+        sessions[name].layers, sessions[name].integer_layers = len(integer_layers(parts[name].module)), 0
     progress.report(1.0, f"Ready to run by {runtime.name}")
     return {name: sessions[name] for name in parts}, lacking
 
@@ -82,10 +94,12 @@ def spoken(name: str) -> str:
     return name.replace("_", " ")
 
 
-def _compiling(runtime: Runtime, part: Part, precision: str, threads: int | None) -> Callable[[], Session]:
+def _compiling(
+    runtime: Runtime, part: Part, precision: str, threads: int | None, check: Check
+) -> Callable[[], Session]:
     # Converters work on the processor, wherever the network is.
     part = replace(part, inputs={name: tensor.cpu() for name, tensor in part.inputs.items()})
-    return lambda: runtime.compile(part, precision=precision, threads=threads, cache=cache_folder())
+    return lambda: runtime.compile(part, precision=precision, threads=threads, cache=cache_folder(), check=check)
 
 
 def _timing(run: Callable[..., Any], part: Part) -> Callable[[], tuple[float, tuple[torch.Tensor, ...]]]:

@@ -14,6 +14,8 @@ LARGEST_CODE_WITHOUT_VNNI = 63
 """Before VNNI, x86 kernels of OpenVINO (oneDNN) and onnxruntime add pairs of products in 16 bits, and what does not fit
 is clipped without a word: 2 * 255 * 64 fits, 2 * 255 * 127 does not. (oneDNN's guide, "Nuances of int8 computations";
 OpenVINO's "Saturation issue"; onnxruntime's `reduce_range`.)"""
+BITS_WITHOUT_VNNI = 7
+"""The same as a number of bits: of one factor of every product."""
 _PARTS = 64
 
 

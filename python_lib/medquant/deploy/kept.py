@@ -1,4 +1,4 @@
-"""What this package keeps on disk for a user: compiled models, choices of a runtime, downloaded weights."""
+"""What this package keeps on disk for a user: compiled models, choices of a runtime, quantized models, downloads."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from typing import Any
 
 from medquant.deploy.cache import CompiledCache, cache_folder
 from medquant.deploy.choose import choices_folder
+from medquant.deploy.quantized_models import quantized_folder
 from medquant.models import hub
 
 
@@ -29,20 +30,21 @@ class Kept:
 
 
 def kept() -> tuple[Kept, ...]:
-    """Compiled models, choices of a runtime, and downloaded weights, with the folder of each."""
+    """Compiled models, choices of a runtime, quantized models, and downloaded weights, with the folder of each."""
     compiled = CompiledCache(cache_folder())
-    choices, weights = choices_folder(), hub.cache_folder()
+    choices, quantized, weights = choices_folder(), quantized_folder(), hub.cache_folder()
     return (
         Kept("Compiled models", compiled.folder, compiled.count(), compiled.size_bytes(), _writable(compiled.folder)),
         Kept("Choices of a runtime", choices, *_total(choices), _writable(choices)),
+        Kept("Quantized models", quantized, *_total(quantized), _writable(quantized)),
         Kept("Downloaded weights", weights, *_total(weights), _writable(weights)),
     )
 
 
 def clear_kept() -> int:
-    """Remove compiled models and choices; returns the bytes that were freed."""
+    """Remove compiled models, choices, and the panel's quantized models; returns the bytes that were freed."""
     freed = CompiledCache(cache_folder()).clear()
-    for path in _files(choices_folder()):
+    for path in [*_files(choices_folder()), *_files(quantized_folder())]:
         with suppress(OSError):
             size = path.stat().st_size
             path.unlink()

@@ -13,15 +13,20 @@ import torch
 
 from medquant.deploy.cache import CompiledCache, fingerprint
 from medquant.deploy.int8_codes import largest_code_here
-from medquant.deploy.program import integer_layers, rounds_inputs
+from medquant.deploy.program import integer_layers, integer_products, rounds_inputs
 from medquant.errors import UserError, first_line
 from medquant.memory import lacks_memory
 
 if TYPE_CHECKING:
+    from medquant.deploy.runtime import Check
     from medquant.models.base import Part
 
 _PROVIDERS = {"CUDAExecutionProvider": "cuda", "CoreMLExecutionProvider": "coreml", "CPUExecutionProvider": "cpu"}
-_INTEGER_OPERATORS = ("QLinearConv", "QLinearMatMul", "MatMulInteger", "QGemm", "ConvInteger", "DynamicQuantizeMatMul")
+_SECOND_FACTOR = {
+    **dict.fromkeys(("QLinearConv", "QLinearMatMul", "QGemm"), 3),
+    **dict.fromkeys(("MatMulInteger", "MatMulIntegerToFloat", "ConvInteger", "DynamicQuantizeMatMul"), 1),
+}
+"""Operators on integers, and which input is the weight of a layer, or the second factor of a product."""
 _PACKAGES = ("onnxruntime", "onnxruntime-gpu", "onnxruntime-directml")
 
 
@@ -54,7 +59,13 @@ class OnnxRuntime:
         return () if self.version() is None else ("fp32", "int8")
 
     def compile(
-        self, part: Part, *, precision: str, threads: int | None = None, cache: Path | None = None
+        self,
+        part: Part,
+        *,
+        precision: str,
+        threads: int | None = None,
+        cache: Path | None = None,
+        check: Check | None = None,
     ) -> OnnxSession:
         """Export the part, or read the exported one from the cache, and let onnxruntime optimise it."""
         if self.version() is None:
@@ -66,16 +77,19 @@ class OnnxRuntime:
         store = None if cache is None else CompiledCache(cache)
         shapes = {name: (tuple(t.shape), part.dynamic.get(name, ())) for name, t in part.inputs.items()}
         key = fingerprint(part.module, "onnx", self.version(), integers, largest_code_here(), shapes)
-        session = None if store is None else self._from(store, key, threads, integers)
-        if session is None:
-            data = _exported(part, integers)
-            session = _started(data, threads, integers)
-            if store is not None:
-                store.write(key, data)
-        wanted = len(integer_layers(part.module)) if integers else 0
-        return OnnxSession(*session, part, precision, self.devices()[0], wanted)
+        wanted = (len(integer_layers(part.module)), integer_products(part.module)) if integers else (0, 0)
+        started = None if store is None else self._from(store, key, threads, integers)
+        if started is not None:
+            return OnnxSession(*started, part, precision, self.devices()[0], *wanted)
+        data = _exported(part, integers)
+        session = OnnxSession(*_started(data, threads, integers), part, precision, self.devices()[0], *wanted)
+        if (check is None or check(session)) and store is not None:
+            store.write(key, data)
+        return session
 
-    def _from(self, store: CompiledCache, key: str, threads: int | None, integers: bool) -> tuple[Any, int] | None:
+    def _from(
+        self, store: CompiledCache, key: str, threads: int | None, integers: bool
+    ) -> tuple[Any, tuple[int, int]] | None:
         data = store.read(key)
         if data is None:
             return None
@@ -92,8 +106,8 @@ def _exported(part: Part, integers: bool) -> bytes:
     return onnx_model(part, integers=integers).SerializeToString()
 
 
-def _started(data: bytes, threads: int | None, integers: bool) -> tuple[Any, int]:
-    """A session, and how many nodes of its optimised graph compute on integers (0 where none are expected)."""
+def _started(data: bytes, threads: int | None, integers: bool) -> tuple[Any, tuple[int, int]]:
+    """A session, and how many layers and products of its optimised graph are on integers (0 where none should be)."""
     import onnx
     import onnxruntime
 
@@ -110,8 +124,16 @@ def _started(data: bytes, threads: int | None, integers: bool) -> tuple[Any, int
         except Exception as error:  # its errors have no common class
             reason = first_line(error)
             raise UserError(f"onnxruntime cannot load this model ({reason}). Use --runtime pytorch.") from error
-        nodes = onnx.load(optimised).graph.node if integers else ()
-    return session, sum(node.op_type in _INTEGER_OPERATORS for node in nodes)
+        counted = _on_integers(onnx.load(optimised).graph) if integers else (0, 0)
+    return session, counted
+
+
+def _on_integers(graph: Any) -> tuple[int, int]:
+    """How many layers are computed on integers, and how many products of two inputs."""
+    constants = {tensor.name for tensor in graph.initializer}
+    nodes = [node for node in graph.node if node.op_type in _SECOND_FACTOR]
+    layers = sum(node.input[_SECOND_FACTOR[node.op_type]] in constants for node in nodes)
+    return layers, len(nodes) - layers
 
 
 class OnnxSession:
@@ -119,13 +141,26 @@ class OnnxSession:
 
     runtime = "onnxruntime"
 
-    def __init__(self, session: Any, integers: int, part: Part, precision: str, device: str, wanted: int) -> None:
+    def __init__(
+        self,
+        session: Any,
+        on_integers: tuple[int, int],
+        part: Part,
+        precision: str,
+        device: str,
+        wanted: int,
+        products: int,
+    ) -> None:
         self.precision, self.device = precision, device
-        self.quantized_layers, self.integer_layers = wanted, integers
-        """How many layers were to run on integers, and how many nodes of the optimised graph do."""
+        self.quantized_layers, self.integer_layers = wanted, on_integers[0]
+        """How many layers were to run on integers, and how many of the optimised graph do."""
+        self.quantized_products, self.integer_products = products, min(products, on_integers[1])
         self._session, self._inputs = session, tuple(part.inputs)
         self._lock = threading.Lock()
-        self.simulated = integers < wanted
+        self.simulated = self.integer_layers < wanted
+
+    def release(self) -> None:
+        """Nothing: onnxruntime keeps what it has taken until the session ends."""
 
     def __call__(self, *inputs: torch.Tensor) -> torch.Tensor | tuple[torch.Tensor, ...]:
         """Run once; the outputs are float32 tensors of their own."""

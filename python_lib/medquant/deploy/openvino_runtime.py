@@ -14,15 +14,18 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from medquant.deploy.cache import CompiledCache, fingerprint
-from medquant.deploy.program import integer_layers, rounds_inputs
+from medquant.deploy.program import integer_layers, integer_products, rounds_inputs
 from medquant.errors import UserError, last_line
 from medquant.memory import give_back_memory, lacks_memory
 
 if TYPE_CHECKING:
+    from medquant.deploy.runtime import Check
     from medquant.models.base import Part
 
 OLDEST = (2025, 0)
 _HINTS = {"fp32": "f32", "bf16": "bf16", "fp16": "f16"}
+_PRODUCT = re.compile(r"aten::matmul/MatMul(_\d+)?$")
+"""How the converter names a product of two inputs."""
 _CAPABILITIES = {"bf16": "BF16", "fp16": "FP16"}
 
 
@@ -60,6 +63,7 @@ class OpenVino:
         precision: str,
         threads: int | None = None,
         cache: Path | None = None,
+        check: Check | None = None,
         rest: str | None = None,
     ) -> OpenVinoSession:
         """Compile `part`. `rest`: the floating point of what is not on integers in "int8"; None: the fastest."""
@@ -78,13 +82,16 @@ class OpenVino:
         shapes = {name: (tuple(t.shape), part.dynamic.get(name, ())) for name, t in part.inputs.items()}
         key = fingerprint(part.module, *_build_and_device(self.device), sorted(config.items()), integers, shapes)
         compiled = None if store is None else self._from(store, key, config)
-        if compiled is None:
+        known = compiled is not None
+        if not known:
             compiled = self._compiled(part, config, integers, exact_norms=floating == "fp32" and not integers)
             give_back_memory()
-            if store is not None:
-                _keep(compiled, store, key)
+        wanted = (len(integer_layers(part.module)), integer_products(part.module)) if integers else (0, 0)
+        session = OpenVinoSession(compiled, precision, self.device, *wanted)
+        if not known and (check is None or check(session)) and store is not None:
+            _keep(compiled, store, key)
         give_back_memory()
-        return OpenVinoSession(compiled, precision, self.device, len(integer_layers(part.module)) if integers else 0)
+        return session
 
     def _from(self, store: CompiledCache, key: str, config: dict[str, Any]) -> Any:
         data = store.read(key)
@@ -129,15 +136,16 @@ class OpenVinoSession:
 
     runtime = "openvino"
 
-    def __init__(self, compiled: Any, precision: str, device: str, wanted: int) -> None:
+    def __init__(self, compiled: Any, precision: str, device: str, wanted: int, products: int = 0) -> None:
         self.precision, self.device = precision, device
-        self.quantized_layers = wanted
-        """How many layers were to run on integers."""
-        primitives = _layer_primitives(compiled)
+        self.quantized_layers, self.quantized_products = wanted, products
+        """How many layers, and products of attention, were to run on integers."""
+        primitives, found = _computing(compiled)
         self.integer_layers, self.layers = sum(map(_on_integers, primitives)), len(primitives)
         """How many layers of the compiled graph do, and how many it has."""
+        self.integer_products = min(found, products)
         self.simulated = precision == "int8" and self.integer_layers < wanted
-        self._request = compiled.create_infer_request()
+        self._compiled, self._request = compiled, compiled.create_infer_request()
         self._outputs = len(compiled.outputs)
         self._shapes = {
             index: tuple(port.get_shape())
@@ -145,6 +153,14 @@ class OpenVinoSession:
             if port.get_partial_shape().is_static and port.get_element_type().get_type_name() == "f32"
         }
         self._lock = threading.Lock()
+
+    def release(self) -> None:
+        """The buffers of a pass; the compiled model stays."""
+        with self._lock:
+            self._request = None
+            if hasattr(self._compiled, "release_memory"):
+                self._compiled.release_memory()
+        give_back_memory()
 
     def __call__(self, *inputs: torch.Tensor) -> torch.Tensor | tuple[torch.Tensor, ...]:
         """Run once; the outputs are float32 tensors of their own."""
@@ -154,9 +170,10 @@ class OpenVinoSession:
         # Outputs of a known size are written where they stay; the request's own would have to be copied.
         own = {index: torch.empty(shape) for index, shape in self._shapes.items()}
         with self._lock:
-            for index, tensor in own.items():
-                self._request.set_output_tensor(index, openvino.Tensor(tensor.numpy(), shared_memory=True))
             try:
+                self._request = self._request or self._compiled.create_infer_request()
+                for index, tensor in own.items():
+                    self._request.set_output_tensor(index, openvino.Tensor(tensor.numpy(), shared_memory=True))
                 found = self._request.infer(dict(enumerate(arrays)), share_inputs=True, share_outputs=True)
             except RuntimeError as error:
                 if lacks_memory(error):
@@ -172,18 +189,21 @@ def _on_integers(primitive: str) -> bool:
     return primitive.endswith(("_i8", "_u8"))
 
 
-def _layer_primitives(compiled: Any) -> list[str]:
+def _computing(compiled: Any) -> tuple[list[str], int]:
     """What computes each convolution, transposed convolution and linear layer of the compiled graph:
-    "brgconv_avx512_amx_i8", "jit_gemm_bf16" ...
+    "brgconv_avx512_amx_i8", "jit_gemm_bf16" ... And how many products of two inputs are computed on integers.
     """
-    kinds = ("Convolution", "Deconvolution", "FullyConnected")  # products of two inputs are none of the layers
-    found = []
+    kinds = ("Convolution", "Deconvolution", "FullyConnected")
+    layers, products = [], 0
     for node in compiled.get_runtime_model().get_ordered_ops():
         info = node.get_rt_info()
-        facts = {key: info[key].astype(str) if key in info else "" for key in ("layerType", "primitiveType")}
-        if facts["layerType"] in kinds:
-            found.append(facts["primitiveType"].lower())
-    return found
+        wanted = ("layerType", "primitiveType", "originalLayersNames")
+        kind, primitive, origin = (info[key].astype(str) if key in info else "" for key in wanted)
+        if kind in kinds:
+            layers.append(primitive.lower())
+        elif _on_integers(primitive.lower()):  # of attention fused into one node both products
+            products += sum(_PRODUCT.search(name) is not None for name in origin.split(","))
+    return layers, products
 
 
 def _build_and_device(device: str) -> tuple[str, str]:

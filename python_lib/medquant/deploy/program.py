@@ -15,7 +15,7 @@ from torch import nn
 from medquant.activations import ActivationQuantizer
 from medquant.attention_products import attention_modules
 from medquant.deploy.exact_norms import stage_norms
-from medquant.deploy.int8_codes import largest_code_here, nearest_int8
+from medquant.deploy.int8_codes import LARGEST_CODE, largest_code_here, nearest_int8
 from medquant.dither import ordered_dither
 from medquant.layers import QuantizedLayer, divided
 from medquant.network_edit import set_module, structural_twin
@@ -39,7 +39,8 @@ def integer_program(
 
     With `integers`, layers that have a quantizer round their input, on int8 weights where integer kernels can follow
     (`runs_on_integers`). Without, no input is rounded. All other layers have their decoded weight, linear ones as codes
-    that a runtime decodes where it multiplies. `largest_code`: None takes what this processor adds without overflow.
+    that a runtime decodes where it multiplies. `largest_code`: None takes what this processor adds without overflow;
+    where that is less than int8 holds, products of attention with factors of 8 bits are left in floating point.
     `exact_norms`: average large patches in two stages (`medquant.deploy.exact_norms`).
     """
     holder = structural_twin(nn.Sequential(module))  # so that a module which is one layer can be exchanged as well
@@ -50,8 +51,10 @@ def integer_program(
             exported.dialect = dialect
             set_module(holder, name, exported)
     if attention_modules(holder):  # its module loads `transformers`
-        from medquant.deploy.attention import export_attention
+        from medquant.deploy.attention import drop_overflowing_products, export_attention
 
+        if largest_code < LARGEST_CODE:
+            drop_overflowing_products(holder)
         export_attention(holder, static_quantizer if integers else None)
     if exact_norms:
         stage_norms(holder)
@@ -83,6 +86,11 @@ def runs_on_integers(layer: nn.Module) -> bool:
 def integer_layers(module: nn.Module) -> list[str]:
     """Names of the layers of a quantized module that are to run on integers."""
     return [name for name, part in module.named_modules() if runs_on_integers(part)]
+
+
+def integer_products(module: nn.Module) -> int:
+    """How many products of attention are to run on integers, two of each module that takes part."""
+    return 2 * sum(part.quantizers is not None for part in attention_modules(module).values())
 
 
 def rounds_inputs(module: nn.Module) -> bool:

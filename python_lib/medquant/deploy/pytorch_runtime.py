@@ -15,9 +15,10 @@ from torch import nn
 
 from medquant.deploy.program import decoded_program, rounds_inputs
 from medquant.errors import UserError, first_line
-from medquant.memory import lacks_memory
+from medquant.memory import give_back_memory, lacks_memory
 
 if TYPE_CHECKING:
+    from medquant.deploy.runtime import Check
     from medquant.models.base import Part
 
 _BF16 = ("avx512_bf16", "amx_bf16", "bf16")
@@ -63,7 +64,13 @@ class PyTorch:
         return ("fp32", "bf16", "int8") if _processor_has_bf16() else ("fp32", "int8")
 
     def compile(
-        self, part: Part, *, precision: str, threads: int | None = None, cache: Path | None = None
+        self,
+        part: Part,
+        *,
+        precision: str,
+        threads: int | None = None,
+        cache: Path | None = None,
+        check: Check | None = None,
     ) -> PyTorchSession:
         """Decode the weights and keep them. `threads` holds for the whole process; nothing is cached."""
         tensors = itertools.chain(part.module.parameters(), part.module.buffers())
@@ -80,7 +87,10 @@ class PyTorch:
         if self.fused:
             examples = tuple(tensor.to(device) for tensor in part.inputs.values())
             module = _fused(module, examples, precision)
-        return PyTorchSession(module, precision, device, simulated=integers, runtime=self.name)
+        session = PyTorchSession(module, precision, device, simulated=integers, runtime=self.name)
+        if check is not None and (self.fused or precision in _LOWER):  # else it is the engine's own network
+            check(session)
+        return session
 
 
 class PyTorchSession:
@@ -94,6 +104,12 @@ class PyTorchSession:
         self._lower = _LOWER.get(precision)
         self._lock = threading.Lock()
 
+    def release(self) -> None:
+        """What PyTorch keeps for further passes."""
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
+        give_back_memory()
+
     def __call__(self, *inputs: torch.Tensor) -> torch.Tensor | tuple[torch.Tensor, ...]:
         """Run once; the outputs are float32 on the processor."""
         inputs = tuple(tensor.to(self.device) for tensor in inputs)
@@ -101,10 +117,14 @@ class PyTorchSession:
         with self._lock, torch.inference_mode(), torch.autocast(self.device, self._lower, enabled=enabled):
             try:
                 found = self._module(*inputs)
-            except RuntimeError as error:  # torch.cuda.OutOfMemoryError is one; so is the processor's allocator's
+            except Exception as error:  # of every kind, where the compiler compiles for another number of boxes
                 if lacks_memory(error):
                     raise MemoryError("running the model") from error
-                raise
+                if self.runtime != "pytorch-compiled":
+                    raise
+                raise UserError(
+                    f"torch.compile failed on this input ({first_line(error)}). Use --runtime pytorch."
+                ) from error
         if isinstance(found, (tuple, list)):
             return tuple(tensor.float().cpu() for tensor in found)
         return found.float().cpu()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
@@ -26,10 +27,19 @@ class Session(Protocol):
     simulated: bool
     """Whether any quantized layer is computed in floating point with rounded numbers, not on integers.
 
-    Sessions that know have `layers`, how many layers they run, and `integer_layers`, how many of these on integers.
+    Sessions that know have `layers`, how many layers they run, and `integer_layers`, how many of these on integers;
+    of the products of attention `quantized_products`, how many were to run on integers, and `integer_products`, how
+    many do.
     """
 
     def __call__(self, *inputs: torch.Tensor) -> torch.Tensor | tuple[torch.Tensor, ...]: ...
+
+    def release(self) -> None:
+        """Give back what passes left in memory, as far as the runtime lets go of it; the next one takes it anew."""
+
+
+Check = Callable[[Session], bool]
+"""Whether a session that was compiled just now may be kept; raises `UserError` for one that must not be used."""
 
 
 class Runtime(Protocol):
@@ -46,9 +56,18 @@ class Runtime(Protocol):
     def precisions(self, device: str | None = None) -> tuple[str, ...]:
         """Those of `PRECISIONS` that make sense for a model on `device` ("cpu", "cuda"); None: on the preferred one."""
 
-    def compile(self, part: Part, *, precision: str, threads: int | None = None, cache: Path | None = None) -> Session:
+    def compile(
+        self,
+        part: Part,
+        *,
+        precision: str,
+        threads: int | None = None,
+        cache: Path | None = None,
+        check: Check | None = None,
+    ) -> Session:
         """Compile `part`. `cache`: a folder where compiled models are kept between runs; None keeps none.
 
+        `check` sees what was compiled anew before it is kept; what the cache holds was seen when it was made.
         Raises `UserError` where the runtime is not installed, or lacks the precision or an operator.
         """
 

@@ -13,8 +13,10 @@ import torch
 from medquant.deploy.cache import CompiledCache, fingerprint
 from medquant.deploy.program import integer_layers, rounds_inputs
 from medquant.errors import UserError
+from medquant.memory import give_back_memory
 
 if TYPE_CHECKING:
+    from medquant.deploy.runtime import Check
     from medquant.models.base import Part
 
 MOST_BOXES = 16
@@ -48,7 +50,13 @@ class TensorRT:
         return ("fp32", *(("bf16",) if torch.cuda.is_bf16_supported() else ()), "fp16", "int8")
 
     def compile(
-        self, part: Part, *, precision: str, threads: int | None = None, cache: Path | None = None
+        self,
+        part: Part,
+        *,
+        precision: str,
+        threads: int | None = None,
+        cache: Path | None = None,
+        check: Check | None = None,
     ) -> TensorRtSession:
         """Build the engine, which takes minutes, or read it from the cache."""
         if self.version() is None:
@@ -66,10 +74,10 @@ class TensorRT:
         if session is None:
             plan = build_engine(part, precision, integers)
             session = _session(plan, part, precision, integers)
-            if store is not None and session is not None:
+            if session is None:
+                raise UserError("TensorRT cannot load the engine that it built. Use --runtime pytorch.")
+            if (check is None or check(session)) and store is not None:
                 store.write(key, plan)
-        if session is None:
-            raise UserError("TensorRT cannot load the engine that it built. Use --runtime pytorch.")
         return session
 
 
@@ -122,6 +130,12 @@ class TensorRtSession:
         self._inputs, self._outputs = tuple(part.inputs), part.outputs
         self._engine, self._context = engine, engine.create_execution_context()
         self._lock = threading.Lock()
+
+    def release(self) -> None:
+        """What PyTorch keeps for further passes."""
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
+        give_back_memory()
 
     def __call__(self, *inputs: torch.Tensor) -> torch.Tensor | tuple[torch.Tensor, ...]:
         """Run once; the outputs are float32 on the processor."""

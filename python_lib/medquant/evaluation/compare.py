@@ -11,7 +11,9 @@ import numpy as np
 from medquant.errors import UserError
 from medquant.evaluation.comparison import Comparison, ModelFacts, ModelSummary, StructureRow
 from medquant.evaluation.metrics import Agreement, agreement
+from medquant.evaluation.slices import SliceAgreement, agreement_by_slice
 from medquant.evaluation.structures import common_structures, find_structure, joint_box
+from medquant.evaluation.verdict import PATCHES_MM, VERDICTS, Agreed, judge
 from medquant.imaging.lattice import extents_of
 from medquant.progress import CancelCheck, Progress, ProgressCallback
 from medquant.segmentation import Segmentation, Structure
@@ -28,12 +30,14 @@ def compare(
     reference: Segmentation | None = None,
     tolerance_mm: float = 2.0,
     facts: Sequence[ModelFacts] | None = None,
+    axis: int | None = None,
     progress: ProgressCallback | None = None,
     cancelled: CancelCheck | None = None,
 ) -> Comparison:
     """Compare segmentations of one scan with the first of them (FP32) and, where given, with a reference.
 
     Structures are matched by name (see `structures.find_structure`). `facts` has one entry for each segmentation.
+    Slices run along an array axis (None: head-feet).
     Raises `UserError` when there is nothing to compare, the grids differ, the reference has none of the structures,
     or `facts` does not fit; `Cancelled` when `cancelled()` turns true.
     """
@@ -59,6 +63,7 @@ def compare(
 
     report = Progress(progress, cancelled)
     names = _unique([fact.name or s.model_name or "model" for fact, s in zip(known, segmentations, strict=True)])
+    axis = segmentations[0].volume.slice_axis if axis is None else axis
     seen = [_Seen(segmentation) for segmentation in segmentations]
     seen_reference = _Seen(reference) if reference is not None else None
     rows: list[StructureRow] = []
@@ -66,7 +71,7 @@ def compare(
         for position, structure in enumerate(structures):
             done = (number + position / len(structures)) / len(seen)
             report.report(done, f"Comparing {structure.name}, {name}")
-            rows.append(_row(name, structure, model, seen[0], seen_reference, tolerance_mm))
+            rows.append(_row(name, structure, model, seen[0], seen_reference, tolerance_mm, axis))
     report.report(1.0, "Compared")
     summary = tuple(
         _summarise(replace(fact, name=name), segmentation, [row for row in rows if row.model == name])
@@ -154,12 +159,31 @@ def _agreement(structure: Structure, a: _Seen, b: _Seen, tolerance_mm: float) ->
 
 
 def _row(
-    name: str, structure: Structure, model: _Seen, fp32: _Seen, reference: _Seen | None, tolerance_mm: float
+    name: str,
+    structure: Structure,
+    model: _Seen,
+    fp32: _Seen,
+    reference: _Seen | None,
+    tolerance_mm: float,
+    axis: int,
 ) -> StructureRow:
     to_fp32, volume, fp32_volume = _agreement(structure, model, fp32, tolerance_mm)
     to_reference, reference_volume = None, None
     if reference is not None and find_structure(structure, reference.segmentation) is not None:
         to_reference, _, reference_volume = _agreement(structure, model, reference, tolerance_mm)
+    percent = _percent(volume, fp32_volume)
+    spacing = model.segmentation.volume.spacing
+    verdict = judge(
+        Agreed(
+            to_fp32.dsc,
+            to_fp32.nsd,
+            to_fp32.hd95_mm,
+            percent,
+            tolerance_mm,
+            max(spacing),
+            () if to_fp32.dsc in (0.0, 1.0) else _slices(structure, fp32, model, axis),
+        )
+    )
     return StructureRow(
         model=name,
         structure=structure.name,
@@ -174,15 +198,28 @@ def _row(
         fp32_volume_ml=fp32_volume,
         reference_volume_ml=reference_volume,
         volume_change_ml=volume - fp32_volume,
-        volume_change_percent=_percent(volume, fp32_volume),
+        volume_change_percent=percent,
+        verdict=verdict.words,
+        verdict_reason=verdict.reason,
+        verdict_slice=verdict.slice,
     )
+
+
+def _slices(structure: Structure, a: _Seen, b: _Seen, axis: int) -> tuple[SliceAgreement, ...]:
+    """The slices in which `a` and `b` differ on a structure that both show."""
+    in_a, in_b = find_structure(structure, a.segmentation), find_structure(structure, b.segmentation)
+    volume = a.segmentation.volume
+    box = joint_box([a.box(in_a), b.box(in_b)], volume.shape)
+    found = agreement_by_slice(a.mask(in_a, box), b.mask(in_b, box), volume.spacing, axis, PATCHES_MM)
+    return tuple(replace(one, index=one.index + box[axis].start) for one in found)
 
 
 def _summarise(facts: ModelFacts, segmentation: Segmentation, rows: Sequence[StructureRow]) -> ModelSummary:
     shown = [row for row in rows if row.volume_ml or row.fp32_volume_ml]
     known = [row for row in rows if row.dsc_vs_reference is not None]
     referred = [row for row in known if row.volume_ml or row.reference_volume_ml]
-    worst = min(shown, key=lambda row: row.dsc_vs_fp32, default=None)
+    least = min(shown, key=lambda row: row.dsc_vs_fp32, default=None)
+    lost = max(rows, key=_how_bad)
     total, fp32_total = sum(row.volume_ml for row in rows), sum(row.fp32_volume_ml for row in rows)
     if (run := segmentation.execution) is not None:
         facts = replace(facts, simulated=run.simulated, device=run.device, runtime=run.runtime, precision=run.precision)
@@ -192,8 +229,8 @@ def _summarise(facts: ModelFacts, segmentation: Segmentation, rows: Sequence[Str
         dsc_vs_fp32=_mean([row.dsc_vs_fp32 for row in shown], 1.0),
         nsd_vs_fp32=_mean([row.nsd_vs_fp32 for row in shown], 1.0),
         hd95_mm_vs_fp32=_mean([d for row in shown if math.isfinite(d := row.hd95_mm_vs_fp32)]),
-        worst_dsc_vs_fp32=worst.dsc_vs_fp32 if worst else 1.0,
-        worst_structure=worst.structure if worst else "",
+        worst_dsc_vs_fp32=least.dsc_vs_fp32 if least else 1.0,
+        worst_structure=least.structure if least else "",
         missed_vs_fp32=sum(not math.isfinite(row.hd95_mm_vs_fp32) for row in shown),
         dsc_vs_reference=_mean([row.dsc_vs_reference for row in referred], 1.0) if known else None,
         nsd_vs_reference=_mean([row.nsd_vs_reference for row in referred], 1.0) if known else None,
@@ -205,7 +242,15 @@ def _summarise(facts: ModelFacts, segmentation: Segmentation, rows: Sequence[Str
         seconds=segmentation.seconds,
         stages=dict(segmentation.stages),
         peak_memory_mb=segmentation.peak_memory_mb,
+        verdict=lost.verdict,
+        verdict_reason=f"{lost.structure}, {lost.verdict_reason}" if lost.verdict_reason else "",
+        verdict_slice=lost.verdict_slice,
     )
+
+
+def _how_bad(row: StructureRow) -> tuple[int, bool, float]:
+    """By the verdict; of equally bad structures one with a slice to look at comes first, then that of less Dice."""
+    return VERDICTS.index(row.verdict), row.verdict_slice is not None, -row.dsc_vs_fp32
 
 
 def _require_one_grid(first: Segmentation, other: Segmentation) -> None:

@@ -68,6 +68,10 @@ class StructureRow:
     """Against FP32."""
     volume_change_percent: float | None
     """Against FP32; None where FP32 has no such structure and this model has."""
+    verdict: str
+    """See `verdict.judge`."""
+    verdict_reason: str
+    verdict_slice: int | None
 
 
 @dataclass(frozen=True)
@@ -107,6 +111,12 @@ class ModelSummary:
     stages: dict[str, float]
     peak_memory_mb: float | None
     """Of the whole process while the model segmented: other models that are held and caches count too."""
+    verdict: str
+    """That of its worst structure."""
+    verdict_reason: str
+    """The structure and what decided: "liver, slice 39: 2693 voxels only in FP32"; empty: nothing was lost."""
+    verdict_slice: int | None
+    """Index of the slice to look at, where it was a slice that decided."""
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 
 import medquant
 from medquant.errors import UserError
-from medquant.evaluation import vector, wording
+from medquant.evaluation import vector, verdict, wording
 from medquant.evaluation.compare import APART_MM, differs, differs_most, worst_slices
 from medquant.evaluation.comparison import Comparison, ModelSummary
 from medquant.evaluation.scene import FP32_COLOR, QUANTIZED_COLOR, Scene, scene_of
@@ -56,6 +56,8 @@ class ReportDetails:
     """What a demonstration model was trained on, and that it diagnoses nothing; empty for every other model."""
     weights_hash: str = ""
     licence: str = ""
+    notes: tuple[str, ...] = ()
+    """What must be read with the numbers: that masks were edited by hand."""
 
 
 def write_report(
@@ -94,6 +96,7 @@ def write_report(
             slower=_slower(comparison.summary),
             advice=wording.smallest_as_fp32(comparison.summary[1:]),
             as_fp32=[names[model.name] for model in comparison.summary[1:] if wording.keeps_masks(model)],
+            reasons=_reasons(comparison.summary[1:], names),
             best=_best(comparison.summary[1:]),
             structures=[
                 (name, [row for row in comparison.rows if row.structure == name]) for name in comparison.structures
@@ -120,7 +123,7 @@ def _environment() -> Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.globals["wording"] = wording
+    environment.globals |= {"wording": wording, "verdict": verdict}
     return environment
 
 
@@ -143,6 +146,11 @@ def _slower(models: Sequence[ModelSummary]) -> list[str]:
     return [model.name for model in models[1:] if fp32 and model.seconds and model.seconds > fp32]
 
 
+def _reasons(quantized: Sequence[ModelSummary], names: Mapping[str, str]) -> list[tuple[str, str]]:
+    """The quantized models that lost something, and what decided."""
+    return [(names[model.name], wording.judged(model)) for model in quantized if model.verdict_reason]
+
+
 def _best(quantized: Sequence[ModelSummary]) -> set[tuple[str, str]]:
     """Model and column of the best figures among the quantized models, as they are shown; they are set heavier."""
     best = set()
@@ -163,6 +171,9 @@ def _pictures(
     masks = [differs(fp32, other) for other in segmentations]
     most = differs_most(segmentations)
     indices = worst_slices(segmentations, count, axis)
+    named = comparison.summary[most].verdict_slice
+    if named is not None and named not in indices:  # what the verdict names is shown
+        indices = sorted([*indices[: count - 1], named])
     scenes = [scene_of(segmentations, index, axis) for index in indices]
     area_ml = fp32.volume.voxel_volume_ml
     axis = scenes[0].view.axis if scenes else 0

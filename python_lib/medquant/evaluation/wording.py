@@ -16,9 +16,6 @@ TIMES = "\N{MULTIPLICATION SIGN}"
 AS_FP32 = "masks as FP32"
 SMALL_LOSS = "small loss"
 VISIBLE_LOSS = "visible loss: look"
-# Dice of the worst structure against FP32.
-AS_FP32_FROM = 0.98
-SMALL_LOSS_FROM = 0.95
 
 
 def score(value: float | None) -> str:
@@ -88,6 +85,13 @@ def percent(part: float) -> str:
     )
 
 
+def model_size(model: ModelSummary) -> str:
+    """What a model's weights take by one yardstick: FP32 means 4 bytes for each weight, whatever its own file stores
+    them in; a quantized model is as large as its file.
+    """
+    return size((model.bytes_fp32 if (model.weight_bits or 0) >= 32 else None) or model.bytes_on_disk)
+
+
 def memory(megabytes: float | None) -> str:
     """Megabytes: 900 MB, 1.4 GB."""
     return NOTHING if megabytes is None else size(round(megabytes * 1e6))
@@ -121,24 +125,14 @@ def computed(model: ModelSummary) -> str:
     return told if model.runtime in ("", "pytorch") else f"{told} ({model.runtime})"
 
 
-def verdict(model: ModelSummary) -> str:
-    """In words what the masks of a quantized model lost, judged by its worst structure."""
-    if model.worst_dsc_vs_fp32 >= AS_FP32_FROM:
-        return AS_FP32
-    return SMALL_LOSS if model.worst_dsc_vs_fp32 >= SMALL_LOSS_FROM else VISIBLE_LOSS
-
-
 def judged(model: ModelSummary) -> str:
-    """`verdict`, and the structure that it is of where something was lost: `small loss (spleen .962)`."""
-    told = verdict(model)
-    if told == AS_FP32 or not model.worst_structure:
-        return told
-    return f"{told} ({model.worst_structure} {score(model.worst_dsc_vs_fp32)})"
+    """The verdict, and what it is for where something was lost: `small loss (spleen, Dice .962)`."""
+    return f"{model.verdict} ({model.verdict_reason})" if model.verdict_reason else model.verdict
 
 
 def keeps_masks(model: ModelSummary) -> bool:
     """Whether the masks of a quantized model are as FP32."""
-    return verdict(model) == AS_FP32
+    return model.verdict == AS_FP32
 
 
 def smallest_as_fp32(quantized: Sequence[ModelSummary]) -> ModelSummary | None:

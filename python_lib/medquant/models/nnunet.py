@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ import torch
 from torch import nn
 
 from medquant.background import result_of
-from medquant.errors import UserError
+from medquant.errors import MedQuantError, UserError
 from medquant.imaging.volume import Volume
 from medquant.memory import lacks_memory
 from medquant.models.base import CalibrationBatch, CalibrationSelection, Model, Part, described, device_of
@@ -29,6 +30,7 @@ from medquant.models.nnunet_folder import read_results_folder
 from medquant.models.nnunet_plans import FoldEnsemble, Plans, without_deep_supervision
 from medquant.models.nnunet_window import Network, SlidingWindow
 from medquant.models.orientation import Reorientation
+from medquant.models.smaller_window import SmallerWindows
 from medquant.models.torch_program import begin_without_boxes, patch_of
 from medquant.models.weight_files import fill, strip_wrappers
 from medquant.network_edit import stoppable
@@ -163,19 +165,27 @@ class NnUNetModel(Model):
         turned = self._orienting(volume)
         data, properties = self._preprocessed(turned.volume(volume), progress.check)
         stages = {"preprocess": time.perf_counter() - began}
-        plans, part, fallback = self.plans, progress.span(0.05, 0.99), ""
+        plans, part = self.plans, progress.span(0.05, 0.99)
+        smaller: SmallerWindows | None = None
+        compute, fallback = partial(self.compute, "network") if "network" in self.sessions else None, None
         while True:
             try:
-                labels = self._labels(plans, data, properties, stages, part)
+                if smaller is not None:
+                    compute, fallback = smaller.compute(plans.patch_size, part)
+                    compute = None if fallback.by_pytorch else compute
+                labels = self._labels(plans, compute, data, properties, stages, part)
                 break
-            except (MemoryError, RuntimeError) as error:
-                smaller = plans.with_smaller_patches() if lacks_memory(error) else None
-                if smaller is None:
+            except MedQuantError:
+                raise
+            except Exception as error:
+                if not lacks_memory(error):
+                    if smaller is None:
+                        raise
+                    raise MemoryError("running the model") from error  # a network that takes one size only
+                fewer = plans.with_smaller_patches()
+                if fewer is None:
                     raise
-                plans = smaller
-            size = " x ".join(map(str, plans.patch_size))
-            part.report(0.0, f"The memory does not suffice; trying patches of {size} voxels")
-            fallback = f"PyTorch, in patches of {size} voxels, as the memory did not suffice for larger ones."
+                plans, smaller = fewer, smaller or SmallerWindows(self)
         progress.report(1.0, "Segmented")
         labels = np.ascontiguousarray(turned.undo(labels))
         return Segmentation(labels, volume, self.structures, self.name, stages=stages, fallback=fallback)
@@ -183,20 +193,24 @@ class NnUNetModel(Model):
     def _labels(
         self,
         plans: Plans,
+        compute: Network | None,
         data: torch.Tensor,
         properties: dict[str, Any],
         stages: dict[str, float],
         progress: Progress,
     ) -> np.ndarray:
-        """Labels (k, j, i) of the scan as it was preprocessed; adds the seconds of the network and the resampling."""
+        """Labels (k, j, i) of the scan as it was preprocessed; adds the seconds of the network and the resampling.
+
+        `compute`: a runtime's, all folds at once; None: PyTorch, fold by fold.
+        """
         painter, labels = plans.painter(data.shape[1:], properties, progress.check)
         stages |= {"network": 0.0, "resample": 0.0}
         device = device_of(self.network)
         with ExitStack() as context:
             context.enter_context(torch.autocast(device.type, enabled=device.type == "cuda"))
             context.enter_context(stoppable(self.network, progress.check))
-            networks = self._session(context, progress) if plans is self.plans else ()
-            window = SlidingWindow(networks or self._folds(), plans, self.step_size, self.mirroring_axes, device)
+            networks = self._folds() if compute is None else (_beside(compute, context, progress),)
+            window = SlidingWindow(networks, plans, self.step_size, self.mirroring_axes, device)
             began = time.perf_counter()
             for slab in window.slabs(data, progress):
                 seen = time.perf_counter()
@@ -213,18 +227,6 @@ class NnUNetModel(Model):
     def _folds(self) -> tuple[nn.Module, ...]:
         """The networks that PyTorch computes patches with."""
         return tuple(self.network.members) if isinstance(self.network, FoldEnsemble) else (self.network,)
-
-    def _session(self, context: ExitStack, progress: Progress) -> tuple[Network, ...]:
-        """What a runtime computes patches with, of the plans' size only, all folds at once; nothing without one.
-
-        It runs in a thread beside, as runtimes cannot be told to stop: the wish to is heard while they compute.
-        """
-        if "network" not in self.sessions:
-            return ()
-        worker = ThreadPoolExecutor(1, thread_name_prefix="network")
-        context.callback(worker.shutdown, wait=False, cancel_futures=True)
-        compute = torch.inference_mode()(lambda patch: self.compute("network", patch))
-        return (lambda patch: result_of(worker.submit(compute, patch), progress),)
 
     def _orienting(self, volume: Volume) -> Reorientation:
         code = self.orientation or self.plans.reader_orientation
@@ -245,6 +247,14 @@ class NnUNetModel(Model):
         small = torch.from_numpy(np.ascontiguousarray(cropped, dtype=np.float32))[None, None]
         moved = nn.functional.interpolate(small, size=tuple(data.shape[1:]))[0, 0].numpy() > 0
         return moved if moved.any() else np.ones_like(moved)
+
+
+def _beside(compute: Network, context: ExitStack, progress: Progress) -> Network:
+    """The same in a thread beside, as runtimes cannot be told to stop: the wish to is heard while they compute."""
+    worker = ThreadPoolExecutor(1, thread_name_prefix="network")
+    context.callback(worker.shutdown, wait=False, cancel_futures=True)
+    compute = torch.inference_mode()(compute)
+    return lambda patch: result_of(worker.submit(compute, patch), progress)
 
 
 def _joined(networks: list[nn.Module]) -> nn.Module:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable
+from contextlib import nullcontext
 from functools import partial
 
 import torch
@@ -12,8 +13,10 @@ from medquant.errors import Cancelled
 from medquant.layers import decoded_once
 from medquant.memory import lacks_memory
 from medquant.models.base import Model, device_of
+from medquant.models.smaller_window import SmallerWindows
 from medquant.network_edit import stoppable
 from medquant.progress import Progress
+from medquant.segmentation import Fallback
 
 MULTIPLE = 32
 """Windows that are made smaller keep sizes that a network can halve five times, as the usual ones do."""
@@ -21,33 +24,30 @@ MULTIPLE = 32
 
 def sliding_window_logits(
     model: Model, data: torch.Tensor, *, roi_size: tuple[int, ...], overlap: float, progress: Progress
-) -> tuple[torch.Tensor, str]:
+) -> tuple[torch.Tensor, Fallback | None]:
     """Logits (classes, *spatial), float32 on the CPU, of `data` (channels, *spatial), by the model's part "network".
 
     MONAI's sliding window with Gaussian weights; the windows overlap by the part `overlap` of their size. Where the
-    memory does not suffice for a window, smaller ones are tried by PyTorch, which see less around each voxel; networks
-    of one size only do not take them. The second value says so; it is empty otherwise. Raises `MemoryError` where no
+    memory does not suffice for a window, smaller ones are tried, which see less around each voxel; networks of one size
+    only do not take them. The second value says so; None where nothing is to be said. Raises `MemoryError` where no
     window is left.
     """
     try:
-        return _logits(partial(model.compute, "network"), model, data, roi_size, overlap, progress), ""
+        return _logits(partial(model.compute, "network"), model, data, roi_size, overlap, progress), None
     except (MemoryError, RuntimeError) as error:
         if not lacks_memory(error):
             raise
-    module = model.parts()["network"].module
-    with decoded_once(model.network):
-        while (roi_size := smaller_window(roi_size)) is not None:
-            size = " x ".join(map(str, roi_size))
-            progress.report(0.0, f"The memory does not suffice; trying windows of {size} voxels")
-            try:
-                logits = _logits(module, model, data, roi_size, overlap, progress)
-            except Cancelled:
-                raise
-            except Exception as error:
-                if not lacks_memory(error):  # a network of one size only, which says so in its own way
-                    break
-            else:
-                return logits, f"PyTorch, in windows of {size} voxels, as the memory did not suffice for larger ones."
+    smaller = SmallerWindows(model)
+    while (roi_size := smaller_window(roi_size)) is not None:
+        try:
+            compute, fallback = smaller.compute(roi_size, progress)
+            with decoded_once(model.network) if fallback.by_pytorch else nullcontext():
+                return _logits(compute, model, data, roi_size, overlap, progress), fallback
+        except Cancelled:
+            raise
+        except Exception as error:
+            if not lacks_memory(error):  # a network of one size only, which says so in its own way
+                break
     raise MemoryError("running the model")
 
 

@@ -103,7 +103,7 @@ class TorchModel(Model):
         self, volume: Volume, prompt: BoxPrompt | None = None, progress: Progress | None = None
     ) -> Segmentation:
         """Labels on the volume's own grid, as `postprocess` gives them."""
-        progress, fallback = begin_without_boxes(self.name, volume, prompt, progress), ""
+        progress, fallback = begin_without_boxes(self.name, volume, prompt, progress), None
         data = self._prepared(volume)
         if self.roi_size is None:
             with stoppable(self.network, progress.check):

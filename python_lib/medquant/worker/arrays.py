@@ -47,11 +47,35 @@ def open_volume(folder: Path, told: dict[str, Any]) -> Volume:
     return Volume(array, np.array(told["ijk_to_lps"], dtype=float), told.get("name") or "scan", modality)
 
 
+def write_labels(folder: Path, stem: str, labels: np.ndarray) -> dict[str, Any]:
+    """Labels on the scan's grid as `array` and `offset`: the part that holds them all, and the voxel where it begins.
+
+    Whoever shows them then has to look at no more than there is.
+    """
+    part = []
+    for axis in range(3):
+        found = np.flatnonzero(labels.any(axis=tuple(other for other in range(3) if other != axis)))
+        part.append(slice(int(found[0]), int(found[-1]) + 1) if found.size else slice(0, 1))
+    return {"array": write_array(folder, stem, labels[tuple(part)]), "offset": [one.start for one in part]}
+
+
+def _whole_labels(folder: Path, told: dict[str, Any], shape: tuple[int, ...]) -> np.ndarray:
+    """Labels on the scan's grid, from a part of it that begins at `offset` or from all of it."""
+    part = open_array(folder, told["array"])
+    if part.shape == shape:
+        return part
+    begin = tuple(told.get("offset") or (0,) * len(shape))
+    ends = tuple(start + size for start, size in zip(begin, part.shape, strict=False))
+    if part.ndim != len(shape) or min(begin) < 0 or any(end > size for end, size in zip(ends, shape, strict=True)):
+        raise UserError("The masks do not lie on the scan's grid. Segment this scan again.")
+    whole = np.zeros(shape, part.dtype)
+    whole[tuple(map(slice, begin, ends))] = part
+    return whole
+
+
 def segmentation_of(folder: Path, told: dict[str, Any], volume: Volume) -> Segmentation:
     """The masks that `told_of` has told of, or labels of another origin: `{"array", "labels": {value: name}}`."""
-    labels = open_array(folder, told["array"])
-    if labels.shape != volume.shape:
-        raise UserError("The masks do not lie on the scan's grid. Segment this scan again.")
+    labels = _whole_labels(folder, told, volume.shape)
     structures = tuple(Structure(int(value), name) for value, name in told["labels"].items())
     execution = told.get("execution")
     return Segmentation(
@@ -67,9 +91,9 @@ def segmentation_of(folder: Path, told: dict[str, Any], volume: Volume) -> Segme
 
 
 def told_of(folder: Path, stem: str, found: Segmentation, facts: ModelFacts) -> dict[str, Any]:
-    """Masks as a message: the labels in a file, everything else beside it."""
+    """Masks as a message: the part of the grid that holds labels in a file, everything else beside it."""
     return {
-        "array": write_array(folder, stem, found.labels),
+        **write_labels(folder, stem, found.labels),
         "labels": {str(structure.label): structure.name for structure in found.structures},
         "model_name": facts.name,
         "seconds": found.seconds,

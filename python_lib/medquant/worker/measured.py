@@ -20,7 +20,7 @@ def recall(model: str, recipe: str) -> dict[str, Any]:
     """What is known of a model (by name or path) and a recipe (as it describes itself, or "FP32").
 
     As far as it is known: "seconds" `per` "slice" or "scan", with the runtime that was chosen last, "bytes" of the
-    file, and "accuracy", the verdict on the scan that was compared last.
+    file, and "verdict", what masks had lost on the scan that was compared last.
     """
     return {} if _OWN in recipe else _read(_file()).get(model, {}).get(recipe, {})
 

@@ -14,7 +14,7 @@ from typing import Any
 from medquant.errors import Cancelled, UserError
 from medquant.worker.channel import Channel
 from medquant.worker.warm import Warm
-from medquant.worker.work import Work
+from medquant.worker.work import STOPPED, Work
 
 METHODS = {
     "machine": ("machine", "machine"),
@@ -59,6 +59,10 @@ class Service:
         """Say that the process lives, and while it may have to import that the next time may be long in coming."""
         self._channel.send(event="heartbeat", patience=IMPORT_SECONDS if self._new else 0)
 
+    def forget(self) -> None:
+        """Let go of scans and models: a file that is open cannot be removed on Windows."""
+        self._warm.forget()
+
     def hear(self, line: bytes) -> bool:
         """One line of the other side; False where it says that this is the end."""
         try:
@@ -80,7 +84,7 @@ class Service:
         while True:
             work = lane.get()
             try:
-                if not work.cancelled:
+                if work.begin():
                     self._run(work)
             except Exception:  # nobody reads any more: the process is about to end
                 _log.exception("%s could not be answered", work.method)
@@ -91,10 +95,13 @@ class Service:
         if work.method not in self._done:
             self._new.add(work.method)
             self.heartbeat()
+        others = set(threading.enumerate())
         try:
             work.answer(result=self._function(work.method)(work.params, work))
             self._done.add(work.method)
         except BaseException as error:  # whatever a library raises is an answer
+            if isinstance(error, Cancelled):
+                _wait_for_threads(others)
             work.answer(error=self._told(error, work))
         finally:
             if work.method in self._new:
@@ -111,7 +118,7 @@ class Service:
         from medquant.memory import lacks_memory
 
         if isinstance(error, Cancelled):
-            return {"kind": "cancelled", "message": "Stopped."}
+            return STOPPED
         if lacks_memory(error) or (error.__cause__ is not None and lacks_memory(error.__cause__)):
             _log.error("no memory for %s: %s", work.method, error)
             error = error if isinstance(error, UserError) else UserError(NO_MEMORY)
@@ -123,3 +130,11 @@ class Service:
         text = f"Unexpected error: {type(error).__name__}: {error}".splitlines()[0]
         message = f"{text.rstrip('.')}. This is a fault of MedQuant; please report it with the log."
         return {"kind": "internal", "message": message, "log": str(self._log)}
+
+
+def _wait_for_threads(others: set[threading.Thread]) -> None:
+    """Until the threads that a work has begun have ended: what compiles cannot be interrupted, and goes on for long
+    after the work was told to stop. Only then has it stopped."""
+    for thread in threading.enumerate():
+        if thread not in others and type(thread) is threading.Thread:  # not one that only watches, as tqdm's
+            thread.join()

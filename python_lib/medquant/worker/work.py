@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from medquant.worker.warm import Warm
 
 SECONDS_BETWEEN_REPORTS = 0.1
+STOPPED = {"kind": "cancelled", "message": "Stopped."}
 
 
 @dataclass
@@ -31,6 +32,7 @@ class Work:
     warm: Warm
     _stop: threading.Event = field(default_factory=threading.Event)
     _lock: threading.Lock = field(default_factory=threading.Lock)
+    _begun: bool = False
     _answered: bool = False
     _reported: float = 0.0
     _step: str = ""
@@ -41,15 +43,29 @@ class Work:
         return self._stop.is_set()
 
     def cancel(self) -> None:
-        """Stop: the answer goes out at once, the work ends at its next check."""
+        """Stop. Work that has not begun is answered at once; other work ends at its next check, which is its answer."""
         self._stop.set()
-        self.answer(error={"kind": "cancelled", "message": "Stopped."})
+        with self._lock:
+            begun = self._begun
+        if not begun:
+            self.answer(error=STOPPED)
+
+    def begin(self) -> bool:
+        """Its turn has come: say so. False where it was cancelled before."""
+        with self._lock:
+            if self._answered or self.cancelled:
+                return False
+            self._begun = True
+            self.channel.send(id=self.id, begun=True)
+            return True
 
     def answer(self, **content: Any) -> bool:
-        """The one answer, `result` or `error`; False where there was one already."""
+        """The one answer, `result` or `error`; False where there was one already. What was cancelled has no result."""
         with self._lock:
             if self._answered:
                 return False
+            if "result" in content and self.cancelled:
+                content = {"error": STOPPED}
             self.channel.send(id=self.id, **content)
             self._answered = True
             return True

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from PySide6.QtCore import Property, QEvent, QRect, Qt, Signal
-from PySide6.QtGui import QPainter
+from PySide6.QtGui import QFont, QFontMetrics, QPainter
 from PySide6.QtWidgets import (
     QDoubleSpinBox,
     QHBoxLayout,
@@ -22,18 +22,18 @@ class ctkCollapsibleButton(QWidget):
     contentsCollapsed = Signal(bool)
     toggled = Signal(bool)
 
-    def __init__(self, parent: QWidget | str | None = None, text: str = "") -> None:
-        title = parent if isinstance(parent, str) else text
-        super().__init__(None if isinstance(parent, str) else parent)
-        self._text, self._collapsed, self._inside = title, False, []
+    def __init__(self, parent: QWidget | None = None) -> None:
+        super().__init__(parent)  # as CTK's Python binding: the title is set afterwards
+        self._text, self._collapsed, self._inside = "", False, []
         self._by_keyboard = False
-        self.setSizePolicy(QSizePolicy.Preferred, QSizePolicy.Preferred)
+        # As CTK's: never narrower than what it holds would like to be, unless the `.ui` file says otherwise.
+        self.setSizePolicy(QSizePolicy.Minimum, QSizePolicy.Preferred)
         self.setFocusPolicy(Qt.TabFocus)  # the keyboard opens sections too
         self.setAttribute(Qt.WA_Hover)
         self._make_room()
 
     def _header(self) -> int:
-        return self.fontMetrics().height() + 12
+        return self.fontMetrics().height() + 10
 
     def _make_room(self) -> None:
         self.setContentsMargins(0, self._header(), 0, 0)
@@ -121,11 +121,23 @@ class ctkCollapsibleButton(QWidget):
         arrow.rect = QRect(7, header.height() // 2 - 5, 10, 10)
         element = QStyle.PE_IndicatorArrowRight if self._collapsed else QStyle.PE_IndicatorArrowDown
         self.style().drawPrimitive(element, arrow, painter, self)
-        font = self.font
+        # "Scan: CT, 512 x 512 x 20": the title in bold, what was chosen in it not.
+        title, _colon, chosen = self._text.partition(": ")
+        font = QFont(self.font)
         font.setBold(True)
         painter.setFont(font)
         painter.setPen(palette.windowText().color())
-        painter.drawText(header.adjusted(24, 0, -8, 0), Qt.AlignVCenter | Qt.AlignLeft, self._text)
+        place = header.adjusted(24, 0, -8, 0)
+        painter.drawText(place, Qt.AlignVCenter | Qt.AlignLeft, title)
+        if chosen:
+            painter.setFont(self.font)
+            place.setLeft(place.left() + max(QFontMetrics(font).horizontalAdvance(title) + 12, self._column()))
+            elided = self.fontMetrics().elidedText(chosen, Qt.ElideRight, place.width())
+            painter.drawText(place, Qt.AlignVCenter | Qt.AlignLeft, elided)
+
+    def _column(self) -> int:
+        """Where what was chosen begins: below each other in all sections."""
+        return self.fontMetrics().horizontalAdvance("m") * 6
 
 
 class ctkSliderWidget(QWidget):

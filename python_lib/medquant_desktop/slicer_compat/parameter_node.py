@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import enum
 import typing
+import weakref
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Annotated, Any
 
 import ctk
@@ -48,6 +50,7 @@ def parameterNodeWrapper(cls: type) -> type:
     for name, field in fields.items():
         setattr(cls, name, property(field.read, field.write))
     cls.allParameters = fields
+    cls.dataType = staticmethod(lambda name: fields[name].unalteredType)
     cls.__init__ = _construct
     for method in (connectGui, disconnectGui, AddObserver, RemoveObserver, StartModify, EndModify, Modified):
         setattr(cls, method.__name__, method)
@@ -59,10 +62,10 @@ class _Field:
 
     def __init__(self, name: str, hint: Any, cls: type) -> None:
         plain, *notes = typing.get_args(hint) if typing.get_origin(hint) is Annotated else (hint,)
-        self.name, self.type, self.notes = name, plain, notes
+        self.name, self.unalteredType, self.type, self.notes = name, hint, plain, notes
         if not (self.is_node or plain in (bool, int, float, str) or issubclass(plain, enum.Enum)):
             raise TypeError(f"{cls.__name__}.{name}: {plain} cannot be kept in a parameter node.")
-        self.default = getattr(cls, name, None) if name in vars(cls) else self._noted_default()
+        self.default = Default(getattr(cls, name)) if name in vars(cls) else self._noted_default()
 
     @property
     def is_node(self) -> bool:
@@ -71,20 +74,22 @@ class _Field:
     def note(self, kind: type) -> Any:
         return next((note for note in self.notes if isinstance(note, kind)), None)
 
-    def _noted_default(self) -> Any:
+    def _noted_default(self) -> Default:
         noted = self.note(Default)
         if noted is not None:
-            return noted.value
+            return noted
         if self.is_node:
-            return None
-        return next(iter(self.type)) if issubclass(self.type, enum.Enum) else self.type()
+            return Default(None)
+        return Default(next(iter(self.type)) if issubclass(self.type, enum.Enum) else self.type())
 
     def read(self, wrapper: Any) -> Any:
-        node = wrapper.parameterNode
+        return wrapper._values[self.name]
+
+    def read_node(self, node: Any) -> Any:
         if self.is_node:
             return node.GetNodeReference(self.name)
         if not node.HasParameter(self.name):
-            return self.default
+            return self.default.value
         text = node.GetParameter(self.name)
         if self.type is bool:
             return text == "True"
@@ -93,13 +98,14 @@ class _Field:
     def write(self, wrapper: Any, value: Any) -> None:
         self._check(value)
         node = wrapper.parameterNode
+        was_modifying = node.StartModify()
         if self.is_node:
-            was_modifying = node.StartModify()
             node.SetParameter(self.name, "")
             node.SetNodeReferenceID(self.name, value.GetID() if value is not None else None)
-            node.EndModify(was_modifying)
         else:
             node.SetParameter(self.name, value.name if isinstance(value, enum.Enum) else str(value))
+        wrapper._values[self.name] = self.read_node(node)
+        node.EndModify(was_modifying)
 
     def _check(self, value: Any) -> None:
         accepted = (int, float) if self.type is float else self.type
@@ -116,9 +122,24 @@ def _construct(self: Any, parameterNode: Any) -> None:
     self.parameterNode = parameterNode
     self._connected: dict[int, tuple[list[Any], int]] = {}
     self._updating = False
+    self._values: dict[str, Any] = {}
     for name, field in self.allParameters.items():
         if not parameterNode.HasParameter(name):
-            field.write(self, field.default)
+            field.write(self, field.default.value)
+        self._values[name] = field.read_node(parameterNode)
+    tag = parameterNode.AddObserver(vtk.vtkCommand.ModifiedEvent, partial(_remember, weakref.ref(self)))
+    weakref.finalize(self, parameterNode.RemoveObserver, tag).atexit = False
+
+
+def _remember(wrapper: weakref.ref, node: Any, event: Any) -> None:
+    """As in Slicer, values are read when the node says that it changed, and only then.
+
+    A node that is referred to may come into the scene, or go, without a word: then the wrapper still tells the old.
+    """
+    alive = wrapper()
+    if alive is not None:
+        for name, field in alive.allParameters.items():
+            alive._values[name] = field.read_node(node)
 
 
 def connectGui(self: Any, gui: Any) -> int:

@@ -2,7 +2,8 @@
 
 In Slicer a panel reads ``button.text`` and writes ``button.text = "..."`` or ``button.setText("...")``; in PySide6
 ``button.text`` is a method. Every class gets one Python property for each property of its meta object, so that a panel
-written for Slicer runs as it is, and one that calls ``button.text()`` fails as it would there.
+written for Slicer runs as it is, and one that calls ``button.text()`` or writes to a name that the widget does not
+have fails as it would there.
 """
 
 from __future__ import annotations
@@ -35,6 +36,7 @@ def give_properties(cls: type) -> None:
     if cls in _done:
         return
     _done.add(cls)
+    cls.__setattr__ = _write_what_is_there
     for base in cls.__bases__:
         if issubclass(base, QtCore.QObject):
             give_properties(base)
@@ -47,6 +49,21 @@ def give_properties(cls: type) -> None:
         if inherited or (cls.__name__, name) in _LEFT_ALONE or isinstance(cls.__dict__.get(name), property):
             continue
         setattr(cls, name, property(_getter(cls, name), _setter(cls, name) if described.isWritable() else None))
+
+
+_NOTHING = object()
+_write = QtCore.QObject.__base__.__setattr__
+
+
+def _write_what_is_there(self: Any, name: str, value: Any) -> None:
+    """Writing to what is not there (`button.tooltip = "..."`) fails, but for classes that Python adds."""
+    there = getattr(type(self), name, _NOTHING)
+    if there is _NOTHING and type(self).__module__.startswith("PySide6."):
+        raise AttributeError(f"'{name}' does not exist on {type(self).__name__}")
+    if isinstance(there, QtCore.Property):
+        there.fset(self, value)
+    else:
+        _write(self, name, value)
 
 
 def _getter(cls: type, name: str) -> Callable[[Any], Any]:

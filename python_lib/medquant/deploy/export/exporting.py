@@ -147,8 +147,11 @@ def _expected(parts: Mapping[str, Part], report: Progress) -> dict[str, np.ndarr
 def _write_example(path: Path, parts: Mapping[str, Part], expected: Mapping[str, np.ndarray]) -> None:
     given = {key: t.numpy() for part in parts.values() for key, t in part.inputs.items() if key not in expected}
     last = next(reversed(parts.values())).outputs[0]
-    # Half precision keeps three digits, which is enough to compare with; float32 where an example is small anyway.
-    values = expected[last] if expected[last].size < _LARGE else expected[last].astype(np.float16)
+    # Half precision keeps three digits, which is enough to compare with; float32 where an example is small anyway, or
+    # holds what half precision does not reach.
+    values = expected[last]
+    if values.size >= _LARGE and float(np.abs(values).max()) <= np.finfo(np.float16).max:
+        values = values.astype(np.float16)
     np.savez_compressed(path, **given, **{f"expected_{last}": values})
 
 

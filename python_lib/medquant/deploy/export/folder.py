@@ -64,11 +64,23 @@ def whole_folder(target: Path, *, overwrite: bool = False) -> Iterator[Path]:
                     (beside / "old").replace(target)
                 raise
     except BaseException as error:
-        traceback.clear_frames(error.__traceback__)  # a session that they hold keeps its files open
+        _clear_frames(error)
         raise
     finally:
         if beside is not None:
             _remove(beside)
+
+
+def _clear_frames(error: BaseException) -> None:
+    """Let go of what the frames of an error, and of those that led to it, hold: a session keeps its files open."""
+    cleared: list[BaseException] = []
+    waiting = [error]
+    while waiting:
+        one = waiting.pop()
+        if one not in cleared:
+            cleared.append(one)
+            traceback.clear_frames(one.__traceback__)
+            waiting += [led for led in (one.__cause__, one.__context__) if led is not None]
 
 
 def working_in(folder: Path, work: Callable[[], T], progress: Progress, *, writes: bool) -> T:

@@ -33,7 +33,8 @@ FORMATS = tuple(_MODULES)
 @dataclass(frozen=True)
 class Settings:
     """How weights are stored: "int8" for integer kernels, "packed" in as few bits as the format holds; "auto": int8
-    where activations are integers too, else packed. `opset`: that of ONNX; None: the oldest that holds the weights.
+    where activations are integers too, else packed. `opset`: that of ONNX; None: the oldest that holds the weights,
+    among those that the installed onnxruntime loads.
     `any_processor`: int8 weights were rounded to 7 bits."""
 
     storage: Storage = "auto"

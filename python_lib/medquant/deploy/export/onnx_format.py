@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -82,8 +83,10 @@ class OnnxFormat:
 def packed_model(part: Part, opset: int | None) -> tuple[Any, str, tuple[str, ...]]:
     """A part with its weights as packed constants; how they are stored; what had to give way for an older opset."""
     ready = opened(part, integers=rounds_inputs(part.module))
-    least = min((_stored(weight.bits, opset) for weight in ready.weights.values()), default=8)
-    opset = max(LEAST_OPSET, OPSET_OF_BITS[least]) if opset is None else opset
+    if opset is None:
+        fewest = min((weight.bits for weight in ready.weights.values()), default=8)
+        fitting = [bits for bits in OPSET_OF_BITS if bits >= fewest and loads(bits)]
+        opset = max(LEAST_OPSET, OPSET_OF_BITS[min(fitting)])
     made = onnx_model(ready.part, integers=rounds_inputs(part.module), opset=min(opset, _EXPORTED_OPSET))
     nodes: list[Any] = []
     for name, weight in ready.weights.items():
@@ -103,6 +106,34 @@ def packed_model(part: Part, opset: int | None) -> tuple[Any, str, tuple[str, ..
             f"the next size it has. The quantized model's own file (--format artifact) is smaller.",
         )
     return made, stored_bits(bits), notes
+
+
+@cache
+def loads(bits: int) -> bool:
+    """Whether the onnx and onnxruntime that are installed know integers of so many bits, with the opset they need."""
+    import onnx
+    import onnxruntime
+    from onnx import TensorProto, helper
+
+    if bits == max(OPSET_OF_BITS):
+        return True
+    kind = getattr(TensorProto, f"UINT{bits}", None)
+    if kind is None or onnx.defs.onnx_opset_version() < OPSET_OF_BITS[bits]:
+        return False
+    codes = helper.make_tensor("codes", kind, [4], bytes(1 if bits == 2 else 2), raw=True)
+    scale = helper.make_tensor("scale", TensorProto.FLOAT, [], [1.0])
+    node = helper.make_node("DequantizeLinear", ["codes", "scale"], ["values"])
+    values = helper.make_tensor_value_info("values", TensorProto.FLOAT, [4])
+    graph = helper.make_graph([node], "probe", [], [values], [codes, scale])
+    opset = OPSET_OF_BITS[bits]
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", opset)], ir_version=_IR_OF_OPSET[opset])
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 4
+    try:
+        onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
+    except Exception:  # its errors have no common class
+        return False
+    return True
 
 
 def _stored(bits: int, opset: int | None) -> int:

@@ -56,7 +56,7 @@ def verify(
         rounded = max(rounded, bound_of_export(part.module, form.name))
         relative = max(relative_difference(one, expected[key]) for one, key in zip(outputs, part.outputs, strict=True))
         if part.dynamic:
-            relative = max(relative, _at_other_sizes(part, run, progress))
+            relative = max(relative, _at_other_sizes(part, run, folder, progress))
         results.append(Difference(name, relative, rounded, _same_labels(outputs[0], expected[part.outputs[0]])))
         if not relative <= rounded:
             raise UserError(
@@ -68,7 +68,7 @@ def verify(
     return tuple(results)
 
 
-def _at_other_sizes(part: Part, run: Run, progress: Progress) -> float:
+def _at_other_sizes(part: Part, run: Run, folder: Path, progress: Progress) -> float:
     """The difference with one more, and with one only, of everything that may vary in number."""
     worst = 0.0
     for more in (True, False):
@@ -78,7 +78,8 @@ def _at_other_sizes(part: Part, run: Run, progress: Progress) -> float:
                 first = inputs[key].narrow(axis, 0, 1)
                 inputs[key] = torch.cat([inputs[key], first], axis) if more else first.clone()
         wanted = engine_outputs(part, inputs, progress)
-        outputs = run({key: tensor.numpy() for key, tensor in inputs.items()})
+        arrays = {key: tensor.numpy() for key, tensor in inputs.items()}
+        outputs = working_in(folder, partial(run, arrays), progress, writes=False)
         worst = max(
             worst, *(relative_difference(one, other.numpy()) for one, other in zip(outputs, wanted, strict=True))
         )

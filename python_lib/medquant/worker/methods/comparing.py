@@ -21,7 +21,7 @@ from medquant.models.catalogue import DEMONSTRATES
 from medquant.progress import Progress
 from medquant.segmentation import Segmentation
 from medquant.worker import measured
-from medquant.worker.arrays import segmentation_of, write_array
+from medquant.worker.arrays import segmentation_of, write_labels
 from medquant.worker.work import Work
 
 FP32_ONLY, QUANTIZED_ONLY = 1, 2
@@ -32,11 +32,7 @@ COLUMNS = (
     ("Volume mL", "Of the quantized mask, and how much it differs from FP32."),
     ("Seconds", "From the scan in memory to the masks in memory, on this machine."),
     ("Memory", "The most that the engine held while it segmented."),
-    ("On disk", "Size of the model's file."),
-)
-REFERENCE_COLUMNS = (
-    ("FP32 Dice", "Overlap of the FP32 mask with the reference."),
-    ("Its Dice", "Overlap of the quantized mask with the reference."),
+    ("Size", "FP32: 4 bytes for each weight, whatever its file stores them in. Quantized: its file."),
 )
 
 
@@ -48,15 +44,17 @@ def compare(params: dict[str, Any], work: Work) -> dict[str, Any]:
     progress = work.part()
     comparison, masks = _compared(params, work, progress)
     fp32, quantized = masks
-    axis = slice_axis_of(fp32.volume, params["fp32"].get("plane") or None)
+    axis = _axis(params, fp32.volume)
     difference = _difference(fp32, quantized)
     progress.report(0.95, "Finding the slice that differs most")
-    verdict = wording.verdict(comparison.summary[1])
-    if params.get("of"):
-        measured.remember(params["of"], comparison.summary[1].recipe, accuracy=verdict)
+    verdict = comparison.summary[1].verdict
+    if params.get("of") and not _edited(params):  # what a hand has mended says nothing of the model
+        measured.remember(params["of"], comparison.summary[1].recipe, verdict=verdict)
     progress.check()
-    others = tuple(other for other in range(3) if other != axis)
-    counts = np.count_nonzero(difference, axis=others)
+    per_slice = [
+        np.count_nonzero(difference, axis=tuple(other for other in range(3) if other != one)) for one in range(3)
+    ]
+    counts = per_slice[axis]
     short = wording.short_names(comparison.summary)[comparison.summary[1].name]
     return {
         **comparison.to_dict(),
@@ -65,7 +63,8 @@ def compare(params: dict[str, Any], work: Work) -> dict[str, Any]:
         "difference_per_slice": counts.tolist(),
         "worst": _worst(difference, counts, axis, fp32.volume),
         "difference": {
-            "array": write_array(work.folder, "difference", difference),
+            **write_labels(work.folder, "difference", difference),
+            "per_slice": [one.tolist() for one in per_slice],
             "labels": {str(FP32_ONLY): "FP32 only", str(QUANTIZED_ONLY): f"{short} only"},
         },
     }
@@ -81,7 +80,7 @@ def report(params: dict[str, Any], work: Work) -> dict[str, Any]:
     comparison, masks = _compared(params, work, progress)
     fp32, quantized = comparison.summary
     layers, hashed = {}, ""
-    if params.get("handle"):
+    if params.get("handle") and Path(params["handle"]).is_file():
         description = describe(params["handle"])
         layers[quantized.name] = QuantizationReport.from_dict(description["report"])
         hashed = description["provenance"]["weights_sha256"]
@@ -93,9 +92,11 @@ def report(params: dict[str, Any], work: Work) -> dict[str, Any]:
         demonstration=DEMONSTRATES.get(params.get("of", ""), ""),
         weights_hash=hashed,
         licence=params.get("licence", ""),
+        notes=tuple(_edits(params, wording.short_names(comparison.summary), comparison)),
     )
     progress.report(0.7, "Writing the page")
-    path = write_report(Path(params["path"]), comparison, masks, details=details, layers=layers)
+    axis = _axis(params, masks[0].volume)
+    path = write_report(Path(params["path"]), comparison, masks, details=details, layers=layers, axis=axis)
     return {"path": str(path)}
 
 
@@ -108,10 +109,30 @@ def _compared(params: dict[str, Any], work: Work, progress: Progress) -> tuple[C
     reference = params.get("reference") and segmentation_of(work.folder, params["reference"], volume)
     part = progress.span(0.0, 0.9)
     comparison = run_compare(
-        masks, reference=reference, facts=facts, progress=lambda e: part.report(e.fraction, e.message),
+        masks,
+        reference=reference,
+        facts=facts,
+        axis=_axis(params, volume),
+        progress=lambda event: part.report(event.fraction, event.message),
         cancelled=progress.cancelled,
-    )  # fmt: skip
+    )
     return comparison, masks
+
+
+def _axis(params: dict[str, Any], volume: Volume) -> int:
+    """The array axis of the slices that the model saw."""
+    return slice_axis_of(volume, params["fp32"].get("plane") or None)
+
+
+def _edited(params: dict[str, Any]) -> list[int]:
+    """Which of FP32's masks (0) and the quantized model's (1) were changed by hand."""
+    return [number for number, one in enumerate(("fp32", "quantized")) if params[one].get("edited")]
+
+
+def _edits(params: dict[str, Any], names: dict[str, str], comparison: Comparison) -> list[str]:
+    """That masks are compared as a hand has left them."""
+    edited = [names[comparison.summary[number].name] for number in _edited(params)]
+    return [f"Masks of {' and '.join(edited)} were edited by hand and are compared as they are now."] if edited else []
 
 
 def _difference(fp32: Segmentation, quantized: Segmentation) -> np.ndarray:
@@ -143,7 +164,14 @@ def _table(comparison: Comparison, params: dict[str, Any]) -> dict[str, Any]:
     """The comparison as it is shown: every number spelled, with a line for each structure and one for all."""
     fp32, quantized = comparison.summary
     names = wording.short_names(comparison.summary)
-    columns = COLUMNS[:4] + (REFERENCE_COLUMNS if comparison.has_reference else ()) + COLUMNS[4:]
+    referred = [
+        (f"{name} to reference", f"Dice of the {name} mask against the reference.")
+        for name in names.values()
+        if comparison.has_reference
+    ]
+    for number in _edited(params):
+        names[comparison.summary[number].name] += " (edited)"
+    columns = [*COLUMNS[:4], *referred, *COLUMNS[4:]]
     rows = [
         _model_row(names[fp32.name], fp32, None, comparison.has_reference),
         _model_row(names[quantized.name], quantized, fp32, comparison.has_reference),
@@ -155,7 +183,7 @@ def _table(comparison: Comparison, params: dict[str, Any]) -> dict[str, Any]:
         "columns": [title for title, _ in columns],
         "tooltips": [tip for _, tip in columns],
         "rows": rows,
-        "headline": f"Dice {wording.score(quantized.dsc_vs_fp32)}, {wording.verdict(quantized)}",
+        "headline": f"Dice {wording.score(quantized.dsc_vs_fp32)}, {wording.judged(quantized)}",
         "notes": _notes(comparison, params, names),
         "csv": _csv([title for title, _ in columns], rows),
     }
@@ -175,7 +203,7 @@ def _model_row(title: str, model: ModelSummary, fp32: ModelSummary | None, refer
     cells += [
         _cell(wording.seconds(model.seconds), not same and _less(model.seconds, fp32.seconds)),
         _cell(wording.memory(model.peak_memory_mb)),
-        _cell(wording.size(model.bytes_on_disk), not same and _less(model.bytes_on_disk, fp32.bytes_on_disk)),
+        _cell(wording.model_size(model), not same and _less(model.bytes_on_disk, fp32.bytes_fp32)),
     ]
     bits = [] if same or model.effective_bits is None else [f"{wording.bits(model.effective_bits)} bits/weight"]
     return {"title": title, "cells": cells, "of_all": True, "badges": [wording.computed(model), model.device, *bits]}
@@ -212,7 +240,7 @@ def _less(a: float | None, b: float | None) -> bool:
 def _notes(comparison: Comparison, params: dict[str, Any], names: dict[str, str]) -> list[str]:
     """What must be read with the table."""
     fp32, quantized = comparison.summary
-    short, notes = names[quantized.name], []
+    short, notes = names[quantized.name], _edits(params, names, comparison)
     if any(params[one].get("known_slices") for one in ("fp32", "quantized")):
         notes.append("Slices that were seen before were not encoded again, so the seconds do not compare the models.")
     elif _less(fp32.seconds, quantized.seconds):

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from medquant.evaluation import wording
+from medquant.worker.unfinished import writing_in
 from medquant.worker.work import Work
 
 
@@ -16,13 +17,15 @@ def export(params: dict[str, Any], work: Work) -> dict[str, Any]:
 
     model = work.warm.model(params["handle"], work.part(0.0, 0.05))
     rest, kind = work.part(0.05, 1.0), params["format"]
-    made = run_export(
-        model,
-        _free(Path(params["folder"]).expanduser(), f"{file_word(model.name)}-{kind}"),
-        kind,
-        progress=rest.callback,
-        cancelled=rest.cancelled,
-    )
+    folder = Path(params["folder"]).expanduser()
+    with writing_in(folder, work.folder):
+        made = run_export(
+            model,
+            _free(folder, f"{file_word(model.name)}-{kind}"),
+            kind,
+            progress=rest.callback,
+            cancelled=rest.cancelled,
+        )
     text = f"{model.name} as {made.format}, {wording.size(made.bytes_on_disk)}: {made.folder}"
     return {**made.to_dict(), "text": text}
 

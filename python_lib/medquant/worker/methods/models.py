@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from medquant.errors import UserError
 from medquant.evaluation import wording
+from medquant.evaluation.facts import facts_of
 from medquant.models.catalogue import DEMONSTRATES, ModelEntry, list_models
 from medquant.worker import measured
 from medquant.worker.work import Work
@@ -82,7 +83,7 @@ def _choice(spec: str, recipe: str, expected: int | None, *, exact: bool) -> dic
         "bytes": size,
         "size": wording.size(size) if size else "",
         "measured": exact or "bytes" in known,
-        "accuracy": known.get("accuracy", NOT_MEASURED),
+        "accuracy": known.get("verdict", NOT_MEASURED),
         **_speed(spec, recipe),
     }
 
@@ -103,7 +104,7 @@ def _listed(entry: ModelEntry) -> dict[str, Any]:
         "about": entry.task,
         "modality": entry.modality,
         "bytes": entry.bytes_on_disk,
-        "size": wording.size(entry.bytes_on_disk) if entry.bytes_on_disk else "",
+        "size": _size(4 * entry.parameters if entry.parameters else entry.bytes_on_disk),
         "licence": entry.licence,
         "present": entry.offline,
         "needs": "" if entry.offline else entry.needs,
@@ -114,11 +115,16 @@ def _listed(entry: ModelEntry) -> dict[str, Any]:
     }
 
 
+def _size(count: int | None) -> str:
+    """Of the weights; of a model in FP32 4 bytes for each, whatever its file stores them in."""
+    return wording.size(count) if count else ""
+
+
 def _described(spec: str, model: Model | QuantizedModel) -> dict[str, Any]:
     """A model of the user's, by what is in it."""
     adapter = getattr(model, "model", model)
     quantized = adapter is not model
-    size = model.report.bytes_on_disk if quantized else adapter.weights_bytes
+    size = model.report.bytes_on_disk if quantized else facts_of(model).bytes_fp32
     names = ", ".join(structure.name for structure in adapter.structures)
     return {
         "spec": spec,
@@ -127,7 +133,7 @@ def _described(spec: str, model: Model | QuantizedModel) -> dict[str, Any]:
         "about": names or _FAMILIES.get(adapter.family, ""),
         "modality": adapter.modality,
         "bytes": size,
-        "size": wording.size(size) if size else "",
+        "size": _size(size),
         "licence": adapter.licence or "that of your weights",
         "present": True,
         "needs": "",

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import secrets
 from dataclasses import replace
-from typing import Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from medquant.errors import UserError
 from medquant.evaluation import wording
@@ -12,10 +13,17 @@ from medquant.worker import measured
 from medquant.worker.recipes import recipe_of, selection_of
 from medquant.worker.work import Work
 
+if TYPE_CHECKING:
+    from medquant.progress import Progress
+    from medquant.quantized_model import QuantizedModel
+
 
 def quantize(params: dict[str, Any], work: Work) -> dict[str, Any]:
-    """Quantize `model` with slices of `volume`; `handle` names the result, which outlives this process."""
-    from medquant.artifact import SUFFIX
+    """Quantize `model` with slices of `volume`; `handle` names the result, a file that is kept for the user.
+
+    What was made before from the same model, recipe and slices is not made again, unless `again` says so.
+    """
+    from medquant.deploy.quantized_models import is_kept, place_of, shrink
     from medquant.quantize import quantize as run_quantize
 
     recipe = recipe_of(params)
@@ -23,22 +31,19 @@ def quantize(params: dict[str, Any], work: Work) -> dict[str, Any]:
     if hasattr(model, "recipe"):
         raise UserError(f"{model.name} is quantized already. Choose the model that it was made from.")
     volume = work.warm.volume(work.folder, params["volume"])
-    rest = work.part(0.02, 1.0)
-    made = run_quantize(
-        model,
-        volume,
-        recipe=recipe,
-        selection=selection_of(params),
-        progress=rest.callback,
-        cancelled=rest.cancelled,
-    )
-    rest.check()
-    path = work.folder / f"w{recipe.weights.bits}-{secrets.token_hex(6)}{SUFFIX}"
-    size = made.save(path)
-    made = replace(made, report=replace(made.report, bytes_on_disk=size))
-    work.warm.put(str(path), made)
+    rest, selection = work.part(0.02, 1.0), selection_of(params)
+    path = place_of(model, recipe, volume, selection)
+    made = _found(path, work, rest) if not params.get("again") and is_kept(path) else None
+    kept = made is not None
+    if made is None:
+        made = run_quantize(
+            model, volume, recipe=recipe, selection=selection, progress=rest.callback, cancelled=rest.cancelled
+        )
+        rest.check()
+        path, made = _saved(made, path, work)
+        shrink(path)
+    report, size = made.report, made.report.bytes_on_disk
     measured.remember(params["model"], recipe.describe(), bytes=size)
-    report = made.report
     bits = f"{wording.bits(report.effective_bits)} bits/weight"
     return {
         "handle": str(path),
@@ -46,9 +51,30 @@ def quantize(params: dict[str, Any], work: Work) -> dict[str, Any]:
         "bits": recipe.weights.bits,
         "recipe": recipe.describe(),
         "bytes": size,
+        "kept": kept,
         "text": f"{wording.size(size)}, {bits}, calibrated on {_inputs(report.calibration_inputs)}",
         "report": report.to_dict(),
     }
+
+
+def _found(place: Path, work: Work, progress: Progress) -> QuantizedModel | None:
+    """The model that is kept there; None where it is damaged."""
+    try:
+        return work.warm.model(str(place), progress)
+    except UserError:
+        return None
+
+
+def _saved(made: QuantizedModel, place: Path, work: Work) -> tuple[Path, QuantizedModel]:
+    """Write a model to its place or, where that cannot be written, into the folder of the exchange."""
+    try:
+        size = made.save(place)
+    except UserError:
+        place = work.folder / f"{secrets.token_hex(6)}-{place.name}"
+        size = made.save(place)
+    made = replace(made, report=replace(made.report, bytes_on_disk=size))
+    work.warm.put(str(place), made)
+    return place, made
 
 
 def _inputs(count: int) -> str:

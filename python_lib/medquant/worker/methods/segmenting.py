@@ -63,12 +63,13 @@ def segment(params: dict[str, Any], work: Work) -> dict[str, Any]:
     if not again and params.get("of"):
         pace = {"seconds": found.seconds / (slices or 1), "per": "slice" if slices else "scan"}
         measured.remember(params["of"], facts.recipe or measured.FP32, **pace)
+    size = (facts.bytes_fp32 if facts.weight_bits == 32 else None) or facts.bytes_on_disk
     return {
         "mask": {**told, "bits": facts.weight_bits, "plane": params.get("plane") or "", "known_slices": again},
         "slices": slices,
         "seconds": found.seconds,
         "seconds_text": wording.seconds(found.seconds),
-        "size_text": wording.size(facts.bytes_on_disk) if facts.bytes_on_disk else "",
+        "size_text": wording.size(size) if size else "",
         "memory_text": wording.memory(found.peak_memory_mb),
         **_execution(found.execution),
     }
