@@ -374,4 +374,4 @@ def test_whoever_shows_pictures_goes_first_and_has_a_core() -> None:
         environment = {name: value for name, value in os.environ.items() if name != "OMP_NUM_THREADS"} | given
         done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
         found, niceness = map(int, done.stdout.split())
-        assert found == threads and niceness >= 10
+        assert found == threads and niceness >= 5

@@ -28,7 +28,7 @@ HEARTBEAT_SECONDS = 1.0
 LOG, TOKEN = "worker.log", "token"
 _SET_PARENT_DEATH_SIGNAL = 1
 _MORE_LIKELY_KILLED = "500"
-_NICENESS = 10
+_NICENESS = 5
 """Whoever scrolls comes first; with nobody there the engine has the whole processor."""
 
 
