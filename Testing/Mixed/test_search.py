@@ -53,7 +53,7 @@ def _found(model: TorchModel, batches: list[CalibrationBatch], **options: object
 
 def test_what_matters_gets_its_bits_first(model: TorchModel, batches: list[CalibrationBatch]) -> None:
     order = plan(model, batches, recipe=RTN)
-    assert set(order[0].of().values()) == {2} and set(order[-1].of().values()) == {8}
+    assert set(order[0].of().values()) == {2} and order[-1].effect < 0.05 * order[0].effect
     raised = [next(n for n, step in enumerate(order) if step.of()[name] > 2) for name in ("first", "middle", "last")]
     assert raised[1] == max(raised)
 
