@@ -101,12 +101,13 @@ class Presenter:
 
     def volume_chosen(self, volume: object = None) -> None:
         """Another scan is chosen, or it has changed; the host is asked which."""
-        facts, before = self.facts, self.facts.volume
-        facts.volume = self._host.volume()
-        if facts.volume != before:
-            if facts.volume_key != (before.key if before else ""):
-                if facts.state in WITH_SCAN:
-                    self.cancel()
+        facts, before, chosen = self.facts, self.facts.volume, self._host.volume()
+        if chosen != before:
+            is_other = (chosen.key if chosen else "") != facts.volume_key
+            if is_other and facts.state in WITH_SCAN:
+                self.cancel()  # what is tidied up belongs to the former scan
+            facts.volume = chosen
+            if is_other:
                 facts.forget_results()
                 facts.forget_heat()
                 self._take_results()

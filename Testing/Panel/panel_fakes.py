@@ -16,9 +16,16 @@ class Asked:
     callbacks: dict[str, Any]
     cancelled: bool = False
 
+    answers_later: bool = False
+
     def cancel(self) -> None:
         """The user stopped it."""
         self.cancelled = True
+        if not self.answers_later:
+            self.stopped()
+
+    def stopped(self) -> None:
+        """The engine tells that it has stopped."""
         self.callbacks["on_error"]({"kind": "cancelled", "message": "Stopped."})
 
 
