@@ -84,6 +84,8 @@ class Facts:
     worst: Mapping[str, Any] | None = None
     difference: Mapping[str, Any] | None = None
     difference_shown: bool = False
+    coming: tuple[str, str] = ("", "")
+    """Kind and title of masks that are being drawn slice by slice."""
     looked: tuple | None = None
     """What `compared` was when the user jumped to the slice that differs most."""
     reference: str = ""
@@ -224,6 +226,7 @@ class Facts:
         """The masks and all that follows from them belong to something else now."""
         self.masks, self.table, self.worst, self.difference = {}, None, None, None
         self.compared, self.difference_shown, self.states = None, False, {}
+        self.coming = ("", "")
 
     def forget_heat(self) -> None:
         """The sensitivity belongs to something else now."""

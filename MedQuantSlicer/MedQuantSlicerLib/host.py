@@ -146,8 +146,12 @@ class Host(Protocol):
     def remove_masks(self, kind: str) -> None:
         """Take the segmentation of a kind away where there is one."""
 
-    def show_pair(self, left_title: str, right_title: str) -> None:
-        """Show the two linked views; empty titles where nothing was computed yet."""
+    def show_pair(self) -> None:
+        """Show the two linked views."""
+
+    def show_results(self, left_title: str, right_title: str, difference: bool) -> None:
+        """What stands over the two views, empty where nothing was computed of the chosen scan, and whether there is a
+        difference to be shown beside them. Called whenever any of it is another."""
 
     def restore_layout(self) -> None:
         """The layout that the user had before `show_pair`."""

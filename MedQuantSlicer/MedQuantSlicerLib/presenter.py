@@ -48,6 +48,7 @@ class Presenter:
         self._engine, self._host = engine, host
         self._changed, self._clock = changed, clock
         self._shown = shown_of(self.facts, clock())
+        self._over_views = ("", "", False)
         self._works = Works(self.facts, engine, host, self.update, clock)
         self._questions = Questions(self._works)
         self._keeping = Keeping(self._works)
@@ -93,8 +94,12 @@ class Presenter:
         self.volume_chosen()
 
     def update(self) -> None:
-        """Show what is known now."""
-        self._shown = shown_of(self.facts, self._clock())
+        """Show what is known now, in the panel and over the views."""
+        self._shown = shown = shown_of(self.facts, self._clock())
+        over_views = (shown.left_title, shown.right_title, shown.difference_shown)
+        if over_views != self._over_views:
+            self._over_views = over_views
+            self._host.show_results(*over_views)
         self._changed(self._shown)
 
     # -- scan and model

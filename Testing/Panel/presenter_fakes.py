@@ -99,6 +99,8 @@ class FakeHost:
         self.chosen: VolumeInfo | None = None
         self.drawn: list[BoxInfo] = []
         self.calls: list[tuple] = []
+        self.over_views = ("", "", False)
+        """Titles and whether there is a difference, as shown."""
         self.says_yes = True
         self.lacks: Missing | None = None
         self.disk_is_slow = False
@@ -170,8 +172,11 @@ class FakeHost:
     def remove_masks(self, kind: str) -> None:
         self.calls.append(("remove_masks", kind))
 
-    def show_pair(self, left_title: str, right_title: str) -> None:
-        self.calls.append(("show_pair", left_title, right_title))
+    def show_pair(self) -> None:
+        self.calls.append(("show_pair",))
+
+    def show_results(self, left_title: str, right_title: str, difference: bool) -> None:
+        self.over_views = (left_title, right_title, difference)
 
     def restore_layout(self) -> None:
         self.calls.append(("restore_layout",))

@@ -158,3 +158,37 @@ def test_a_scan_chosen_while_masks_come_keeps_its_own_and_so_does_the_former(
     _choose(widget, first)
     shown = widget.panel.presenter.shown
     assert ("first" in shown.left_title, shown.table is not None) == (had_masks, had_masks)
+
+
+def test_titles_and_the_view_of_the_difference_are_those_of_the_chosen_scan(widget, engine, scans) -> None:
+    first, second = scans
+
+    def over_views() -> tuple:
+        return next(call[1:] for call in reversed(widget.host.calls) if call[0] == "results")
+
+    _choose(widget, first)
+    _quantize(widget, engine)
+    _computed(widget, engine, _labels(), "2.5 MB", "of the first")
+    widget.panel.presenter.difference()
+    mine = ("FP32  2.5 MB  1.0 s", "4-bit  2.5 MB  1.0 s", True)
+    assert over_views() == mine
+    _choose(widget, second)
+    assert over_views() == ("", "", False)
+    _choose(widget, first)
+    assert over_views() == mine
+
+
+def test_bits_that_are_chosen_while_it_segments_are_of_the_next_time(widget, engine, scans) -> None:
+    from MedQuantSlicerLib import masks
+
+    first, _second = scans
+    _choose(widget, first)
+    for bits in (8, 4):
+        _quantize(widget, engine, bits)
+    _segmenting(widget, engine)
+    widget.parameters.bits = 8
+    _whole(engine, _labels(), "7.7 MB")
+    assert engine.last("segment").params["model"].endswith("w4.mq.safetensors")
+    _whole(engine, _labels(), "2.5 MB")
+    assert masks.segmentation_of("quantized", first).GetName().endswith("4-bit")
+    assert widget.panel.presenter.shown.right_title == "4-bit  2.5 MB  1.0 s"

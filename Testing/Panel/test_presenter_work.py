@@ -78,7 +78,8 @@ def test_segmenting_runs_both_models_then_compares(panel: Panel) -> None:
     assert panel.shown.table.headline == "Dice .994"
     assert panel.shown.table.rows[0].cells[0].strong
     assert panel.shown.left_title == "FP32  2.5 MB  1.02 s"
-    assert panel.host.did("show_pair")[-1][1:] == (panel.shown.left_title, panel.shown.right_title)
+    assert panel.host.did("show_pair")
+    assert panel.host.over_views == (panel.shown.left_title, panel.shown.right_title, False)
 
 
 def test_what_was_measured_is_asked_for_again(panel: Panel) -> None:
@@ -174,20 +175,51 @@ def test_another_scan_forgets_the_masks_and_stops_what_runs(panel: Panel) -> Non
     assert panel.shown.quantized_fits
 
 
-@pytest.mark.parametrize("other", ["embedded-nnunet", "/w4.mq"])
-def test_choosing_another_model_meanwhile_ends_with_the_mask_that_was_begun(panel: Panel, other: str) -> None:
+def test_what_is_chosen_while_it_segments_changes_nothing_of_it(panel: Panel) -> None:
     panel.quantize().draw(LIVER)
+    panel.presenter.bits_chosen(8)
+    panel.quantize("/exchange/w8.mq.safetensors")
+    panel.presenter.bits_chosen(4)
     panel.presenter.segment()
-    panel.presenter.model_chosen(other)
-    asked = len(panel.engine.asked)
+    panel.presenter.bits_chosen(8)
+    panel.presenter.model_chosen("embedded-nnunet")
+    panel.draw().presenter.set_option("runtime", "pytorch")
     panel.masks("fp32.npy")
-    if other == "/w4.mq":
-        assert panel.engine.last.params["model"] == "/w4.mq"
-        panel.masks("w4.npy")
-        assert not panel.action("compare").enabled
-    else:
-        assert len(panel.engine.asked) == asked
-    assert panel.shown.state is State.IDLE
+    asked = panel.engine.last.params
+    assert (asked["model"], asked["of"], asked["runtime"]) == ("/exchange/w4.mq.safetensors", "embedded", "auto")
+    assert len(asked["boxes"]) == 1
+    panel.masks("w4.npy").compared()
+    assert panel.shown.right_title.startswith("4-bit")
+    assert panel.shown.table.headline == "Dice .994"
+    panel.draw(LIVER).presenter.model_chosen("embedded")
+    panel.presenter.set_option("runtime", "auto")
+    assert panel.primary() == ["segment"], "the masks of 8 bits are still to come"
+    panel.presenter.bits_chosen(4)
+    assert panel.primary() == ["jump_to_worst"]
+
+
+def test_over_the_views_stands_what_is_drawn_in_them(panel: Panel) -> None:
+    panel.compare_all()
+    was = panel.host.over_views
+    assert was == ("FP32  2.5 MB  1.02 s", "4-bit  2.5 MB  1.02 s", False)
+    panel.presenter.bits_chosen(2)
+    panel.quantize("/exchange/w2.mq.safetensors")
+    panel.presenter.segment()
+    assert panel.host.over_views == was, "the former masks are drawn"
+    part = {"array": "part-1.npy", "offset": [3, 0, 0], "labels": {"1": "liver"}}
+    panel.engine.last.tell("partial", {"masks": part})
+    assert panel.host.over_views == (was[0], "2-bit", False)
+    panel.presenter.cancel()
+    panel.engine.last.tell("error", {"kind": "cancelled", "message": "Stopped."})
+    assert panel.host.over_views == was
+    panel.host.states[QUANTIZED] = "edited"
+    panel.presenter.masks_changed()
+    assert panel.host.over_views == (was[0], f"{was[1]}  edited", False)
+    panel.host.states[FP32] = ""
+    panel.presenter.masks_changed()
+    assert panel.host.over_views == ("", f"{was[1]}  edited", False), "they were deleted"
+    panel.open_scan(replace(CT, key="ct-2"))
+    assert panel.host.over_views == ("", "", False)
 
 
 def test_an_answer_about_a_former_scan_is_not_shown(panel: Panel) -> None:
