@@ -15,7 +15,8 @@ from MedQuantSlicerLib.messages import _
 from MedQuantSlicerLib.segment_labels import SegmentLabels
 from MedQuantSlicerLib.turns import Turns, writing
 
-KEPT_ATTRIBUTE, COMPARISON_ATTRIBUTE = "MedQuant.Result", "MedQuant.Comparison"
+KEPT_ATTRIBUTES = {COMPARISON: "MedQuant.Comparison"}
+KEPT_ATTRIBUTE = "MedQuant.Result"
 
 
 class ResultsHost:
@@ -93,9 +94,8 @@ class ResultsHost:
 
     def _place(self, what: str) -> tuple[Any, str]:
         """The segmentation of the chosen scan beside which a text is kept, and the attribute that holds it."""
-        if what == COMPARISON:
-            return self._masks(QUANTIZED), COMPARISON_ATTRIBUTE
-        return self._masks(what), KEPT_ATTRIBUTE
+        kind = QUANTIZED if what == COMPARISON else what
+        return self._masks(kind), KEPT_ATTRIBUTES.get(what, KEPT_ATTRIBUTE)
 
     def _masks(self, kind: str) -> Any:
         return masks.segmentation_of(kind, self.node) if self.node is not None else None
