@@ -56,12 +56,10 @@ class MaskWork:
 
     def report(self, path: str) -> None:
         """Write the page."""
-        params = self._pair()
-        facts = self._facts
-        line = facts.line
+        facts, params = self._facts, self._pair()
+        line = facts.line_of(params["of"])  # another model may be chosen by now
         params |= {
             "path": path,
-            "handle": facts.masks[QUANTIZED].source[2] if QUANTIZED in facts.masks else "",
             "title": line.title if line else "",
             "licence": line.licence if line else "",
             "reference_from": facts.reference,
@@ -155,7 +153,9 @@ class MaskWork:
         """The masks as the engine takes them."""
         facts = self._facts
         told = {kind: {**facts.masks[kind].told, "edited": facts.edited(kind)} for kind in (FP32, QUANTIZED)}
-        return {**told, "of": facts.masks[FP32].source[1]}
+        _scan, of, handle, *_how = facts.masks[QUANTIZED].source
+        made_by = next((one for one in facts.made.values() if one.handle == handle), None)
+        return {**told, "of": of, "handle": handle, "calibrated_here": facts.calibrated_here(made_by)}
 
     def _scene(self) -> Told:
         """What the engine has to be handed of the scene: masks that it did not compute, or that are others now, too."""

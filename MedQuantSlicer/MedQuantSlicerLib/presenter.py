@@ -224,12 +224,14 @@ class Presenter:
         """Quantize the chosen model with slices of the scan; while that runs: cancel."""
         if self._works.cancels("quantize"):
             return
-        settings = self.facts.settings
-        params = {"model": self.facts.model, **self.facts.recipe, "again": settings in self.facts.made}
+        settings, scan = self.facts.settings, self.facts.volume.digest if self.facts.volume else ""
+        params = {"model": self.facts.model, **self.facts.recipe, "again": self.facts.quantized_fits}
 
         def known(result: dict[str, Any]) -> None:
             self.facts.made.pop(settings, None)
-            self.facts.made[settings] = Quantized(result["handle"], result["bits"], result["text"])
+            self.facts.made[settings] = Quantized(
+                result["handle"], result["bits"], result["text"], result["pieces"], scan
+            )
             self._keeping.keep_choices()
             self._questions.measured()
 

@@ -76,8 +76,10 @@ class SlicerHost(SceneHost):
 
     def restore_layout(self) -> None:
         """See `Host`."""
-        if self.shows_pair() and self._former_layout is not None:
-            self._manager.setLayout(self._former_layout)
+        if self.shows_pair():
+            # There is none where a scene has brought our layout along.
+            four_up = slicer.vtkMRMLLayoutNode.SlicerLayoutFourUpView
+            self._manager.setLayout(four_up if self._former_layout is None else self._former_layout)
         self._former_layout = None
 
     def watch_volume(self, node: Any) -> None:

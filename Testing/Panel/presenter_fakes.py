@@ -11,7 +11,7 @@ from MedQuantSlicerLib.presenter import Presenter
 from MedQuantSlicerLib.state import Action, Shown
 
 IDENTITY = ((1.0, 0.0, 0.0, 0.0), (0.0, 1.0, 0.0, 0.0), (0.0, 0.0, 1.0, 0.0), (0.0, 0.0, 0.0, 1.0))
-CT = VolumeInfo("ct-1", "ct", "CT", (20, 512, 512), (0.9766, 0.9766, 2.0), IDENTITY)
+CT = VolumeInfo("ct-1", "ct", "CT", (20, 512, 512), (0.9766, 0.9766, 2.0), IDENTITY, "1f")
 LIVER = BoxInfo("liver", ((0.0, 0.0, 0.0), (50.0, 50.0, 10.0)))
 SIZES = {
     "choices": {
@@ -248,7 +248,7 @@ class Panel:
         """The user quantizes, and it works."""
         self.presenter.quantize()
         bits = self.engine.last.params["bits"]
-        self.engine.last.tell("result", {"handle": handle, "bits": bits, "text": "2.5 MB, 4.2 bits/weight"})
+        self.engine.last.tell("result", {"handle": handle, "bits": bits, "text": "2.5 MB", "pieces": 8})
         return self
 
     def masks(self, array: str) -> Panel:

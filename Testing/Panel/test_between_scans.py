@@ -30,7 +30,9 @@ def widget(slicer, scene, engine):
 @pytest.fixture
 def scans(slicer, scene):
     """Two scans on one grid."""
-    return geometries.add_volume("oblique"), geometries.add_volume("oblique")
+    first, second = geometries.add_volume("oblique"), geometries.add_volume("oblique")
+    slicer.util.updateVolumeFromArray(second, slicer.util.arrayFromVolume(second) + 1)
+    return first, second
 
 
 def _settle(milliseconds=250):
@@ -192,3 +194,42 @@ def test_bits_that_are_chosen_while_it_segments_are_of_the_next_time(widget, eng
     _whole(engine, _labels(), "2.5 MB")
     assert masks.segmentation_of("quantized", first).GetName().endswith("4-bit")
     assert widget.panel.presenter.shown.right_title == "4-bit  2.5 MB  1.0 s"
+
+
+def test_what_a_model_was_calibrated_on_is_known_in_another_session(
+    slicer, scene, widget, engine, scans, tmp_path
+) -> None:
+    first, second = scans
+    first.SetName("first")
+    _choose(widget, first)
+    _quantize(widget, engine)
+    here, elsewhere = "calibrated on 8 pieces of this scan", "calibrated on another scan"
+    presenter = widget.panel.presenter
+    assert here in presenter.shown.quantized
+    _choose(widget, second)
+    assert elsewhere in presenter.shown.quantized and not presenter.shown.quantized_fits
+    assert scene.WriteToMRB(str(tmp_path / "session.mrb"))
+    scene.Clear(0)
+    presenter.facts.made.clear()
+    reader = slicer.vtkMRMLApplicationLogic()
+    reader.SetMRMLScene(scene)
+    (tmp_path / "unpacked").mkdir()
+    assert reader.OpenSlicerDataBundle(str(tmp_path / "session.mrb"), str(tmp_path / "unpacked"))
+    _settle()
+    assert elsewhere in presenter.shown.quantized
+    _choose(widget, slicer.util.getNode("first"))
+    assert here in presenter.shown.quantized and presenter.shown.quantized_fits
+
+
+def test_the_digest_of_a_scan_is_of_its_voxels(slicer, scans) -> None:
+    from MedQuantSlicerLib.scene import describe_volume
+
+    first, second = scans
+    before = describe_volume(first).digest
+    assert before and before != describe_volume(second).digest
+    first.SetOrigin(1, 2, 3)
+    assert describe_volume(first).digest == before
+    array = slicer.util.arrayFromVolume(first).copy()
+    array[4, 5, 6] += 1
+    slicer.util.updateVolumeFromArray(first, array)
+    assert describe_volume(first).digest != before

@@ -172,7 +172,48 @@ def test_another_scan_forgets_the_masks_and_stops_what_runs(panel: Panel) -> Non
     assert panel.shown.table is None
     assert panel.shown.left_title == ""
     assert not panel.action("compare").enabled
-    assert panel.shown.quantized_fits
+
+
+def test_a_model_that_was_calibrated_on_another_scan_is_said_to_be(panel: Panel) -> None:
+    panel.quantize()
+    assert panel.shown.quantized == "4-bit: 2.5 MB, calibrated on 8 pieces of this scan"
+    panel.open_scan(replace(CT, key="ct-2", digest="2f")).draw(LIVER)
+    assert panel.shown.quantized == "4-bit: 2.5 MB, calibrated on another scan"
+    assert not panel.shown.quantized_fits
+    assert panel.primary() == ["quantize"] and "another scan" in panel.action("quantize").tooltip
+    panel.presenter.segment()
+    panel.masks("fp32.npy").masks("w4.npy")
+    asked = panel.engine.last.params
+    assert (asked["handle"], asked["calibrated_here"]) == ("/exchange/w4.mq.safetensors", False)
+    panel.compared().presenter.save_report("/report.html")
+    assert panel.engine.last.params["calibrated_here"] is False
+    panel.engine.last.tell("result", {"path": "/report.html"})
+    panel.presenter.quantize()
+    assert not panel.engine.last.params["again"], "it was not made of this scan yet"
+    panel.engine.last.tell("error", {"kind": "cancelled", "message": "Stopped."})
+    panel.open_scan(replace(CT, key="moved")).draw(LIVER)
+    assert panel.shown.quantized_fits and panel.primary() == ["segment"]
+    panel.quantize("/exchange/w4.mq.safetensors")
+    panel.presenter.segment()
+    panel.masks("fp32.npy").masks("w4.npy")
+    assert panel.engine.last.params["calibrated_here"] is True
+
+
+def test_a_report_names_the_model_that_made_the_masks(panel: Panel) -> None:
+    panel.compare_all()
+    panel.presenter.model_chosen("embedded-nnunet")
+    panel.presenter.save_report("/report.html")
+    asked = panel.engine.last.params
+    assert (asked["of"], asked["title"]) == ("embedded", "Small promptable model")
+
+
+def test_export_names_what_it_writes(panel: Panel) -> None:
+    assert panel.action("export").text == "Export..."
+    panel.quantize()
+    panel.presenter.bits_chosen(2)
+    assert panel.action("export").text == "Export 4-bit...", "the one that was made last"
+    panel.quantize("/exchange/w2.mq.safetensors")
+    assert panel.action("export").text == "Export 2-bit..."
 
 
 def test_what_is_chosen_while_it_segments_changes_nothing_of_it(panel: Panel) -> None:

@@ -203,6 +203,17 @@ def test_the_views_show_the_scans_own_slices(host, manager, name):
         assert abs(np.dot(normal, across)) == pytest.approx(1)
 
 
+def test_a_scene_that_came_with_our_layout_does_not_leave_it_behind(host, manager):
+    from MedQuantSlicerLib.slicer_layouts import PAIR
+
+    volume = _choose(host)
+    manager.setLayout(PAIR)
+    assert _shown_in("fp32", volume) == [LEFT]
+    host.restore_layout()
+    assert manager.layout == 3
+    assert _views_of("fp32", volume) == []
+
+
 def test_a_layout_that_the_user_chose_meanwhile_stays(host, manager):
     _show_pair(host, "a", "b")
     manager.setLayout(6)
