@@ -30,6 +30,7 @@ class Documents:
         self._window = window
         self.reader, self.recent = ScanReader(), Recent(window.settings)
         self._request: dict[str, Any] = {}
+        self._stop_session: Callable[[], None] = lambda: None
         self._asked = ""
         self._path: Path | None = None
         self._waiting: list[Path] = []
@@ -76,10 +77,7 @@ class Documents:
             return
         self._path = path = self._waiting.pop(0)
         if is_session(path):
-            if not self.may_close(lambda: self.open_path(path)):
-                return
-            self._window.notice.wait(f"Opening {path.name}", None)
-            session.load(path, self._session_loaded)
+            self._open_session(path)
             return
         request: dict[str, Any] = {"path": str(path)}
         if self._window.frame.volume is not None:
@@ -87,6 +85,7 @@ class Documents:
         self._read(request, f"Reading {path.name}")
 
     def _read(self, request: dict[str, Any], text: str) -> None:
+        self._give_up()
         self._request = request
         self._window.notice.wait(text, self.cancel)
         self.reader.read(request, self._answered)
@@ -94,8 +93,15 @@ class Documents:
     def cancel(self) -> None:
         """Stop reading, whatever else was to be opened."""
         self._waiting, self._problems = [], []
-        self.reader.cancel()
+        self._give_up()
         self._window.notice.clear()
+
+    def _give_up(self) -> None:
+        """What is being read or unpacked is not wanted any more: the latest that is opened is what is meant."""
+        stop, self._stop_session = self._stop_session, lambda: None
+        stop()
+        if self.reader.busy:
+            self.reader.cancel()
 
     def _answered(self, answer: Answer) -> None:
         self._window.notice.clear()
@@ -178,7 +184,26 @@ class Documents:
         menus.show_recent(self._window)
         then()
 
+    def _open_session(self, path: Path) -> None:
+        def again() -> None:
+            self.open_path(path)
+
+        def may_go() -> bool:
+            """What has come while it was unpacked does not go without a question."""
+            if not self._saving and self._results() == known:
+                return True
+            if not self._saving:
+                self._window.notice.clear()
+            return self.may_close(again)
+
+        self._give_up()
+        if self.may_close(again):
+            known = self._results()
+            self._window.notice.wait(f"Opening {path.name}", self.cancel)
+            self._stop_session = session.load(path, may_go, self._session_loaded)
+
     def _session_loaded(self, error: str) -> None:
+        self._stop_session = lambda: None
         self._window.notice.clear()
         if error:
             self._window.notice.problem(error)
@@ -228,7 +253,8 @@ class Documents:
         return {**session.results(), MODELS: self._window.frame.presenter.not_exported()}
 
     def close(self) -> None:
-        """End the reader."""
+        """End what is being read or unpacked; nothing of it stays on the disk."""
+        self._stop_session()
         self.reader.close()
 
 
