@@ -19,6 +19,9 @@ if TYPE_CHECKING:
     from medquant_desktop.window import Window
 
 MODELS = "quantized models"
+NOT_ITS_SCAN = (
+    "{} was read for the scan that was open before. Choose that scan again, then open the segmentation once more."
+)
 NAMED = 6
 """Structures of a reference that are told by name."""
 
@@ -30,6 +33,8 @@ class Documents:
         self._window = window
         self.reader, self.recent = ScanReader(), Recent(window.settings)
         self._request: dict[str, Any] = {}
+        self._onto: Any = None
+        """The scan that was open when reading began: on its grid are the labels that are read."""
         self._stop_session: Callable[[], None] = lambda: None
         self._asked = ""
         self._path: Path | None = None
@@ -80,8 +85,9 @@ class Documents:
             self._open_session(path)
             return
         request: dict[str, Any] = {"path": str(path)}
-        if self._window.frame.volume is not None:
-            request["labels_on"] = grid_of(self._window.frame.volume)
+        self._onto = self._window.frame.volume
+        if self._onto is not None:
+            request["labels_on"] = grid_of(self._onto)
         self._read(request, f"Reading {path.name}")
 
     def _read(self, request: dict[str, Any], text: str) -> None:
@@ -109,7 +115,7 @@ class Documents:
         if kind == "scan":
             self._add_scan(answer)
         elif kind == "labels":
-            self._add_labels(answer)
+            self._add_labels(answer, self._request["labels_on"])
         elif kind == "series":
             entries = series_entries(answer["series"])
             self._ask_which("series", f"{len(entries)} series in this folder. Which one?", entries)
@@ -144,12 +150,17 @@ class Documents:
         self._window.refresh()
         self._window.views.left.setFocus()
         if "labels" in answer:
-            self._add_labels(answer["labels"])
+            self._onto = node
+            self._add_labels(answer["labels"], grid_of(node))
 
-    def _add_labels(self, answer: Answer) -> None:
+    def _add_labels(self, answer: Answer, grid: dict[str, Any]) -> None:
+        """Labels on this grid, which was that of the scan that was open when reading them began."""
+        volume = self._window.frame.volume
+        if volume is None or volume is not self._onto or grid_of(volume) != grid:
+            self._problems.append(NOT_ITS_SCAN.format(answer["name"]))
+            return
         names = {int(value): name for value, name in answer["names"].items()}
-        labels = np.load(answer["array"], mmap_mode="r")
-        node = add_reference(labels, names, self._window.frame.volume, answer["name"])
+        node = add_reference(np.load(answer["array"], mmap_mode="r"), names, volume, answer["name"])
         self._window.frame.choose_reference(node)
         what = ", ".join(list(names.values())[:NAMED]) + (
             f" and {len(names) - NAMED} more" if len(names) > NAMED else ""
