@@ -41,6 +41,8 @@ class VolumeInfo:
     """Millimetres along (i, j, k)."""
     ijk_to_lps: Matrix
     """From voxel indices (i, j, k, 1) to the world, with the linear transforms that the volume stands under."""
+    voxels: str = ""
+    """A digest of a part of the voxels: another one says that they are others, also in another process."""
     problem: str = ""
     """Why it cannot be used, in two sentences (a colour picture, a non-linear transform); empty: it can."""
 

@@ -6,6 +6,7 @@ places that turn one into the other.
 
 from __future__ import annotations
 
+import zlib
 from typing import Any
 
 import slicer
@@ -18,6 +19,7 @@ FP32_VIEW, QUANTIZED_VIEW, DIFFERENCE_VIEW = "MedQuantFP32", "MedQuantQuantized"
 THREE_D_VIEW = "MedQuant3D"
 """Singleton tags of the views."""
 MODALITY_ATTRIBUTE = "DICOM.Modality"
+DIGESTED_VOXELS = 500_000
 
 
 def view_id(tag: str) -> str:
@@ -39,8 +41,21 @@ def describe_volume(node: Any) -> VolumeInfo:
         shape=shape,
         spacing=tuple(sum(matrix[row][axis] ** 2 for row in range(3)) ** 0.5 for axis in range(3)),
         ijk_to_lps=matrix,
+        voxels=_digest(node),
         problem=_problem(node),
     )
+
+
+def _digest(node: Any) -> str:
+    """Of some of the voxels, spread over all of them: it costs a millisecond, and no organ fits between."""
+    import numpy as np
+
+    if _problem(node):
+        return ""
+    values = volume_array(node).reshape(-1)
+    # Odd: rows and slices, of even lengths mostly, are met at ever other places.
+    step = (values.size // DIGESTED_VOXELS) | 1
+    return f"{zlib.crc32(np.ascontiguousarray(values[::step]).view(np.uint8)):08x}"
 
 
 def volume_array(node: Any) -> Any:
