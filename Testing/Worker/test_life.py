@@ -75,6 +75,16 @@ def export(params, work):
         open(beside + "/model.onnx", "w").close()
         burn(params, work)
 
+def pool(params, work):
+    from concurrent.futures import ThreadPoolExecutor
+
+    METHODS["kept"] = kept = ThreadPoolExecutor(2)  # as libraries keep theirs
+    kept.submit(time.sleep, 0.3)
+    while True:
+        work.part().report(0.1, "Working")
+        work.part().check()
+        time.sleep(0.01)
+
 def torn_report(params, work):
     from types import SimpleNamespace
 
@@ -201,6 +211,18 @@ def test_cancelling_is_answered_when_the_work_has_stopped(worker: EventLoop) -> 
     worker.wait(lambda: busy.done)
     assert (engine.folder / "stopped").exists()
     assert busy.error["kind"] == waiting.error["kind"] == "cancelled"
+    assert worker.result(engine, "noise") == {"quiet": True}
+    assert engine.starts == 1, "its warmth is lost"
+
+
+def test_a_pool_that_a_library_keeps_does_not_cost_the_process(worker: EventLoop) -> None:
+    engine = worker.made
+    worker.result(engine, "noise")
+    busy = worker.ask(engine, "pool")
+    worker.wait(lambda: busy.progress)
+    busy.request.cancel()
+    worker.wait(lambda: busy.done)
+    assert busy.error["kind"] == "cancelled"
     assert worker.result(engine, "noise") == {"quiet": True}
     assert engine.starts == 1, "its warmth is lost"
 
