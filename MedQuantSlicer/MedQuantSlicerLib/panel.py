@@ -38,6 +38,7 @@ class Panel:
         host.boxes_changed = self.presenter.boxes_changed
         host.volume_changed = self.presenter.volume_chosen
         host.masks_changed = self.presenter.masks_changed
+        host.is_busy = lambda: not self.presenter.facts.rests
         presenter = self.presenter
         self.sections = [
             ScanSection(ui, presenter, host, open_sample),

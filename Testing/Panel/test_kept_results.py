@@ -219,6 +219,7 @@ def test_results_do_not_outlive_voxels_that_changed_while_another_scan_was_chose
 ) -> None:
     widget.parameters.inputVolume = volume
     _settle()
+    assert not widget.host.is_busy()
     _computed(widget, "fp32", labels, volume)
     title = widget.panel.presenter.shown.left_title
     other = geometries.add_volume("oblique")

@@ -10,7 +10,6 @@ import threading
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 from urllib.parse import unquote
 from xml.etree import ElementTree
 
@@ -139,8 +138,10 @@ def results() -> dict[str, object]:
     """What would be lost with the scene, by what it is: another answer than before means that something has changed."""
     from MedQuantSlicerLib import boxes, masks
     from MedQuantSlicerLib.host import COMPARISON
+    from MedQuantSlicerLib.mask_states import MaskStates
     from MedQuantSlicerLib.results_host import KEPT_ATTRIBUTES
 
+    states = MaskStates()
     own = [node for node in slicer.util.getNodesByClass("vtkMRMLSegmentationNode") if masks.is_own(node)]
     compared = {node.GetID(): text for node in own if (text := node.GetAttribute(KEPT_ATTRIBUTES[COMPARISON]))}
     drawn = [
@@ -149,23 +150,12 @@ def results() -> dict[str, object]:
         if node.GetAttribute(boxes.BOX_ATTRIBUTE) and node.GetNumberOfDefinedControlPoints() > 0
     ]
     return {
-        "masks": {node.GetID(): _states(node) for node in own},
+        "masks": {node.GetID(): states.of(node) for node in own},
         "boxes": {node.GetID(): (node.GetName(), *node.GetCenter(), *node.GetSize()) for node in drawn},
         "a comparison": compared,
     }
 
 
-def _states(node: Any) -> str:
-    """In what state masks are, whatever surfaces were made of them."""
-    global _known_states
-    if _known_states is None:
-        from MedQuantSlicerLib.mask_states import MaskStates
-
-        _known_states = MaskStates()
-    return _known_states.of(node)
-
-
-_known_states: Any = None
 _running: set[QTimer] = set()
 
 
