@@ -172,3 +172,16 @@ def test_no_voxels_and_another_grid_are_refused() -> None:
         boxes_from_labels(np.zeros(volume.shape, np.uint8), volume, [Structure(1, "liver")])
     with pytest.raises(UserError, match="scan's grid"):
         boxes_from_labels(np.zeros((2, 2, 2), np.uint8), volume, [Structure(1, "liver")])
+
+
+def test_a_box_on_the_faces_of_voxels_holds_these_voxels() -> None:
+    volume = Volume(np.zeros((40, 60, 50), np.float32), np.diag([0.7, 0.9, 2.3, 1.0]), name="scan")
+    first, last = np.array([12, 20, 5]), np.array([30, 41, 38])
+    for space, lower, upper in (
+        ("ijk", first - 0.5, last + 0.5),
+        ("world", *((volume.affine @ [*face, 1.0])[:3] for face in (first - 0.5, last + 0.5))),
+    ):
+        found = resolve_box(Box(tuple(lower), tuple(upper), label=1, name="organ", space=space), volume)
+        assert found[:2] == (tuple(first), tuple(last))
+    point = Box((12.5, 20.0, 5.0), (12.5, 20.0, 5.0), label=1, name="organ")
+    assert resolve_box(point, volume)[0] == resolve_box(point, volume)[1] == (13, 20, 5)

@@ -417,3 +417,16 @@ def test_others_go_first(tmp_path: Path) -> None:
     assert psutil.Process(process.pid).nice() > psutil.Process().nice()
     process.kill()
     process.wait(10)
+
+
+@needs_posix
+def test_whoever_shows_pictures_goes_first_and_has_a_core() -> None:
+    code = (
+        "import os; from medquant.worker import process; process._give_way(); import torch;"
+        " print(torch.get_num_threads(), os.nice(0))"
+    )
+    for given, threads in (({}, max(1, (os.cpu_count() or 2) - 1)), ({"OMP_NUM_THREADS": "1"}, 1)):
+        environment = {name: value for name, value in os.environ.items() if name != "OMP_NUM_THREADS"} | given
+        done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
+        found, niceness = map(int, done.stdout.split())
+        assert found == threads and niceness >= 5

@@ -18,6 +18,9 @@ Index = tuple[int, int, int]
 _PLANES: tuple[Plane, ...] = ("sagittal", "coronal", "axial")
 """The plane of slices that are stacked along x, y and z of LPS."""
 
+ROUNDING = 1e-6
+"""Part of a voxel by which matrices may miss a face between two of them."""
+
 
 def slice_axis_of(volume: Volume, plane: Plane | None = None) -> int:
     """The array axis (0, 1, 2 for k, j, i) that the slices of `plane` are stacked along.
@@ -58,7 +61,9 @@ def resolve_box(box: Box, volume: Volume) -> tuple[Index, Index, int]:
         raise UserError(f"The box of {box.name} is in an unknown space {box.space!r}. Use ijk or world.")
     elif (corners[0] > corners[1]).any():
         raise UserError(f"The box of {box.name} ends before it begins. Give the lower corner first.")
-    lower, upper = np.floor(corners + 0.5).astype(np.int64)
+    # A face between two voxels belongs to the inner one, on either side.
+    lower = np.floor(corners[0] + 0.5 + ROUNDING).astype(np.int64)
+    upper = np.maximum(np.ceil(corners[1] - 0.5 - ROUNDING).astype(np.int64), lower)
     size = np.array(volume.shape[::-1])
     if (upper < 0).any() or (lower >= size).any():
         raise UserError(
