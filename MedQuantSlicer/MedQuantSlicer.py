@@ -139,7 +139,7 @@ class MedQuantSlicerWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         self.panel.enable_keys(True)
         shown = self.panel.presenter.shown
         if shown.left_title or shown.right_title or self.host.has_masks():
-            self.host.show_pair(shown.left_title, shown.right_title)
+            self.host.show_pair()
 
     def exit(self) -> None:
         """Called each time another module is opened: the user's layout comes back, and all views draw the masks."""

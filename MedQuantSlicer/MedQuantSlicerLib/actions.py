@@ -36,7 +36,7 @@ def next_step(facts: Facts) -> str:
         return ""
     if not line.present:
         return "download" if line.can_download else "add_weights"
-    if facts.quantized is None and QUANTIZED in facts.wanted_masks():
+    if not facts.quantized_fits and QUANTIZED in facts.wanted_masks():
         return "quantize"
     if facts.needs_box and not facts.boxes:
         return "place_box"
@@ -86,6 +86,8 @@ def _text(facts: Facts, name: str) -> str:
         return m.NO_LONGER_PRECISE
     if name == "difference" and facts.difference_shown:
         return m.HIDE_DIFFERENCE
+    if name == "export" and facts.latest is not None:
+        return m.export(facts.latest.bits)
     return m.TEXTS[name]
 
 
@@ -93,7 +95,7 @@ def _tip(facts: Facts, name: str) -> str:
     if name == "segment" and not facts.needs_box:
         return m.TIPS["segment_automatic"]
     if name == "quantize" and facts.quantized is not None:
-        return m.FITS
+        return m.FITS if facts.quantized_fits else m.FITS_ELSEWHERE
     return m.TIPS[name]
 
 

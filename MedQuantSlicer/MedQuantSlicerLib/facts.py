@@ -24,6 +24,11 @@ class Quantized:
     handle: str
     bits: int
     text: str
+    """Its size: "2.5 MB, 4.2 bits/weight"."""
+    pieces: int = 0
+    """Of a scan, that it was calibrated on."""
+    scan: str = ""
+    """That scan's `digest`; "" where it is not known."""
 
 
 @dataclass(frozen=True)
@@ -84,6 +89,8 @@ class Facts:
     worst: Mapping[str, Any] | None = None
     difference: Mapping[str, Any] | None = None
     difference_shown: bool = False
+    coming: tuple[str, str] = ("", "")
+    """Kind and title of masks that are being drawn slice by slice."""
     looked: tuple | None = None
     """What `compared` was when the user jumped to the slice that differs most."""
     reference: str = ""
@@ -117,7 +124,11 @@ class Facts:
     @property
     def line(self) -> ModelLine | None:
         """The chosen model."""
-        return next((one for one in self.models if one.spec == self.model), None)
+        return self.line_of(self.model)
+
+    def line_of(self, spec: str) -> ModelLine | None:
+        """The model of that name, where it is in the list."""
+        return next((one for one in self.models if one.spec == spec), None)
 
     @property
     def needs_box(self) -> bool:
@@ -161,6 +172,16 @@ class Facts:
         if self.line is not None and self.line.is_quantized:
             return Quantized(self.model, self.line.bits, self.line.size)
         return self.made.get(self.settings)
+
+    def calibrated_here(self, made: Quantized | None) -> bool | None:
+        """Whether a quantized model was calibrated on the chosen scan; None where that is not known."""
+        here = self.volume.digest if self.volume else ""
+        return made.scan == here if made is not None and made.scan and here else None
+
+    @property
+    def quantized_fits(self) -> bool:
+        """Whether there is a quantized model of the present choices that was not calibrated on another scan."""
+        return self.quantized is not None and self.calibrated_here(self.quantized) is not False
 
     @property
     def latest(self) -> Quantized | None:
@@ -224,6 +245,7 @@ class Facts:
         """The masks and all that follows from them belong to something else now."""
         self.masks, self.table, self.worst, self.difference = {}, None, None, None
         self.compared, self.difference_shown, self.states = None, False, {}
+        self.coming = ("", "")
 
     def forget_heat(self) -> None:
         """The sensitivity belongs to something else now."""

@@ -41,8 +41,8 @@ class VolumeInfo:
     """Millimetres along (i, j, k)."""
     ijk_to_lps: Matrix
     """From voxel indices (i, j, k, 1) to the world, with the linear transforms that the volume stands under."""
-    voxels: str = ""
-    """A digest of a part of the voxels: another one says that they are others, also in another process."""
+    digest: str = ""
+    """Of its voxels: the same wherever the scan lies and in whatever session it is open; "" where it is not known."""
     problem: str = ""
     """Why it cannot be used, in two sentences (a colour picture, a non-linear transform); empty: it can."""
 
@@ -148,8 +148,12 @@ class Host(Protocol):
     def remove_masks(self, kind: str) -> None:
         """Take the segmentation of a kind away where there is one."""
 
-    def show_pair(self, left_title: str, right_title: str) -> None:
-        """Show the two linked views; empty titles where nothing was computed yet."""
+    def show_pair(self) -> None:
+        """Show the two linked views."""
+
+    def show_results(self, left_title: str, right_title: str, difference: bool) -> None:
+        """What stands over the two views, empty where nothing was computed of the chosen scan, and whether there is a
+        difference to be shown beside them. Called whenever any of it is another."""
 
     def restore_layout(self) -> None:
         """The layout that the user had before `show_pair`."""

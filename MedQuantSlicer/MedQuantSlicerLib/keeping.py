@@ -129,7 +129,7 @@ class Keeping:
         volume = self._facts.volume
         return {
             "grid": [volume.shape, volume.ijk_to_lps] if volume is not None else [],
-            "voxels": volume.voxels if volume is not None else "",
+            "voxels": volume.digest if volume is not None else "",
         }
 
     def _is_about_scan(self, kept: dict[str, Any]) -> bool:

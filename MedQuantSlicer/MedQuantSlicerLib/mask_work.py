@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import asdict
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
 from typing import Any
 
 from MedQuantSlicerLib import messages as m
@@ -15,6 +15,17 @@ from MedQuantSlicerLib.state import State
 from MedQuantSlicerLib.works import Works
 
 Told = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Order:
+    """Masks that are to be computed, as they were asked for: what is chosen later changes nothing of it."""
+
+    kind: str
+    title: str
+    """"FP32", "4-bit"."""
+    source: tuple
+    params: Told
 
 
 class MaskWork:
@@ -35,10 +46,8 @@ class MaskWork:
         self.look_at_states()
         if any(facts.edited(kind) for kind in missing) and not self._works.host.confirm(m.ASK_REPLACE):
             return
-        quantized = facts.quantized
-        titles = {FP32: m.bits(32), QUANTIZED: m.bits(quantized.bits) if quantized else ""}
-        shown = [facts.masks[kind].title if kind in facts.masks else titles[kind] for kind in (FP32, QUANTIZED)]
-        self._works.begin("segment", lambda: (self._works.host.show_pair(*shown), self._next(missing, titles)))
+        orders = [self._order(kind) for kind in missing]
+        self._works.begin("segment", lambda: (self._works.host.show_pair(), self._next(orders)))
 
     def compare(self) -> None:
         """The masks that are there, and the reference that is chosen."""
@@ -47,12 +56,10 @@ class MaskWork:
 
     def report(self, path: str) -> None:
         """Write the page."""
-        params = self._pair()
-        facts = self._facts
-        line = facts.line
+        facts, params = self._facts, self._pair()
+        line = facts.line_of(params["of"])  # another model may be chosen by now
         params |= {
             "path": path,
-            "handle": facts.masks[QUANTIZED].source[2] if QUANTIZED in facts.masks else "",
             "title": line.title if line else "",
             "licence": line.licence if line else "",
             "reference_from": facts.reference,
@@ -65,44 +72,61 @@ class MaskWork:
 
     # -- segmenting
 
-    def _next(self, kinds: list[str], titles: Mapping[str, str]) -> None:
-        """Masks of the first kind, then of the others, then the comparison."""
-        facts = self._facts
-        if not kinds:
+    def _order(self, kind: str) -> Order:
+        """Masks of a kind by the choices of now."""
+        facts, options = self._facts, self._facts.options
+        made_by = facts.quantized if kind == QUANTIZED else None
+        params = {
+            "model": made_by.handle if made_by else facts.model,
+            "of": facts.model,
+            "boxes": [asdict(box) for box in facts.boxes] if facts.needs_box else [],
+            "plane": options.plane,
+            "extent": options.extent,
+            "runtime": options.runtime,
+        }
+        return Order(kind, m.bits(made_by.bits if made_by else 32), facts.source(kind), params)
+
+    def _next(self, orders: Sequence[Order]) -> None:
+        """The first masks, then the others, then the comparison."""
+        facts, host = self._facts, self._works.host
+        if not orders:
             if facts.comparable:
                 self._compare()
             return
-        kind, *rest = kinds
-        if kind not in facts.wanted_masks() or (kind == QUANTIZED and facts.quantized is None):
-            return  # other choices were made meanwhile
-        source = facts.source(kind)
+        order, *rest = orders
+        kind = order.kind
+        if order.source[0] != facts.volume_key:
+            return  # another scan was chosen while the engine was installed
         put_back: Callable[[], None] | None = None
 
         def partial(told: Told) -> None:
             nonlocal put_back
             if put_back is None:
-                put_back = self._works.host.set_aside(kind)
-                self._works.host.keep(kind, "")
-            self._show(kind, told["masks"], titles[kind], partial=True)
+                put_back = host.set_aside(kind)
+                host.keep(kind, "")
+                facts.coming = (kind, order.title)
+                self._works.update()
+            self._show(kind, told["masks"], order.title, partial=True)
             self._works.files.discard(told["masks"])
 
         def known(result: Told) -> None:
-            if source[0] != facts.volume_key:  # another scan was chosen meanwhile
+            facts.coming = ("", "")
+            if order.source[0] != facts.volume_key:  # another scan was chosen meanwhile
                 self._works.files.discard(result["mask"])
                 return
             old = facts.masks.get(kind)
-            title = "  ".join(filter(None, (titles[kind], result["size_text"], result["seconds_text"])))
-            self._show(kind, result["mask"], titles[kind])
-            state = facts.states[kind] = self._works.host.masks_state(kind)
-            facts.masks[kind] = Computed(result["mask"], source, title, state)
+            title = "  ".join(filter(None, (order.title, result["size_text"], result["seconds_text"])))
+            self._show(kind, result["mask"], order.title)
+            state = facts.states[kind] = host.masks_state(kind)
+            facts.masks[kind] = Computed(result["mask"], order.source, title, state)
             self._works.files.discard(old.told if old else None)
             self._forget_difference()
             self._keeping.keep_masks(kind)
             self._keeping.keep_comparison()
-            self._works.host.show_pair(*(facts.masks[k].title if k in facts.masks else "" for k in (FP32, QUANTIZED)))
-            self._next(rest, titles)
+            self._next(rest)
 
         def failed() -> None:
+            facts.coming = ("", "")
             if put_back is not None:
                 put_back()
 
@@ -110,20 +134,12 @@ class MaskWork:
             State.SEGMENTING,
             "segment",
             "segment",
-            self._params(kind),
+            order.params,
             known,
             with_volume=True,
             on_partial=partial,
             on_failed=failed,
         )
-
-    def _params(self, kind: str) -> Told:
-        facts = self._facts
-        model = facts.model if kind == FP32 else facts.quantized.handle
-        options = facts.options
-        boxes = [asdict(box) for box in facts.boxes] if facts.needs_box else []
-        how = {"plane": options.plane, "extent": options.extent, "runtime": options.runtime}
-        return {"model": model, "of": facts.model, "boxes": boxes, **how}
 
     def _show(self, kind: str, told: Mapping[str, Any], title: str, partial: bool = False) -> None:
         labels = {int(value): name for value, name in told["labels"].items()}
@@ -137,7 +153,9 @@ class MaskWork:
         """The masks as the engine takes them."""
         facts = self._facts
         told = {kind: {**facts.masks[kind].told, "edited": facts.edited(kind)} for kind in (FP32, QUANTIZED)}
-        return {**told, "of": facts.masks[FP32].source[1]}
+        _scan, of, handle, *_how = facts.masks[QUANTIZED].source
+        made_by = next((one for one in facts.made.values() if one.handle == handle), None)
+        return {**told, "of": of, "handle": handle, "calibrated_here": facts.calibrated_here(made_by)}
 
     def _scene(self) -> Told:
         """What the engine has to be handed of the scene: masks that it did not compute, or that are others now, too."""

@@ -93,6 +93,7 @@ NO_DIFFERENCE = _("The masks are the same in every slice.")
 NEED_LAYER = _("Click on a layer of the heatmap first.")
 NO_WISHES = _("No layer is kept precise.")
 IS_QUANTIZED = _("This model is quantized already.")
+FITS_ELSEWHERE = _("The model was calibrated on another scan. Press to calibrate it on this one.")
 FITS = _("The model is quantized with these settings already. Press to do it once more.")
 NOTHING_EXPORTED = _("Nothing was exported yet.")
 NOTHING_CACHED = _("Nothing is known of the cache before the engine has run.")
@@ -186,9 +187,21 @@ def added(title: str) -> str:
     return _("{title} was added.").format(title=title)
 
 
-def quantized(bits_text: str, text: str) -> str:
-    """What the quantized model is."""
-    return f"{bits_text}: {text}"
+def quantized(number: int, text: str, pieces: int, is_here: bool | None) -> str:
+    """What the quantized model is. `is_here`: whether it was calibrated on the chosen scan; None: not known."""
+    words = [f"{bits(number)}: {text}"]
+    if is_here is False:
+        words.append(_("calibrated on another scan"))
+    elif pieces:
+        count = _("1 piece") if pieces == 1 else _("{count} pieces").format(count=pieces)
+        where = _("calibrated on {count} of this scan") if is_here else _("calibrated on {count} of a scan")
+        words.append(where.format(count=count))
+    return ", ".join(words)
+
+
+def export(number: int) -> str:
+    """What would be exported."""
+    return _("Export {bits}...").format(bits=bits(number))
 
 
 def saved(path: str) -> str:

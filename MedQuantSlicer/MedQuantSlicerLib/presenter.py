@@ -48,6 +48,7 @@ class Presenter:
         self._engine, self._host = engine, host
         self._changed, self._clock = changed, clock
         self._shown = shown_of(self.facts, clock())
+        self._over_views = ("", "", False)
         self._works = Works(self.facts, engine, host, self.update, clock)
         self._questions = Questions(self._works)
         self._keeping = Keeping(self._works)
@@ -93,20 +94,25 @@ class Presenter:
         self.volume_chosen()
 
     def update(self) -> None:
-        """Show what is known now."""
-        self._shown = shown_of(self.facts, self._clock())
+        """Show what is known now, in the panel and over the views."""
+        self._shown = shown = shown_of(self.facts, self._clock())
+        over_views = (shown.left_title, shown.right_title, shown.difference_shown)
+        if over_views != self._over_views:
+            self._over_views = over_views
+            self._host.show_results(*over_views)
         self._changed(self._shown)
 
     # -- scan and model
 
     def volume_chosen(self, volume: object = None) -> None:
         """Another scan is chosen, or it has changed; the host is asked which."""
-        facts, before = self.facts, self.facts.volume
-        facts.volume = self._host.volume()
-        if facts.volume != before:
-            if facts.volume_key != (before.key if before else ""):
-                if facts.state in WITH_SCAN:
-                    self.cancel()
+        facts, before, chosen = self.facts, self.facts.volume, self._host.volume()
+        if chosen != before:
+            is_other = (chosen.key if chosen else "") != facts.volume_key
+            if is_other and facts.state in WITH_SCAN:
+                self.cancel()  # what is tidied up belongs to the former scan
+            facts.volume = chosen
+            if is_other:
                 facts.forget_results()
                 facts.forget_heat()
                 self._take_results()
@@ -218,12 +224,14 @@ class Presenter:
         """Quantize the chosen model with slices of the scan; while that runs: cancel."""
         if self._works.cancels("quantize"):
             return
-        settings = self.facts.settings
-        params = {"model": self.facts.model, **self.facts.recipe, "again": settings in self.facts.made}
+        settings, scan = self.facts.settings, self.facts.volume.digest if self.facts.volume else ""
+        params = {"model": self.facts.model, **self.facts.recipe, "again": self.facts.quantized_fits}
 
         def known(result: dict[str, Any]) -> None:
             self.facts.made.pop(settings, None)
-            self.facts.made[settings] = Quantized(result["handle"], result["bits"], result["text"])
+            self.facts.made[settings] = Quantized(
+                result["handle"], result["bits"], result["text"], result["pieces"], scan
+            )
             self._keeping.keep_choices()
             self._questions.measured()
 

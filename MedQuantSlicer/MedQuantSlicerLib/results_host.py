@@ -51,21 +51,21 @@ class ResultsHost:
 
     def set_aside(self, kind: str) -> Callable[[], None]:
         """See `Host`."""
-        node, kept = self._masks(kind), {}
+        # All of it by node: another scan may be chosen by the time they are put back.
+        volume, node = self.node, self._masks(kind)
         if node is None:
-            return lambda: self.remove_masks(kind)
+            return lambda: masks.remove(kind, volume)
         copy = slicer.vtkSegmentation()
         copy.DeepCopy(node.GetSegmentation())
-        for what in (kind, COMPARISON):
-            kept[what] = self.kept(what)
-        name = node.GetName()
+        name, places = node.GetName(), [self._place(what) for what in (kind, COMPARISON)]
+        kept = [(place, attribute, place.GetAttribute(attribute)) for place, attribute in places if place is not None]
 
         def put_back() -> None:
             if node.GetScene() is not None:
                 node.GetSegmentation().DeepCopy(copy)
                 node.SetName(name)
-                for what, text in kept.items():
-                    self.keep(what, text)
+                for place, attribute, text in kept:
+                    place.SetAttribute(attribute, text)
 
         return put_back
 
@@ -75,22 +75,27 @@ class ResultsHost:
             if self.parameters is not None and self.parameters.kept != text:
                 self.parameters.kept = text
             return
-        node = self._masks(QUANTIZED if what == COMPARISON else what)
+        node, attribute = self._place(what)
         if node is not None:
             # Quoted: MRML writes all attributes of a node into one, with separators of its own.
-            node.SetAttribute(KEPT_ATTRIBUTES.get(what, KEPT_ATTRIBUTE), quote(text) or None)
+            node.SetAttribute(attribute, quote(text) or None)
 
     def kept(self, what: str) -> str:
         """See `Host`."""
         if what == CHOICES:
             return self.parameters.kept if self.parameters is not None else ""
-        node = self._masks(QUANTIZED if what == COMPARISON else what)
-        return unquote(node.GetAttribute(KEPT_ATTRIBUTES.get(what, KEPT_ATTRIBUTE)) or "") if node is not None else ""
+        node, attribute = self._place(what)
+        return unquote(node.GetAttribute(attribute) or "") if node is not None else ""
 
     def _forget_kept(self) -> None:
         """The voxels of the scan are others now: its masks stay, but nothing is known of them any more."""
         for what in (FP32, QUANTIZED, COMPARISON):
             self.keep(what, "")
+
+    def _place(self, what: str) -> tuple[Any, str]:
+        """The segmentation of the chosen scan beside which a text is kept, and the attribute that holds it."""
+        kind = QUANTIZED if what == COMPARISON else what
+        return self._masks(kind), KEPT_ATTRIBUTES.get(what, KEPT_ATTRIBUTE)
 
     def _masks(self, kind: str) -> Any:
         return masks.segmentation_of(kind, self.node) if self.node is not None else None

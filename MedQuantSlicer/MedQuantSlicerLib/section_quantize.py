@@ -7,7 +7,7 @@ from typing import Any
 import qt
 
 from MedQuantSlicerLib import style
-from MedQuantSlicerLib.messages import _
+from MedQuantSlicerLib.messages import NOT_MEASURED, _
 from MedQuantSlicerLib.state import BITS, BitsChoice, Shown
 from MedQuantSlicerLib.widgets import Fold, label, show_action, show_text
 
@@ -47,7 +47,9 @@ class BitsButton:
         show_text(self._seconds, choice.seconds)
         self._accuracy.text = choice.accuracy
         measured = _("Size of the file that was made.") if choice.measured else _("Size as computed before quantizing.")
-        masks = _("Masks: {accuracy}.").format(accuracy=choice.accuracy)
+        masks = _("Masks: {accuracy}, on the scan that was compared last.").format(accuracy=choice.accuracy)
+        if choice.accuracy == NOT_MEASURED:
+            masks = _("Masks: not compared yet.")
         self.button.toolTip = f"{measured} {masks}"
 
 

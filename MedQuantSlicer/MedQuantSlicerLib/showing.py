@@ -56,8 +56,8 @@ def shown_of(facts: Facts, now: float) -> Shown:
         problem=facts.problem,
         notice=notice,
         notice_section=section,
-        quantized=m.quantized(m.bits(latest.bits), latest.text) if latest else "",
-        quantized_fits=facts.quantized is not None,
+        quantized=m.quantized(latest.bits, latest.text, latest.pieces, facts.calibrated_here(latest)) if latest else "",
+        quantized_fits=facts.quantized_fits,
         boxes=_boxes(facts) if facts.needs_box else "",
         needs_box=facts.needs_box,
         left_title=title_of(facts, FP32),
@@ -88,7 +88,10 @@ def scan_line(volume: VolumeInfo | None) -> str:
 
 
 def title_of(facts: Facts, kind: str) -> str:
-    """Of the view of a model's masks: "4-bit  2.5 MB  1.02 s", and whether a hand has edited them."""
+    """Of the view of a model's masks: "4-bit  2.5 MB  1.02 s", and whether a hand has edited them; while others are
+    being drawn there, what these are."""
+    if facts.coming[0] == kind:
+        return facts.coming[1]
     title = facts.masks[kind].title if kind in facts.masks else ""
     return f"{title}  {m.EDITED}" if facts.edited(kind) else title
 

@@ -27,6 +27,7 @@ class SlicerHost(SceneHost):
         self._packages = EnginePackages(requirements)
         self._former_layout: int | None = None
         self._titles = {FP32: "", QUANTIZED: "", DIFFERENCE: _("Difference")}
+        self._with_difference = False
         self._manager = slicer.app.layoutManager()
         """None where Slicer runs without a window."""
         # Views that were just laid out get their size only when Qt comes round to it.
@@ -53,9 +54,8 @@ class SlicerHost(SceneHost):
         """Whether one of our layouts is shown: only then the masks are kept apart."""
         return self._manager is not None and self._manager.layout in LAYOUTS
 
-    def show_pair(self, left_title: str, right_title: str) -> None:
+    def show_pair(self) -> None:
         """See `Host`."""
-        self._titles |= {FP32: left_title, QUANTIZED: right_title}
         if self._manager is None:
             return
         if not self.shows_pair():
@@ -63,10 +63,23 @@ class SlicerHost(SceneHost):
             self._manager.setLayout(PAIR)
         self._layout_changed()
 
+    def show_results(self, left_title: str, right_title: str, difference: bool) -> None:
+        """See `Host`. The difference comes with a view of its own, unless the user looks at something else."""
+        self._titles |= {FP32: left_title, QUANTIZED: right_title}
+        if self._manager is None:
+            return
+        layout, into = (PAIR, TRIPLE) if difference else (TRIPLE, PAIR)
+        if difference != self._with_difference and self._manager.layout == layout:
+            self._manager.setLayout(into)
+        self._with_difference = difference
+        self._show_titles()
+
     def restore_layout(self) -> None:
         """See `Host`."""
-        if self.shows_pair() and self._former_layout is not None:
-            self._manager.setLayout(self._former_layout)
+        if self.shows_pair():
+            # There is none where a scene has brought our layout along.
+            four_up = slicer.vtkMRMLLayoutNode.SlicerLayoutFourUpView
+            self._manager.setLayout(four_up if self._former_layout is None else self._former_layout)
         self._former_layout = None
 
     def watch_volume(self, node: Any) -> None:
@@ -75,22 +88,14 @@ class SlicerHost(SceneHost):
         self._show_scan()
 
     def show_masks(self, kind: str, result: Masks, partial: bool) -> None:
-        """See `Host`. The difference comes with a view of its own."""
-        super().show_masks(kind, result, partial)
-        if kind == DIFFERENCE:
-            self._change(PAIR, TRIPLE)
-        elif not partial:
-            self._make_surfaces()
-
-    def remove_masks(self, kind: str) -> None:
         """See `Host`."""
-        super().remove_masks(kind)
-        if kind == DIFFERENCE:
-            self._change(TRIPLE, PAIR)
+        super().show_masks(kind, result, partial)
+        if kind != DIFFERENCE and not partial:
+            self._make_surfaces()
 
     def start_box(self, from_segment: bool = False) -> None:
         """See `Host`."""
-        self.show_pair(self._titles[FP32], self._titles[QUANTIZED])
+        self.show_pair()
         super().start_box(from_segment)
 
     def flip(self) -> None:
@@ -98,11 +103,6 @@ class SlicerHost(SceneHost):
         if self.shows_pair():
             super().flip()
             self._show_titles()
-
-    def _change(self, layout: int, into: int) -> None:
-        """Two views or three, unless the user looks at something else."""
-        if self._manager is not None and self._manager.layout == layout:
-            self._manager.setLayout(into)
 
     def _layout_changed(self, layout: Any = None) -> None:
         """Called by Slicer too, whoever has changed the layout."""

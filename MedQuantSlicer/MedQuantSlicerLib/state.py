@@ -274,9 +274,9 @@ class Shown:
     """Good news of the last action ("Saved to ..."), until the next one; stands in `notice_section`."""
     notice_section: str = ""
     quantized: str = ""
-    """What the quantized model is: "4-bit: 2.5 MB, 4.2 bits/weight, calibrated on 8 slices"; empty: there is none."""
+    """What the quantized model is: "4-bit: 2.5 MB, calibrated on 8 pieces of this scan"; empty: there is none."""
     quantized_fits: bool = False
-    """Whether it is the one of the model, bits and options that are chosen now."""
+    """Whether it is the one of the scan, model, bits and options that are chosen now."""
     boxes: str = ""
     """"2 boxes: liver, spleen"."""
     needs_box: bool = True

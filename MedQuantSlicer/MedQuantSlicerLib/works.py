@@ -39,6 +39,8 @@ class Works:
         """What runs; what was given up meanwhile is not listened to any more."""
         self._stopped: Then | None = None
         """While the scan is being handed over: tells that this was stopped."""
+        self._tidy: Then = lambda: None
+        """Takes away what partial results left, once."""
 
     def can(self, verb: str) -> bool:
         """Whether a verb is possible now."""
@@ -84,7 +86,8 @@ class Works:
         on_failed: Then = lambda: None,
     ) -> None:
         """One request, with what it needs of the scene handed over before. `on_result` may go on with the next step;
-        `on_failed` tidies up what partial results left. `with_masks`: kinds that are handed over as they are in the
+        `on_failed` tidies up what partial results left, at the moment of a cancel: another scan may be chosen before
+        the engine answers. `with_masks`: kinds that are handed over as they are in the
         scene, beside what `params` tell of them."""
         facts = self.facts
         facts.state, facts.running = state, Running(section, m.HANDING_OVER if with_volume else m.STARTING)
@@ -98,6 +101,16 @@ class Works:
                 left = told.get("seconds_left")
                 running.ends = None if left is None else self._clock() + left
                 self.update()
+
+        def partial(told: Told) -> None:
+            if self._work is work and not facts.running.cancelling:
+                on_partial(told)
+            else:
+                self.files.discard(told.get("masks"))
+
+        def tidy() -> None:
+            self._tidy = lambda: None
+            self._guarded(section, on_failed)
 
         def ends() -> bool:
             """Whether it was still wanted; then it is no longer."""
@@ -116,7 +129,7 @@ class Works:
 
         def error(told: Told) -> None:
             if ends():
-                self._guarded(section, on_failed)
+                self._tidy()
                 self.fail(section, told)
 
         def not_handed_over(problem: Exception) -> None:
@@ -154,10 +167,10 @@ class Works:
             facts.running = Running(section, m.STARTING)
             self.update()
             self._request = self.engine.request(
-                method, asked, on_progress=progress, on_partial=on_partial, on_result=result, on_error=error
+                method, asked, on_progress=progress, on_partial=on_partial and partial, on_result=result, on_error=error
             )
 
-        self._stopped = lambda: error({"kind": "cancelled"})
+        self._stopped, self._tidy = lambda: error({"kind": "cancelled"}), tidy
         self.update()
         self._guarded(section, hand_over_volume)
 
@@ -172,6 +185,7 @@ class Works:
         elif self._request is not None and self.facts.running is not None:
             self.facts.running.cancelling = True
             self._request.cancel()
+            self._tidy()
         self.update()
 
     def cancels(self, verb: str) -> bool:

@@ -22,7 +22,7 @@ def test_scan_box_masks_and_place_come_back(opened, hands, tmp_path: Path) -> No
     masks.show(FP32, labels, {1: "spot"}, volume, title="FP32")
     masks.show(QUANTIZED, labels, {1: "spot"}, volume, title="4-bit")
     boxes.fit_box(boxes.new_box(volume, "spot"), volume, (18, 20, 0), (25, 25, 1))
-    opened.views.show_pair("", "")
+    opened.views.show_pair()
     hands.wait()
     hands.wheel(opened.views.left, -4)
     place = opened.views.left.place()[0]

@@ -15,7 +15,8 @@ def number(view) -> int:
 @pytest.fixture
 def pair(tidy, hands):
     """Both views of the window, side by side."""
-    tidy.views.show_pair("FP32  7.7 MB", "4-bit  2.5 MB")
+    tidy.views.set_titles("FP32  7.7 MB", "4-bit  2.5 MB")
+    tidy.views.show_pair()
     hands.wait()
     return tidy.views.left, tidy.views.right
 

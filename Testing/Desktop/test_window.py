@@ -134,7 +134,7 @@ def test_no_key_means_two_things(tidy) -> None:
 def test_comparing_side_by_side_keeps_the_keys(tidy, hands) -> None:
     """A view that comes must not take the keys away, not even for a moment."""
     assert tidy.isActiveWindow
-    tidy.views.show_pair("", "")
+    tidy.views.show_pair()
     tidy.views.show_optional("MedQuantDifference", True)
     hands.wait()
     assert tidy.isActiveWindow
@@ -189,6 +189,7 @@ def test_the_difference_gets_a_view_and_a_profile(tidy, hands, tmp_path) -> None
     np.save(tmp_path / "d.npy", labels)
     host = tidy.frame.module.host
     host.show_masks(DIFFERENCE, Masks(str(tmp_path / "d.npy"), {FP32_ONLY: "FP32 only"}), partial=False)
+    host.show_results("FP32", "4-bit", True)
     hands.wait()
     assert tidy.views.panes["MedQuantDifference"].isVisible()
     node = masks.segmentation_of(DIFFERENCE, tidy.views.volume)
@@ -204,6 +205,7 @@ def test_the_difference_gets_a_view_and_a_profile(tidy, hands, tmp_path) -> None
     assert counts[60 - 1 - 30] == 4
     assert counts[60 - 1 - 20] == 1
     host.remove_masks(DIFFERENCE)
+    host.show_results("", "", False)
     assert not tidy.views.panes["MedQuantDifference"].isVisible()
 
 

@@ -16,9 +16,16 @@ class Asked:
     callbacks: dict[str, Any]
     cancelled: bool = False
 
+    answers_later: bool = False
+
     def cancel(self) -> None:
         """The user stopped it."""
         self.cancelled = True
+        if not self.answers_later:
+            self.stopped()
+
+    def stopped(self) -> None:
+        """The engine tells that it has stopped."""
         self.callbacks["on_error"]({"kind": "cancelled", "message": "Stopped."})
 
 
@@ -66,8 +73,11 @@ def make_widget(engine: FakeEngine, parent: Any) -> Any:
             super().__init__(parameters)
             self.calls, self.lacks = [], None
 
-        def show_pair(self, left, right):
-            self.calls.append(("pair", left, right))
+        def show_pair(self):
+            self.calls.append(("pair",))
+
+        def show_results(self, left, right, difference):
+            self.calls.append(("results", left, right, difference))
 
         def restore_layout(self):
             self.calls.append(("restore",))

@@ -11,7 +11,7 @@ from MedQuantSlicerLib.presenter import Presenter
 from MedQuantSlicerLib.state import Action, Shown
 
 IDENTITY = ((1.0, 0.0, 0.0, 0.0), (0.0, 1.0, 0.0, 0.0), (0.0, 0.0, 1.0, 0.0), (0.0, 0.0, 0.0, 1.0))
-CT = VolumeInfo("ct-1", "ct", "CT", (20, 512, 512), (0.9766, 0.9766, 2.0), IDENTITY)
+CT = VolumeInfo("ct-1", "ct", "CT", (20, 512, 512), (0.9766, 0.9766, 2.0), IDENTITY, "1f")
 LIVER = BoxInfo("liver", ((0.0, 0.0, 0.0), (50.0, 50.0, 10.0)))
 SIZES = {
     "choices": {
@@ -99,6 +99,8 @@ class FakeHost:
         self.chosen: VolumeInfo | None = None
         self.drawn: list[BoxInfo] = []
         self.calls: list[tuple] = []
+        self.over_views = ("", "", False)
+        """Titles and whether there is a difference, as shown."""
         self.says_yes = True
         self.lacks: Missing | None = None
         self.disk_is_slow = False
@@ -170,8 +172,11 @@ class FakeHost:
     def remove_masks(self, kind: str) -> None:
         self.calls.append(("remove_masks", kind))
 
-    def show_pair(self, left_title: str, right_title: str) -> None:
-        self.calls.append(("show_pair", left_title, right_title))
+    def show_pair(self) -> None:
+        self.calls.append(("show_pair",))
+
+    def show_results(self, left_title: str, right_title: str, difference: bool) -> None:
+        self.over_views = (left_title, right_title, difference)
 
     def restore_layout(self) -> None:
         self.calls.append(("restore_layout",))
@@ -243,7 +248,7 @@ class Panel:
         """The user quantizes, and it works."""
         self.presenter.quantize()
         bits = self.engine.last.params["bits"]
-        self.engine.last.tell("result", {"handle": handle, "bits": bits, "text": "2.5 MB, 4.2 bits/weight"})
+        self.engine.last.tell("result", {"handle": handle, "bits": bits, "text": "2.5 MB", "pieces": 8})
         return self
 
     def masks(self, array: str) -> Panel:

@@ -28,7 +28,7 @@ def drawn(slicer, scene, request):
     views.resize(900, 500)
     views.show()
     views.show_volume(volume)
-    views.show_pair("FP32", "4-bit")
+    views.show_pair()
     host, told = SceneHost(parameters), []
     host.boxes_changed = lambda: told.append(host.boxes())
     _settle(200)

@@ -10,7 +10,7 @@ import pytest
 SIZES = {
     "choices": {"8": {"size": "4.3 MB"}, "4": {"size": "2.5 MB", "seconds": "48 ms a slice"}, "2": {"size": "1.6 MB"}}
 }
-QUANTIZED = {"handle": "q1", "bits": 4, "text": "2.5 MB, 4.2 bits/weight, calibrated on 8 slices"}
+QUANTIZED = {"handle": "q1", "bits": 4, "text": "2.5 MB, 4.2 bits/weight", "pieces": 8}
 
 
 @pytest.fixture

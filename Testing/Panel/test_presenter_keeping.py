@@ -189,7 +189,7 @@ def test_the_users_home_is_named_by_a_word(tmp_path: Path, monkeypatch: pytest.M
 
 
 def test_a_scan_with_other_voxels_has_no_results(panel: Panel) -> None:
-    assert reopened(panel, voxels="others").shown.table is None
+    assert reopened(panel, digest="others").shown.table is None
 
 
 def test_edited_masks_make_the_table_old_and_are_compared_as_they_are(panel: Panel) -> None:

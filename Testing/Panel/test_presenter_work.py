@@ -78,7 +78,8 @@ def test_segmenting_runs_both_models_then_compares(panel: Panel) -> None:
     assert panel.shown.table.headline == "Dice .994"
     assert panel.shown.table.rows[0].cells[0].strong
     assert panel.shown.left_title == "FP32  2.5 MB  1.02 s"
-    assert panel.host.did("show_pair")[-1][1:] == (panel.shown.left_title, panel.shown.right_title)
+    assert panel.host.did("show_pair")
+    assert panel.host.over_views == (panel.shown.left_title, panel.shown.right_title, False)
 
 
 def test_what_was_measured_is_asked_for_again(panel: Panel) -> None:
@@ -171,23 +172,95 @@ def test_another_scan_forgets_the_masks_and_stops_what_runs(panel: Panel) -> Non
     assert panel.shown.table is None
     assert panel.shown.left_title == ""
     assert not panel.action("compare").enabled
-    assert panel.shown.quantized_fits
 
 
-@pytest.mark.parametrize("other", ["embedded-nnunet", "/w4.mq"])
-def test_choosing_another_model_meanwhile_ends_with_the_mask_that_was_begun(panel: Panel, other: str) -> None:
-    panel.quantize().draw(LIVER)
+def test_a_model_that_was_calibrated_on_another_scan_is_said_to_be(panel: Panel) -> None:
+    panel.quantize()
+    assert panel.shown.quantized == "4-bit: 2.5 MB, calibrated on 8 pieces of this scan"
+    panel.open_scan(replace(CT, key="ct-2", digest="2f")).draw(LIVER)
+    assert panel.shown.quantized == "4-bit: 2.5 MB, calibrated on another scan"
+    assert not panel.shown.quantized_fits
+    assert panel.primary() == ["quantize"] and "another scan" in panel.action("quantize").tooltip
     panel.presenter.segment()
-    panel.presenter.model_chosen(other)
-    asked = len(panel.engine.asked)
+    panel.masks("fp32.npy").masks("w4.npy")
+    asked = panel.engine.last.params
+    assert (asked["handle"], asked["calibrated_here"]) == ("/exchange/w4.mq.safetensors", False)
+    panel.compared().presenter.save_report("/report.html")
+    assert panel.engine.last.params["calibrated_here"] is False
+    panel.engine.last.tell("result", {"path": "/report.html"})
+    panel.presenter.quantize()
+    assert not panel.engine.last.params["again"], "it was not made of this scan yet"
+    panel.engine.last.tell("error", {"kind": "cancelled", "message": "Stopped."})
+    panel.open_scan(replace(CT, key="moved")).draw(LIVER)
+    assert panel.shown.quantized_fits and panel.primary() == ["segment"]
+    panel.quantize("/exchange/w4.mq.safetensors")
+    panel.presenter.segment()
+    panel.masks("fp32.npy").masks("w4.npy")
+    assert panel.engine.last.params["calibrated_here"] is True
+
+
+def test_a_report_names_the_model_that_made_the_masks(panel: Panel) -> None:
+    panel.compare_all()
+    panel.presenter.model_chosen("embedded-nnunet")
+    panel.presenter.save_report("/report.html")
+    asked = panel.engine.last.params
+    assert (asked["of"], asked["title"]) == ("embedded", "Small promptable model")
+
+
+def test_export_names_what_it_writes(panel: Panel) -> None:
+    assert panel.action("export").text == "Export..."
+    panel.quantize()
+    panel.presenter.bits_chosen(2)
+    assert panel.action("export").text == "Export 4-bit...", "the one that was made last"
+    panel.quantize("/exchange/w2.mq.safetensors")
+    assert panel.action("export").text == "Export 2-bit..."
+
+
+def test_what_is_chosen_while_it_segments_changes_nothing_of_it(panel: Panel) -> None:
+    panel.quantize().draw(LIVER)
+    panel.presenter.bits_chosen(8)
+    panel.quantize("/exchange/w8.mq.safetensors")
+    panel.presenter.bits_chosen(4)
+    panel.presenter.segment()
+    panel.presenter.bits_chosen(8)
+    panel.presenter.model_chosen("embedded-nnunet")
+    panel.draw().presenter.set_option("runtime", "pytorch")
     panel.masks("fp32.npy")
-    if other == "/w4.mq":
-        assert panel.engine.last.params["model"] == "/w4.mq"
-        panel.masks("w4.npy")
-        assert not panel.action("compare").enabled
-    else:
-        assert len(panel.engine.asked) == asked
-    assert panel.shown.state is State.IDLE
+    asked = panel.engine.last.params
+    assert (asked["model"], asked["of"], asked["runtime"]) == ("/exchange/w4.mq.safetensors", "embedded", "auto")
+    assert len(asked["boxes"]) == 1
+    panel.masks("w4.npy").compared()
+    assert panel.shown.right_title.startswith("4-bit")
+    assert panel.shown.table.headline == "Dice .994"
+    panel.draw(LIVER).presenter.model_chosen("embedded")
+    panel.presenter.set_option("runtime", "auto")
+    assert panel.primary() == ["segment"], "the masks of 8 bits are still to come"
+    panel.presenter.bits_chosen(4)
+    assert panel.primary() == ["jump_to_worst"]
+
+
+def test_over_the_views_stands_what_is_drawn_in_them(panel: Panel) -> None:
+    panel.compare_all()
+    was = panel.host.over_views
+    assert was == ("FP32  2.5 MB  1.02 s", "4-bit  2.5 MB  1.02 s", False)
+    panel.presenter.bits_chosen(2)
+    panel.quantize("/exchange/w2.mq.safetensors")
+    panel.presenter.segment()
+    assert panel.host.over_views == was, "the former masks are drawn"
+    part = {"array": "part-1.npy", "offset": [3, 0, 0], "labels": {"1": "liver"}}
+    panel.engine.last.tell("partial", {"masks": part})
+    assert panel.host.over_views == (was[0], "2-bit", False)
+    panel.presenter.cancel()
+    panel.engine.last.tell("error", {"kind": "cancelled", "message": "Stopped."})
+    assert panel.host.over_views == was
+    panel.host.states[QUANTIZED] = "edited"
+    panel.presenter.masks_changed()
+    assert panel.host.over_views == (was[0], f"{was[1]}  edited", False)
+    panel.host.states[FP32] = ""
+    panel.presenter.masks_changed()
+    assert panel.host.over_views == ("", f"{was[1]}  edited", False), "they were deleted"
+    panel.open_scan(replace(CT, key="ct-2"))
+    assert panel.host.over_views == ("", "", False)
 
 
 def test_an_answer_about_a_former_scan_is_not_shown(panel: Panel) -> None:

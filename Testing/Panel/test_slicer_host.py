@@ -129,6 +129,11 @@ def _views_of(kind, volume):
     return list(masks.segmentation_of(kind, volume).GetDisplayNode().GetViewNodeIDs())
 
 
+def _show_pair(host, left, right):
+    host.show_pair()
+    host.show_results(left, right, False)
+
+
 def _background(manager, tag):
     return manager.sliceWidget(tag).logic.GetSliceCompositeNode().GetBackgroundVolumeID()
 
@@ -137,7 +142,7 @@ def test_the_layout_comes_and_goes(host, manager):
     from MedQuantSlicerLib.slicer_layouts import PAIR
 
     volume = _choose(host)
-    host.show_pair("FP32  375 MB  7.7 s", "4-bit  52 MB  1.0 s")
+    _show_pair(host, "FP32  375 MB  7.7 s", "4-bit  52 MB  1.0 s")
     assert manager.layout == PAIR
     assert [manager.sliceWidget(tag).title for tag in (LEFT, RIGHT)] == ["FP32  375 MB  7.7 s", "4-bit  52 MB  1.0 s"]
     for tag in (LEFT, RIGHT):
@@ -147,7 +152,7 @@ def test_the_layout_comes_and_goes(host, manager):
         assert _background(manager, tag) == volume.GetID()
     view = manager.sliceWidget(LEFT).logic.GetSliceNode()
     view.SetFieldOfView(10, 7.5, 1)
-    host.show_pair("FP32", "8-bit")
+    _show_pair(host, "FP32", "8-bit")
     assert view.GetFieldOfView()[0] == 10, "a user's zoom stays"
     host.restore_layout()
     assert manager.layout == 3
@@ -155,7 +160,7 @@ def test_the_layout_comes_and_goes(host, manager):
 
 def test_another_scan_is_shown_as_soon_as_it_is_chosen(host, manager):
     first = _choose(host)
-    host.show_pair("FP32", "4-bit")
+    _show_pair(host, "FP32", "4-bit")
     assert {_background(manager, tag) for tag in (LEFT, RIGHT)} == {first.GetID()}
     second = _choose(host, "coronal")
     assert {_background(manager, tag) for tag in (LEFT, RIGHT)} == {second.GetID()}
@@ -172,7 +177,7 @@ def test_the_scan_fills_views_that_get_their_size_a_moment_later(host, manager):
     import qt
 
     _choose(host)
-    host.show_pair("", "")
+    _show_pair(host, "", "")
     logic = manager.sliceWidget(LEFT).logic
     logic.SetSliceOffset(logic.GetSliceOffset() + 5)
     view, offset = logic.GetSliceNode(), logic.GetSliceOffset()
@@ -190,7 +195,7 @@ def test_the_scan_fills_views_that_get_their_size_a_moment_later(host, manager):
 @pytest.mark.parametrize("name", ["oblique", "left-handed oblique"])
 def test_the_views_show_the_scans_own_slices(host, manager, name):
     _choose(host, name)
-    host.show_pair("", "")
+    _show_pair(host, "", "")
     across = np.asarray(geometries.DIRECTIONS[name])[:, 2]
     for tag in (LEFT, RIGHT):
         matrix = manager.sliceWidget(tag).logic.GetSliceNode().GetSliceToRAS()
@@ -198,8 +203,19 @@ def test_the_views_show_the_scans_own_slices(host, manager, name):
         assert abs(np.dot(normal, across)) == pytest.approx(1)
 
 
+def test_a_scene_that_came_with_our_layout_does_not_leave_it_behind(host, manager):
+    from MedQuantSlicerLib.slicer_layouts import PAIR
+
+    volume = _choose(host)
+    manager.setLayout(PAIR)
+    assert _shown_in("fp32", volume) == [LEFT]
+    host.restore_layout()
+    assert manager.layout == 3
+    assert _views_of("fp32", volume) == []
+
+
 def test_a_layout_that_the_user_chose_meanwhile_stays(host, manager):
-    host.show_pair("a", "b")
+    _show_pair(host, "a", "b")
     manager.setLayout(6)
     host.restore_layout()
     assert manager.layout == 6
@@ -207,7 +223,7 @@ def test_a_layout_that_the_user_chose_meanwhile_stays(host, manager):
 
 def test_placing_a_box_shows_the_views_and_keeps_their_titles(host, manager, slicer):
     _choose(host)
-    host.show_pair("FP32", "4-bit")
+    _show_pair(host, "FP32", "4-bit")
     manager.setLayout(3)
     host.start_box()
     assert manager.layout != 3
@@ -241,11 +257,11 @@ def test_a_box_that_was_given_up_is_taken_away(host, manager, slicer):
 def test_outside_the_pair_masks_are_ordinary_segmentations(host, manager):
     volume = _choose(host)
     assert _views_of("fp32", volume) == [], "before the pair is shown every view draws them"
-    host.show_pair("FP32", "4-bit")
+    _show_pair(host, "FP32", "4-bit")
     assert (_shown_in("fp32", volume), _shown_in("quantized", volume)) == ([LEFT], [RIGHT])
     manager.setLayout(6)
     assert (_views_of("fp32", volume), _views_of("quantized", volume)) == ([], [])
-    host.show_pair("FP32", "4-bit")
+    _show_pair(host, "FP32", "4-bit")
     assert (_shown_in("fp32", volume), _shown_in("quantized", volume)) == ([LEFT], [RIGHT])
     host.restore_layout()
     assert (_views_of("fp32", volume), _views_of("quantized", volume)) == ([], [])
@@ -255,7 +271,7 @@ def test_what_the_user_binds_to_a_view_stays_bound(host, manager):
     from MedQuantSlicerLib import masks
 
     volume = _choose(host)
-    host.show_pair("FP32", "4-bit")
+    _show_pair(host, "FP32", "4-bit")
     host.restore_layout()
     masks.segmentation_of("fp32", volume).GetDisplayNode().SetViewNodeIDs(["vtkMRMLSliceNodeRed"])
     manager.setLayout(6)
@@ -275,7 +291,7 @@ def test_masks_that_come_while_another_layout_is_shown_are_drawn_everywhere(host
 def test_a_scene_saved_beside_the_pair_shows_its_masks_anywhere(host, manager, slicer, scene, tmp_path):
     """Nothing tells a module that Slicer saves: what is in the scene must do as it is."""
     volume = _choose(host)
-    host.show_pair("FP32", "4-bit")
+    _show_pair(host, "FP32", "4-bit")
     path = tmp_path / "scene.mrml"
     scene.SetURL(str(path))
     scene.Commit()
@@ -299,7 +315,7 @@ def test_a_scene_saved_beside_the_pair_shows_its_masks_anywhere(host, manager, s
 
 def test_flipping_takes_the_titles_along(host, manager):
     volume = _choose(host)
-    host.show_pair("FP32  7.7 MB", "4-bit  2.5 MB")
+    _show_pair(host, "FP32  7.7 MB", "4-bit  2.5 MB")
 
     def seen():
         views = [manager.sliceWidget(tag) for tag in (LEFT, RIGHT)]
@@ -322,7 +338,7 @@ def test_a_flip_ends_when_something_else_comes(host, manager, tmp_path, change):
     from MedQuantSlicerLib.slicer_layouts import TRIPLE
 
     volume = _choose(host)
-    host.show_pair("FP32", "4-bit")
+    _show_pair(host, "FP32", "4-bit")
     host.flip()
     assert _shown_in("fp32", volume) == [RIGHT]
     if change == "masks":
@@ -345,13 +361,14 @@ def test_the_difference_has_a_view_of_its_own(host, manager, tmp_path):
     from MedQuantSlicerLib.slicer_layouts import PAIR, TRIPLE
 
     volume = _choose(host)
-    host.show_pair("FP32", "4-bit")
+    _show_pair(host, "FP32", "4-bit")
     left = manager.sliceWidget(LEFT).logic
     left.SetSliceOffset(left.GetSliceOffset() + 5)
     left.GetSliceNode().SetFieldOfView(20, 15, 1)
     np.save(tmp_path / "difference.npy", np.ones((9, 12, 16), np.uint8))
     told = Masks(str(tmp_path / "difference.npy"), {1: "FP32 only", 2: "4-bit only"}, shown_as="Difference")
     host.show_masks("difference", told, False)
+    host.show_results("FP32", "4-bit", True)
     assert manager.layout == TRIPLE
     assert _shown_in("difference", volume, (LEFT, RIGHT, THIRD)) == [THIRD]
     assert [manager.sliceWidget(tag).title for tag in (LEFT, RIGHT, THIRD)] == ["FP32", "4-bit", "Difference"]
@@ -359,9 +376,10 @@ def test_the_difference_has_a_view_of_its_own(host, manager, tmp_path):
     third = manager.sliceWidget(THIRD).logic
     assert third.GetSliceOffset() == pytest.approx(left.GetSliceOffset())
     host.remove_masks("difference")
+    host.show_results("FP32", "4-bit", False)
     assert manager.layout == PAIR
     manager.setLayout(3)
-    host.show_masks("difference", told, False)
+    host.show_results("FP32", "4-bit", True)
     assert manager.layout == 3, "the user looks at something else"
 
 
@@ -370,7 +388,7 @@ def test_surfaces_stand_in_the_layout_that_has_3d(host, manager):
     from MedQuantSlicerLib.slicer_layouts import QUAD
 
     volume = _choose(host)
-    host.show_pair("FP32", "4-bit")
+    _show_pair(host, "FP32", "4-bit")
     nodes = [masks.segmentation_of(kind, volume) for kind in ("fp32", "quantized")]
     assert not any(node.GetSegmentation().ContainsRepresentation("Closed surface") for node in nodes)
     manager.setLayout(QUAD)
@@ -385,7 +403,7 @@ def test_surfaces_stand_in_the_layout_that_has_3d(host, manager):
 
 def test_closing_leaves_ordinary_segmentations(host, manager):
     volume = _choose(host)
-    host.show_pair("FP32", "4-bit")
+    _show_pair(host, "FP32", "4-bit")
     host.close()
     assert _views_of("fp32", volume) == []
     manager.setLayout(6)  # nobody hears it
@@ -439,7 +457,7 @@ def test_without_a_window_nothing_is_laid_out(slicer, scene, monkeypatch, tmp_pa
     register_layouts()
     made = SlicerHost(MedQuantSlicerParameterNode(scene.AddNewNodeByClass("vtkMRMLScriptedModuleNode")), str(tmp_path))
     volume = _choose(made)
-    made.show_pair("a", "b")
+    _show_pair(made, "a", "b")
     made.flip()
     assert _views_of("fp32", volume) == []
     made.restore_layout()
@@ -522,7 +540,7 @@ def test_a_scene_gets_the_choices_only_once_the_module_is_entered(module, slicer
 
 
 def test_a_volume_without_voxels_is_no_obstacle(host, manager, scene):
-    host.show_pair("", "")
+    _show_pair(host, "", "")
     for name in ("vtkMRMLScalarVolumeNode", "vtkMRMLVectorVolumeNode"):
         empty = scene.AddNewNodeByClass(name, "nothing in it")
         host.parameters.inputVolume = empty

@@ -94,7 +94,9 @@ class ArrayHost:
     def remove_masks(self, kind: str) -> None:
         self.masks.pop(kind, None)
 
-    def show_pair(self, left_title: str, right_title: str) -> None:
+    def show_pair(self) -> None: ...
+
+    def show_results(self, left_title: str, right_title: str, difference: bool) -> None:
         self.titles = (left_title, right_title)
 
     def restore_layout(self) -> None:

@@ -282,6 +282,24 @@ def test_a_report_that_names_no_patient(bench: Bench, masks: dict, quantized: di
     assert "Doe^Jane" not in page
 
 
+@pytest.mark.parametrize(("told", "same"), [(None, True), (None, False), (False, True), (True, False)])
+def test_what_it_was_calibrated_on_is_told(
+    bench: Bench, masks: dict, quantized: dict, tmp_path: Path, told: bool | None, same: bool
+) -> None:
+    """By the file's own hash of the scan, unless the panel knows."""
+    volume = bench.volume
+    if not same:
+        np.save(bench.engine.folder / "another.npy", bench.scan.array + np.int16(1))
+        volume = {**volume, "array": "another.npy"}
+    asked = {**masks, "volume": volume, "handle": quantized["handle"], "calibrated_here": told}
+    here = same if told is None else told
+    notes = bench.loop.result(bench.engine, "compare", asked)["table"]["notes"]
+    assert ("4-bit was calibrated on another scan." in notes) is not here
+    path = tmp_path / "report.html"
+    bench.loop.result(bench.engine, "report", {**asked, "path": str(path)})
+    assert f"1 piece of {'this' if here else 'another'} scan, unlabelled" in path.read_text(encoding="utf-8")
+
+
 def test_sensitivity_cell_by_cell(bench: Bench) -> None:
     asked = {"model": "embedded", "volume": bench.volume, "bits": [2], "slices": 1, "granularity": "per-channel"}
     answer = bench.loop.ask(bench.engine, "sensitivity", asked)

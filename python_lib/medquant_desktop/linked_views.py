@@ -97,15 +97,17 @@ class LinkedViews(QWidget):
         self.show_surface()
         self._moved()
 
-    def show_pair(self, left: str, right: str) -> None:
-        """Two views side by side with these titles; empty ones leave the usual titles."""
+    def set_titles(self, left: str, right: str) -> None:
+        """What stands over the two views; empty: their usual titles."""
         self.panes[LEFT].set_title(left or NAMES[LEFT])
         self.panes[RIGHT].set_title(right or NAMES[RIGHT])
+
+    def show_pair(self) -> None:
+        """Two views side by side."""
         self._turn(paired=True)
 
     def show_single(self) -> None:
         """One large view, as before a comparison."""
-        self.panes[LEFT].set_title(NAMES[LEFT])
         self.flipped = False
         self._turn(paired=False)
 

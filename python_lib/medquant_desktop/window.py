@@ -17,7 +17,7 @@ from PySide6.QtWidgets import (
     QWidget,
 )
 
-from medquant_desktop import about, linked_views, menus, theme
+from medquant_desktop import about, menus, theme
 from medquant_desktop.difference_profile import profile
 from medquant_desktop.documents import Documents
 from medquant_desktop.linked_views import LinkedViews
@@ -107,15 +107,12 @@ class Window(QMainWindow):
             self._splitter.setSizes([usual, self.width - usual])
 
     def show_masks_again(self) -> None:
-        """The views that the masks of a session need."""
-        from MedQuantSlicerLib import mask_views, masks
-        from MedQuantSlicerLib.host import DIFFERENCE, FP32, QUANTIZED
+        """Two views where a session has masks for both, whatever is known of them."""
+        from MedQuantSlicerLib import masks
+        from MedQuantSlicerLib.host import FP32, QUANTIZED
 
-        there = {kind for kind in mask_views.VIEWS if masks.segmentation_of(kind, self.frame.volume) is not None}
-        if there >= {FP32, QUANTIZED}:
-            shown = self.frame.presenter.shown
-            self.views.show_pair(shown.left_title, shown.right_title)
-        self.views.show_optional(linked_views.DIFFERENCE, DIFFERENCE in there)
+        if all(masks.segmentation_of(kind, self.frame.volume) for kind in (FP32, QUANTIZED)):
+            self.views.show_pair()
 
     def _watch_scene(self) -> None:
         self._due = QTimer(self)

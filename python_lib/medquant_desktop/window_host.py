@@ -24,22 +24,24 @@ class WindowHost(SceneHost):
         self._views = views
 
     def show_masks(self, kind: str, result: Masks, partial: bool) -> None:
-        """See `Host`. The difference has a view of its own, which comes with it."""
+        """See `Host`."""
         super().show_masks(kind, result, partial)
-        if kind == DIFFERENCE:
-            self._views.show_optional(linked_views.DIFFERENCE, True)
-        elif not partial:
+        if kind != DIFFERENCE and not partial:
             self._views.show_surface()
 
-    def remove_masks(self, kind: str) -> None:
+    def show_pair(self) -> None:
         """See `Host`."""
-        super().remove_masks(kind)
-        if kind == DIFFERENCE:
-            self._views.show_optional(linked_views.DIFFERENCE, False)
+        self._views.show_pair()
 
-    def show_pair(self, left_title: str, right_title: str) -> None:
-        """See `Host`."""
-        self._views.show_pair(left_title, right_title)
+    def show_results(self, left_title: str, right_title: str, difference: bool) -> None:
+        """See `Host`. A scan without masks is seen in one large view; the difference has a view of its own."""
+        self._views.set_titles(left_title, right_title)
+        if left_title or right_title or self.has_masks():
+            self._views.show_pair()
+        else:
+            self._views.show_single()
+        if difference != self._views.is_shown(linked_views.DIFFERENCE):
+            self._views.show_optional(linked_views.DIFFERENCE, difference)
 
     def restore_layout(self) -> None:
         """See `Host`."""

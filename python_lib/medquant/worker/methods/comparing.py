@@ -40,7 +40,8 @@ COLUMNS = (
 def compare(params: dict[str, Any], work: Work) -> dict[str, Any]:
     """Compare the masks `fp32` and `quantized` of `volume`, and both with `reference` where there is one.
 
-    `of` names the model, so that what its masks lost is remembered.
+    `of` names the model, so that what its masks lost is remembered, and `handle` the file of the quantized one.
+    `calibrated_here` tells whether that was calibrated on `volume`, where the file should not be asked.
     """
     progress = work.part()
     comparison, masks = _compared(params, work, progress)
@@ -59,7 +60,7 @@ def compare(params: dict[str, Any], work: Work) -> dict[str, Any]:
     short = wording.short_names(comparison.summary)[comparison.summary[1].name]
     return {
         **comparison.to_dict(),
-        "table": _table(comparison, params),
+        "table": _table(comparison, params, fp32.volume),
         "verdict": verdict,
         "difference_per_slice": counts.tolist(),
         "worst": _worst(difference, counts, axis, fp32.volume),
@@ -89,7 +90,7 @@ def report(params: dict[str, Any], work: Work) -> dict[str, Any]:
     details = ReportDetails(
         model=params.get("title") or fp32.name,
         reference=params.get("reference_from", ""),
-        calibration=f"{inputs} pieces of this scan, unlabelled" if inputs else "",
+        calibration=_calibration(inputs, _calibrated_here(params, masks[0].volume)),
         demonstration=DEMONSTRATES.get(params.get("of", ""), ""),
         weights_hash=hashed,
         licence=params.get("licence", ""),
@@ -120,6 +121,26 @@ def _compared(params: dict[str, Any], work: Work, progress: Progress) -> tuple[C
         cancelled=progress.cancelled,
     )
     return comparison, masks
+
+
+def _calibrated_here(params: dict[str, Any], volume: Volume) -> bool | None:
+    """Whether the quantized model was calibrated on this scan; None where nothing tells."""
+    from medquant.artifact import describe
+
+    if params.get("calibrated_here") is not None:
+        return params["calibrated_here"]
+    if not params.get("handle") or not Path(params["handle"]).is_file():
+        return None
+    hashes = describe(params["handle"])["provenance"]["calibration_sha256"]
+    return volume.content_hash() in hashes if hashes else None
+
+
+def _calibration(inputs: int, here: bool | None) -> str:
+    """What the quantized model was calibrated on."""
+    if not inputs:
+        return ""
+    where = {True: "this scan", False: "another scan", None: "a scan"}[here]
+    return f"{inputs} piece{'' if inputs == 1 else 's'} of {where}, unlabelled"
 
 
 def _axis(params: dict[str, Any], volume: Volume) -> int:
@@ -163,7 +184,7 @@ def _worst(difference: np.ndarray, counts: np.ndarray, axis: int, volume: Volume
     }
 
 
-def _table(comparison: Comparison, params: dict[str, Any]) -> dict[str, Any]:
+def _table(comparison: Comparison, params: dict[str, Any], volume: Volume) -> dict[str, Any]:
     """The comparison as it is shown: every number spelled, with a line for each structure and one for all."""
     fp32, quantized = comparison.summary
     names = wording.short_names(comparison.summary)
@@ -187,7 +208,7 @@ def _table(comparison: Comparison, params: dict[str, Any]) -> dict[str, Any]:
         "tooltips": [tip for _, tip in columns],
         "rows": rows,
         "headline": f"Dice {wording.score(quantized.dsc_vs_fp32)}, {wording.judged(quantized)}",
-        "notes": _notes(comparison, params, names),
+        "notes": _notes(comparison, params, names, volume),
         "csv": _csv([title for title, _ in columns], rows),
     }
 
@@ -240,7 +261,7 @@ def _less(a: float | None, b: float | None) -> bool:
     return a is not None and b is not None and a < b
 
 
-def _notes(comparison: Comparison, params: dict[str, Any], names: dict[str, str]) -> list[str]:
+def _notes(comparison: Comparison, params: dict[str, Any], names: dict[str, str], volume: Volume) -> list[str]:
     """What must be read with the table."""
     fp32, quantized = comparison.summary
     short, notes = names[quantized.name], _edits(params, names, comparison)
@@ -250,6 +271,8 @@ def _notes(comparison: Comparison, params: dict[str, Any], names: dict[str, str]
         notes.append(f"{short} is slower than FP32 on this machine.")
     if quantized.simulated:
         notes.append(f"{short} is simulated: the file is smaller, the arithmetic is that of floating point.")
+    if _calibrated_here(params, volume) is False:
+        notes.append(f"{short} was calibrated on another scan.")
     if comparison.not_in_reference:
         notes.append(f"The reference does not show {', '.join(comparison.not_in_reference)}.")
     if params.get("of") in DEMONSTRATES:

@@ -52,7 +52,8 @@ def quantize(params: dict[str, Any], work: Work) -> dict[str, Any]:
         "recipe": recipe.describe(),
         "bytes": size,
         "kept": kept,
-        "text": f"{wording.size(size)}, {bits}, calibrated on {_inputs(report.calibration_inputs)}",
+        "text": f"{wording.size(size)}, {bits}",
+        "pieces": report.calibration_inputs,
         "report": report.to_dict(),
     }
 
@@ -75,7 +76,3 @@ def _saved(made: QuantizedModel, place: Path, work: Work) -> tuple[Path, Quantiz
     made = replace(made, report=replace(made.report, bytes_on_disk=size))
     work.warm.put(str(place), made)
     return place, made
-
-
-def _inputs(count: int) -> str:
-    return "1 piece of this scan" if count == 1 else f"{count} pieces of this scan"
