@@ -142,7 +142,9 @@ def _changed(told: object, place: tuple, value: object) -> str:
     return json.dumps(made)
 
 
-@pytest.mark.parametrize("value", [None, 7, "text", [], {}, [["a"]], _each_value], ids=lambda value: getattr(value, "__name__", str(value)))
+@pytest.mark.parametrize(
+    "value", [None, 7, "text", [], {}, [["a"]], _each_value], ids=lambda value: getattr(value, "__name__", str(value))
+)
 def test_text_of_another_version_is_ignored_item_by_item(panel: Panel, value: object) -> None:
     """Whatever stands in one place, or does not: it is never raised, and what does not depend on it comes back."""
     panel.presenter.keep_precise("a")
