@@ -9,7 +9,7 @@ import qt
 import vtk
 
 from MedQuantSlicerLib import parameters as fields
-from MedQuantSlicerLib import style
+from MedQuantSlicerLib import scene, style
 from MedQuantSlicerLib.portable import local, portable
 from MedQuantSlicerLib.presenter import Presenter
 from MedQuantSlicerLib.section_compare import CompareSection
@@ -137,6 +137,10 @@ class Panel:
             self.presenter.reference_chosen(reference.GetName() if reference is not None else "")
         if changed.keys() & {"opacity", "filled"}:
             self._host.style()
+        if "inputVolume" in changed and scene.is_of_another_scan(
+            self._parameters.referenceSegmentation, chosen["inputVolume"]
+        ):
+            self._parameters.referenceSegmentation = None  # which comes back here
 
     # -- what is shown
 

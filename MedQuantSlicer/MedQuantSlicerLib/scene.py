@@ -121,6 +121,14 @@ def _hierarchy_modality(node: Any) -> str:
     return hierarchy.GetItemAttribute(item, MODALITY_ATTRIBUTE) if item else ""
 
 
+def is_of_another_scan(segmentation: Any, volume: Any) -> bool:
+    """Whether a segmentation (or None) was drawn on another volume than this one (or None)."""
+    if segmentation is None or volume is None:
+        return False
+    drawn_on = segmentation.GetNodeReferenceID(segmentation.GetReferenceImageGeometryReferenceRole())
+    return bool(drawn_on) and drawn_on != volume.GetID()
+
+
 def _digest(node: Any) -> str:
     """Tells one scan from another by voxels from all over it: to read all of them would keep the user waiting."""
     image = node.GetImageData()
