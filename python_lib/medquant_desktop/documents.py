@@ -165,7 +165,7 @@ class Documents:
         what = ", ".join(list(names.values())[:NAMED]) + (
             f" and {len(names) - NAMED} more" if len(names) > NAMED else ""
         )
-        self._window.notice.tell(f"{answer['name']} is the reference now: {what}.")
+        self._window.notice.tell(f"{answer['name']}: the reference to compare with, {what}.")
 
     # -- sessions
 
