@@ -36,7 +36,11 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent
 LIBRARY = ROOT / "python_lib"
 ENVIRONMENT = ROOT / ".venv"
-SETUP_FAILED, CANCELLED = 3, 130
+WRONG_USAGE, SETUP_FAILED, CANCELLED = 2, 3, 130
+NO_DISPLAY = (
+    "There is no display to show the window on. Start it in a desktop session or with `ssh -X`, or use "
+    "`python3 run.py demo`, which needs none."
+)
 MOST_WORKERS = 4
 """Processes that run the tests side by side, at most: each takes some 2 GB."""
 # With PyTorch's CPU build, and what its build with GPU libraries takes more.
@@ -310,6 +314,13 @@ def holds(stamp: Path, word: str) -> bool:
     return stamp.is_file() and stamp.read_text(encoding="utf-8") == word
 
 
+def has_display() -> bool:
+    """Whether a window can be shown; asked on Linux, before anything is downloaded for it."""
+    return not sys.platform.startswith("linux") or any(
+        os.environ.get(name) for name in ("DISPLAY", "WAYLAND_DISPLAY", "QT_QPA_PLATFORM")
+    )
+
+
 def side_by_side(options: list[str]) -> list[str]:
     """Options of pytest: all tests in several processes; a choice of them, or with -n, as the user says."""
     chosen = any(not option.startswith("-") or option.startswith(("-n", "-k", "--pdb", "--co")) for option in options)
@@ -342,6 +353,9 @@ def main(arguments: list[str]) -> int:
         return start([sys.executable, str(ROOT / "Packaging" / "extension_archive.py"), *arguments[1:]])
     try:
         request = parse(arguments)
+        if request.command[0] == "app" and not has_display():
+            tell(NO_DISPLAY)
+            return WRONG_USAGE
         python = prepare(request)
     except SetupError as error:
         tell(f"medquant could not be set up. {error}")

@@ -193,6 +193,10 @@ class EngineProcess:
             self._generation += 1
             self._kill(wait=True)
         if self._folder is not None:
+            with suppress(ImportError):  # without it nothing was written either
+                from medquant.worker.unfinished import remove_unfinished
+
+                remove_unfinished(self._folder.path)
             self._folder.remove()
             self._folder = None
 

@@ -4,15 +4,22 @@ again."""
 from __future__ import annotations
 
 import json
-from dataclasses import asdict
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any
 
 from MedQuantSlicerLib.facts import Computed, Quantized, frozen, same
 from MedQuantSlicerLib.host import CHOICES, COMPARISON, FP32, QUANTIZED
+from MedQuantSlicerLib.portable import local, portable
 from MedQuantSlicerLib.showing import table_of
-from MedQuantSlicerLib.state import HeatCell, HeatLayer
+from MedQuantSlicerLib.state import HeatCell, HeatLayer, Table
 from MedQuantSlicerLib.works import Works
+
+NOT_OURS = (AttributeError, IndexError, KeyError, TypeError, ValueError)
+"""What text of another version, or damaged text, makes of us: that item is ignored."""
+PLAIN = {"str": str, "int": int, "bool": bool, "float": int | float}
 
 
 class Keeping:
@@ -62,51 +69,113 @@ class Keeping:
     def take_choices(self) -> None:
         """The choices of the scene that is open now; quantized models whose file is gone are not among them."""
         facts, kept = self._facts, self._kept(CHOICES)
-        facts.overrides = dict(kept.get("wishes") or {})
-        for model, recipe, one in kept.get("made") or ():
-            if Path(one["handle"]).is_file():
-                facts.made.setdefault((model, recipe), Quantized(**one))
+        facts.overrides = {}
+        _each(kept.get("wishes"), self._take_wishes)
+        _each(kept.get("made"), self._take_made)
+
+    def _take_wishes(self, kept: Any) -> None:
+        model, wishes = kept
+        self._facts.overrides[str(model)] = {str(layer): int(bits) for layer, bits in wishes.items()}
+
+    def _take_made(self, kept: Any) -> None:
+        model, recipe, told = kept
+        one = _made_of(Quantized, told)
+        if Path(one.handle).is_file():
+            self._facts.made.setdefault((str(model), str(recipe)), one)
 
     def take_results(self) -> None:
         """Masks, comparison and sensitivity of the chosen scan, where nothing is known of them yet."""
+        _each((FP32, QUANTIZED), self._take_masks)
+        _each((self._kept(COMPARISON),), self._take_comparison)
+        _each((self._kept(CHOICES).get("heat"),), self._take_heat)
+
+    def _take_masks(self, kind: str) -> None:
+        facts, kept = self._facts, self._kept(kind)
+        if kind in facts.masks or not kept or not self._is_about_scan(kept):
+            return
+        source = (facts.volume_key, *frozen(kept["source"])[1:])
+        if len(source) != len(facts.source(kind)) or not isinstance(kept["told"], Mapping):
+            raise ValueError("of another version")
+        told = {name: kept[name] for name in ("told", "title", "state")}
+        facts.masks[kind] = _made_of(Computed, {**told, "source": source})
+
+    def _take_comparison(self, kept: dict[str, Any]) -> None:
         facts = self._facts
-        for kind in (FP32, QUANTIZED):
-            kept = self._kept(kind)
-            if kind not in facts.masks and kept and self._is_about_scan(kept):
-                source = (facts.volume_key, *frozen(kept["source"])[1:])
-                facts.masks[kind] = Computed(kept["told"], source, kept["title"], kept["state"])
-        kept = self._kept(COMPARISON)
-        if facts.table is None and kept and facts.comparable:
-            facts.table, facts.worst, facts.difference = table_of(kept["table"]), kept["worst"], kept["difference"]
-            facts.compared = facts.comparison_about(kept["reference"], frozen(kept["states"]))
-        self._take_heat(self._kept(CHOICES).get("heat"))
+        if facts.table is not None or not kept or not facts.comparable:
+            return
+        table, difference, worst = _table(kept["table"]), kept["difference"], kept["worst"]
+        if worst:
+            x, y, z = _numbers(worst["position"])
+            worst = {"text": str(worst["text"]), "position": [x, y, z]}
+        if difference and "per_slice" in difference:
+            difference = {**difference, "per_slice": [_numbers(axis) for axis in difference["per_slice"]]}
+        compared = facts.comparison_about(str(kept["reference"]), frozen(kept["states"]))
+        facts.table, facts.worst, facts.difference, facts.compared = table, worst, difference, compared
 
     def _take_heat(self, kept: dict[str, Any] | None) -> None:
         facts = self._facts
         if facts.heat_cells or not kept or not self._is_about_scan(kept) or kept["scan"] != facts.volume.name:
             return
-        facts.heat_of, facts.heat_complete = kept["of"], kept["complete"]
-        layers = (HeatLayer(**{**one, "shape": tuple(one["shape"])}) for one in kept["layers"])
+        layers = [_made_of(HeatLayer, {**one, "shape": tuple(_numbers(one["shape"]))}) for one in kept["layers"]]
+        cells = [_made_of(HeatCell, {**one, "effect": float(one["effect"])}) for one in kept["cells"]]
+        facts.heat_of, facts.heat_complete = str(kept["of"]), bool(kept["complete"])
         facts.heat_layers = {one.name: one for one in layers}
-        cells = (HeatCell(**{**one, "effect": float(one["effect"])}) for one in kept["cells"])
-        facts.heat_cells = {(one.layer, one.bits): one for one in cells}
+        facts.heat_cells = {(one.layer, one.bits): one for one in cells if one.layer in facts.heat_layers}
 
     # -- text
 
     def _scan(self) -> dict[str, Any]:
-        """Where the scan lies: what was computed before it was moved is not about it any more."""
+        """Where the scan lies and what it holds: what was computed before is not about another one."""
         volume = self._facts.volume
-        return {"grid": [volume.shape, volume.ijk_to_lps] if volume is not None else []}
+        return {
+            "grid": [volume.shape, volume.ijk_to_lps] if volume is not None else [],
+            "voxels": volume.digest if volume is not None else "",
+        }
 
     def _is_about_scan(self, kept: dict[str, Any]) -> bool:
-        return same(frozen(kept["grid"]), frozen(self._scan()["grid"]))
+        scan = self._scan()
+        return same(frozen(kept["grid"]), frozen(scan["grid"])) and kept["voxels"] == scan["voxels"]
 
     def _keep(self, what: str, **content: Any) -> None:
-        self._host.keep(what, json.dumps(content))
+        self._host.keep(what, json.dumps(portable(content)))
 
     def _kept(self, what: str) -> dict[str, Any]:
         try:
-            kept = json.loads(self._host.kept(what) or "{}")
-        except ValueError:
+            kept = local(json.loads(self._host.kept(what) or "{}"))
+        except (ValueError, RecursionError):
             return {}
         return kept if isinstance(kept, dict) else {}
+
+
+def _each(items: Any, take: Callable[[Any], None]) -> None:
+    """Take back what can be, item by item."""
+    with suppress(*NOT_OURS):
+        for item in items.items() if isinstance(items, dict) else items or ():
+            with suppress(*NOT_OURS):
+                take(item)
+
+
+def _made_of(kind: Any, told: Mapping[str, Any]) -> Any:
+    """A dataclass of what was kept. Raises `TypeError` where its fields are others, or hold something else."""
+    made = kind(**told)
+    for field in fields(kind):
+        if not isinstance(getattr(made, field.name), PLAIN.get(field.type, object)):
+            raise TypeError(f"{field.name} is no {field.type}")
+    return made
+
+
+def _numbers(values: Any) -> list[float]:
+    if not all(isinstance(value, int | float) for value in values):
+        raise TypeError("no numbers")
+    return list(values)
+
+
+def _table(told: Mapping[str, Any]) -> Table:
+    """Raises `TypeError` where a table holds something else than words."""
+    table = table_of(told)
+    for one in (table, *table.rows, *(cell for row in table.rows for cell in row.cells)):
+        _made_of(type(one), vars(one))
+    words = (*table.columns, *table.tooltips, *table.notes, *(badge for row in table.rows for badge in row.badges))
+    if not all(isinstance(word, str) for word in words):
+        raise TypeError("no words")
+    return table

@@ -4,7 +4,7 @@ being told when somebody edits them."""
 from __future__ import annotations
 
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Generator, Iterable
 from typing import Any
 
 import slicer
@@ -15,20 +15,26 @@ EVENTS = ("SourceRepresentationModified", "SegmentAdded", "SegmentRemoved", "Seg
 PLACE_MM = 0.1
 
 
+_known: dict[str, tuple[tuple, str]] = {}
+"""By node, for everybody who asks: the times of its images, and the digest that they had then."""
+
+
 class MaskStates:
     """Digests of segmentation nodes, found anew only where something in them has changed."""
 
-    def __init__(self) -> None:
-        self._known: dict[str, tuple[tuple, str]] = {}
-
     def of(self, node: Any) -> str:
         """Changes with the voxels, the names and the order of the segments; never empty."""
-        segments = _segments(node)
-        times = tuple((name, value, image.GetMTime() if image is not None else 0) for name, value, image in segments)
-        known = self._known.get(node.GetID())
-        if known is None or known[0] != times:
-            known = self._known[node.GetID()] = times, _digest(segments)
-        return known[1]
+        for _slice in self.finding([node]):
+            pass
+        return _known[node.GetID()][1]
+
+    def finding(self, nodes: Iterable[Any]) -> Generator[None, None, None]:
+        """Find the digests of nodes slice by slice, so that `of` answers at once afterwards."""
+        for node in nodes:
+            segments, times = _segments(node), _times(node)
+            known = _known.get(node.GetID())
+            if known is None or known[0] != times:
+                _known[node.GetID()] = times, (yield from _digest(segments))
 
 
 class SegmentationWatch:
@@ -66,18 +72,22 @@ def _segments(node: Any) -> list[tuple[str, int, Any]]:
     return [(one.GetName(), one.GetLabelValue(), one.GetRepresentation(LABELMAP)) for one in segments]
 
 
-def _digest(segments: list[tuple[str, int, Any]]) -> str:
+def _times(node: Any) -> tuple:
+    return tuple((name, value, image.GetMTime() if image is not None else 0) for name, value, image in _segments(node))
+
+
+def _digest(segments: list[tuple[str, int, Any]]) -> Generator[None, None, str]:
     found = zlib.crc32(repr([name for name, _value, _image in segments]).encode())
     images: dict[Any, list[tuple[int, int]]] = {}
     for number, (_name, value, image) in enumerate(segments, 1):
         if image is not None:  # segments that do not overlap share an image
             images.setdefault(image, []).append((number, value))
     for image, numbers in images.items():
-        found = _digest_of_image(image, numbers, found)
+        found = yield from _digest_of_image(image, numbers, found)
     return f"{found:08x}"
 
 
-def _digest_of_image(image: Any, numbers: list[tuple[int, int]], before: int) -> int:
+def _digest_of_image(image: Any, numbers: list[tuple[int, int]], before: int) -> Generator[None, None, int]:
     """The labelled part of an image and its place; how the values are numbered and how large the image is count not."""
     import numpy as np
     from vtk.util.numpy_support import vtk_to_numpy
@@ -92,15 +102,23 @@ def _digest_of_image(image: Any, numbers: list[tuple[int, int]], before: int) ->
         table[value] = number
     if len(numbers) < 256:
         table = table.astype(np.uint8)
-    labels = array.astype(table.dtype, copy=False) if (table == np.arange(len(table))).all() else table[array]
-    plane = labels.any(axis=0)
-    ends = [np.flatnonzero(inside) for inside in (labels.any(axis=(1, 2)), plane.any(axis=1), plane.any(axis=0))]
-    if not ends[0].size:
+    as_numbered = bool((table == np.arange(len(table))).all())
+    found = []
+    for k, values in enumerate(array):
+        yield
+        labels = values.astype(table.dtype, copy=False) if as_numbered else table.take(values, mode="clip")
+        rows = np.flatnonzero(labels.any(axis=1))
+        if rows.size:
+            labels = labels[rows[0] : rows[-1] + 1]
+            columns = np.flatnonzero(labels.any(axis=0))
+            labels = np.ascontiguousarray(labels[:, columns[0] : columns[-1] + 1])
+            found.append((k, int(rows[0]), int(columns[0]), labels.shape, zlib.crc32(labels)))
+    if not found:
         return before
-    part = [slice(int(inside[0]), int(inside[-1]) + 1) for inside in ends]
+    first = [min(one[axis] for one in found) for axis in range(3)]
     matrix = vtk.vtkMatrix4x4()
     image.GetImageToWorldMatrix(matrix)
-    first = [part[2].start + extent[0], part[1].start + extent[2], part[0].start + extent[4], 1.0]
-    place = [round(along / PLACE_MM) for along in matrix.MultiplyPoint(first)[:3]]
-    labels = np.ascontiguousarray(labels[tuple(part)])
-    return zlib.crc32(labels, zlib.crc32(repr((labels.shape, place)).encode(), before))
+    world = matrix.MultiplyPoint([first[2] + extent[0], first[1] + extent[2], first[0] + extent[4], 1.0])
+    place = [round(along / PLACE_MM) for along in world[:3]]
+    slices = [(k - first[0], j - first[1], i - first[2], *rest) for k, j, i, *rest in found]
+    return zlib.crc32(repr((place, slices)).encode(), before)

@@ -204,7 +204,7 @@ class MaskWork:
     def show_difference(self) -> None:
         """The difference as a segmentation of its own."""
         if self._facts.difference and "array" in self._facts.difference:
-            self._show(DIFFERENCE, self._facts.difference, m.TEXTS["difference"])
+            self._show(DIFFERENCE, self._facts.difference, m._("Difference"))
 
     def _forget_difference(self) -> None:
         """It belongs to other masks."""

@@ -9,7 +9,8 @@ import qt
 import vtk
 
 from MedQuantSlicerLib import parameters as fields
-from MedQuantSlicerLib import style
+from MedQuantSlicerLib import scene, style
+from MedQuantSlicerLib.portable import local, portable
 from MedQuantSlicerLib.presenter import Presenter
 from MedQuantSlicerLib.section_compare import CompareSection
 from MedQuantSlicerLib.section_export import ExportSection
@@ -37,6 +38,7 @@ class Panel:
         host.boxes_changed = self.presenter.boxes_changed
         host.volume_changed = self.presenter.volume_chosen
         host.masks_changed = self.presenter.masks_changed
+        host.is_busy = lambda: not self.presenter.facts.rests
         presenter = self.presenter
         self.sections = [
             ScanSection(ui, presenter, host, open_sample),
@@ -124,7 +126,7 @@ class Panel:
             if name in fields.OPTIONS:
                 self.presenter.set_option(name, value)
         if "model" in changed and chosen["model"]:
-            self.presenter.model_chosen(chosen["model"])
+            self.presenter.model_chosen(local(chosen["model"]))
         if "bits" in changed:
             self.presenter.bits_chosen(chosen["bits"])
         if "inputVolume" in changed:
@@ -135,6 +137,10 @@ class Panel:
             self.presenter.reference_chosen(reference.GetName() if reference is not None else "")
         if changed.keys() & {"opacity", "filled"}:
             self._host.style()
+        if "inputVolume" in changed and scene.is_of_another_scan(
+            self._parameters.referenceSegmentation, chosen["inputVolume"]
+        ):
+            self._parameters.referenceSegmentation = None  # which comes back here
 
     # -- what is shown
 
@@ -151,9 +157,10 @@ class Panel:
         show_text(self._ui.hintLabel, shown.hint or (shown.waiting.text if shown.waiting is not None else ""))
         show_text(self._ui.machineLabel, shown.machine)
         self._path.follow(shown)
-        if self._parameters is not None and shown.model and shown.model != self._parameters.model:
-            self._chosen["model"] = shown.model
-            self._parameters.model = shown.model
+        model = portable(shown.model)
+        if self._parameters is not None and model and model != self._parameters.model:
+            self._chosen["model"] = model
+            self._parameters.model = model
 
     # -- keys
 

@@ -19,7 +19,7 @@ FP32_VIEW, QUANTIZED_VIEW, DIFFERENCE_VIEW = "MedQuantFP32", "MedQuantQuantized"
 THREE_D_VIEW = "MedQuant3D"
 """Singleton tags of the views."""
 MODALITY_ATTRIBUTE = "DICOM.Modality"
-DIGEST_VOXELS = 65536
+DIGEST_VOXELS = 500_000
 
 
 def view_id(tag: str) -> str:
@@ -119,6 +119,14 @@ def _hierarchy_modality(node: Any) -> str:
         return ""
     item = hierarchy.GetItemByDataNode(node)
     return hierarchy.GetItemAttribute(item, MODALITY_ATTRIBUTE) if item else ""
+
+
+def is_of_another_scan(segmentation: Any, volume: Any) -> bool:
+    """Whether a segmentation (or None) was drawn on another volume than this one (or None)."""
+    if segmentation is None or volume is None:
+        return False
+    drawn_on = segmentation.GetNodeReferenceID(segmentation.GetReferenceImageGeometryReferenceRole())
+    return bool(drawn_on) and drawn_on != volume.GetID()
 
 
 def _digest(node: Any) -> str:

@@ -37,12 +37,16 @@ class SceneHost(ResultsHost):
         super().__init__()
         self.parameters = parameters
         self.masks_changed: Callable[[], None] = lambda: None
+        self.is_busy: Callable[[], bool] = lambda: False
+        """Whether masks are in the making: nobody asks then in what state they are."""
         self.boxes_changed: Callable[[], None] = lambda: None
         self.volume_changed: Callable[[], None] = lambda: None
         self.chosen_segment: tuple[Any, str] | None = None
         """Segmentation node and segment id for a box from a segment."""
         self._stop_measuring: Stop = lambda: None
         """Of the segment that gets a box."""
+        self._stop_looking: Stop = lambda: None
+        """At the masks that have changed."""
         self._observed: dict[Any, list[int]] = {}
         self._watched: tuple[Any, list[int]] = (None, [])
         self._flipped = self._volume_moved = False
@@ -60,6 +64,7 @@ class SceneHost(ResultsHost):
         """Observe nothing any longer."""
         self._settle.stop()
         self._stop_measuring()
+        self._stop_looking()
         for observed, tag in self._scene_tags:
             observed.RemoveObserver(tag)
         self._scene_tags = []
@@ -267,7 +272,18 @@ class SceneHost(ResultsHost):
         for node in self.box_nodes():
             boxes.deepen_flat_box(node, self.node)
         self.boxes_changed()
-        self.masks_changed()
+        self._look_at_masks()
+
+    def _look_at_masks(self) -> None:
+        """Large masks take a moment to look at: once that is done, their state is known at once."""
+        self._stop_looking()
+        if self.is_busy():
+            return
+        nodes = [node for node in slicer.util.getNodesByClass("vtkMRMLSegmentationNode") if masks.is_own(node)]
+        reference = self.parameters.referenceSegmentation if self.parameters is not None else None
+        nodes += [reference] if reference is not None else []
+        told = lambda _: self.masks_changed()  # noqa: E731
+        self._stop_looking = Turns(self._states.finding(nodes), told, told).stop
 
     def _observe_boxes(self) -> None:
         present = [

@@ -346,3 +346,16 @@ def test_all_tests_run_side_by_side_and_a_choice_as_asked(run_py: ModuleType, mo
     assert os.environ["OMP_NUM_THREADS"] == "2"
     monkeypatch.setattr(run_py.os, "cpu_count", lambda: 1)
     assert run_py.side_by_side([]) == []
+
+
+def test_no_window_is_downloaded_where_none_can_be_shown(
+    run_py: ModuleType, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(run_py.sys, "platform", "linux")
+    for name in ("DISPLAY", "WAYLAND_DISPLAY", "QT_QPA_PLATFORM"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(run_py, "prepare", lambda request: pytest.fail("something was prepared"))
+    assert run_py.main(["app"]) == 2
+    assert "There is no display" in "".join(capsys.readouterr())
+    monkeypatch.setenv("DISPLAY", ":0")
+    assert run_py.has_display()

@@ -106,16 +106,54 @@ def test_a_second_scan_takes_the_views_and_the_first_stays(opened, hands, scan_f
     assert opened.views.volume is first
 
 
-def test_labels_become_the_reference(opened, hands, scan_file: Path) -> None:
+def _labels_of(scan_file: Path) -> Path:
     import SimpleITK as sitk
-    import slicer
 
     image = sitk.ReadImage(str(scan_file))
     labels = sitk.GetImageFromArray((sitk.GetArrayFromImage(image) > 500).astype(np.uint8) * 5)
     labels.CopyInformation(image)
     path = scan_file.with_name("small ct labels.nrrd")
     sitk.WriteImage(labels, str(path))
-    opened.documents.open_path(path)
+    return path
+
+
+@pytest.mark.parametrize("meanwhile", ["another scan", "no scan", "another place"])
+def test_labels_of_one_scan_are_never_those_of_another(opened, hands, scan_file: Path, meanwhile: str) -> None:
+    """They were read on the grid of the scan that was open then."""
+    import slicer
+    import vtk
+
+    first = opened.views.volume
+    other = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLScalarVolumeNode", "other")
+    slicer.util.updateVolumeFromArray(other, np.zeros((7, 20, 30), np.int16))
+    opened.documents.open_path(_labels_of(scan_file))
+    if meanwhile == "another scan":
+        opened.frame.choose(other)
+    elif meanwhile == "no scan":
+        opened.frame.choose(None)
+    else:
+        matrix = vtk.vtkMatrix4x4()
+        matrix.SetElement(0, 3, 12.0)
+        first.SetIJKToRASMatrix(matrix)
+    hands.until(lambda: "was open before" in opened.notice.said)
+    assert opened.frame.module.parameters.referenceSegmentation is None
+    assert not slicer.util.getNodesByClass("vtkMRMLSegmentationNode")
+
+
+def test_labels_of_another_shape_are_no_reference(opened) -> None:
+    import slicer
+
+    from medquant_desktop.reference import add_reference
+
+    with pytest.raises(ValueError, match="voxels"):
+        add_reference(np.zeros((60, 12, 80), np.uint8), {1: "spot"}, opened.views.volume, "turned")
+    assert not slicer.util.getNodesByClass("vtkMRMLSegmentationNode")
+
+
+def test_labels_become_the_reference(opened, hands, scan_file: Path) -> None:
+    import slicer
+
+    opened.documents.open_path(_labels_of(scan_file))
     hands.until(lambda: "reference" in opened.notice.said)
     node = opened.frame.module.parameters.referenceSegmentation
     identifier = node.GetSegmentation().GetNthSegmentID(0)

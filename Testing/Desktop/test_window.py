@@ -255,3 +255,31 @@ def test_surfaces_appear_in_3d(tidy, hands, tmp_path) -> None:
     assert middle.red() > corner.red() + 60, "the amber of the quantized model stands in the middle"
     hands.drag(tidy.views.panes["MedQuant3D"].view, (0.4, 0.5), (0.6, 0.6))
     assert tidy.views.panes["MedQuant3D"].view._picture != picture
+
+
+def test_scrolling_the_panel_changes_no_choice(tidy, hands) -> None:
+    """A list or a slider under the pointer stays as it was; one that was clicked turns."""
+    from PySide6.QtCore import QPoint, QPointF, Qt
+    from PySide6.QtGui import QWheelEvent
+    from PySide6.QtWidgets import QAbstractSlider, QAbstractSpinBox, QApplication, QComboBox, QScrollBar
+
+    def wheel(widget: object) -> bool:
+        middle = QPointF(widget.rect.center())
+        event = QWheelEvent(
+            middle, QPointF(widget.mapToGlobal(middle.toPoint())), QPoint(), QPoint(0, -120),
+            Qt.MouseButton.NoButton, Qt.KeyboardModifier.NoModifier, Qt.ScrollPhase.NoScrollPhase, False,
+        )  # fmt: skip
+        QApplication.sendEvent(widget, event)
+        return event.isAccepted()
+
+    inside = tidy.frame.widget()
+    kinds = (QComboBox, QAbstractSpinBox, QAbstractSlider)
+    found = [one for kind in kinds for one in inside.findChildren(kind) if not isinstance(one, QScrollBar)]
+    assert len(found) > 5
+    before = tidy.frame.module.parameters.opacity
+    for widget in found:
+        widget.clearFocus()
+        wheel(widget)
+    hands.wait()
+    assert tidy.frame.module.parameters.opacity == before
+    assert all(not widget.hasFocus() for widget in found)

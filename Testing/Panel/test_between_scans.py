@@ -233,3 +233,16 @@ def test_the_digest_of_a_scan_is_of_its_voxels(slicer, scans) -> None:
     array[4, 5, 6] += 1
     slicer.util.updateVolumeFromArray(first, array)
     assert describe_volume(first).digest != before
+
+
+def test_a_reference_goes_with_its_scan(slicer, scans, widget) -> None:
+    first, second = scans
+    _choose(widget, first)
+    drawn, free = (slicer.mrmlScene.AddNewNodeByClass("vtkMRMLSegmentationNode", name) for name in ("drawn", "free"))
+    drawn.SetReferenceImageGeometryParameterFromVolumeNode(first)
+    for reference, left in ((drawn, None), (free, free)):
+        _choose(widget, first)
+        widget.parameters.referenceSegmentation = reference
+        _choose(widget, second)
+        assert widget.parameters.referenceSegmentation is left
+        assert widget.panel.presenter.facts.reference == (left.GetName() if left is not None else "")

@@ -147,7 +147,9 @@ def _computed(widget, kind: str, labels: np.ndarray, volume) -> None:
     presenter._keeping.keep_masks(kind)
 
 
-def test_everything_comes_back_from_a_file(slicer, scene, engine, widget, volume, labels, tmp_path) -> None:
+def test_everything_comes_back_from_a_file(
+    slicer, scene, engine, widget, volume, labels, tmp_path, monkeypatch
+) -> None:
     from MedQuantSlicerLib import boxes, masks
     from MedQuantSlicerLib.facts import Quantized
     from MedQuantSlicerLib.state import Cell, Row, Table
@@ -156,6 +158,7 @@ def test_everything_comes_back_from_a_file(slicer, scene, engine, widget, volume
     boxes.fit_box(boxes.new_box(volume, "liver"), volume, (2, 3, 2), (9, 9, 5))
     _settle()
     presenter, facts = widget.panel.presenter, widget.panel.presenter.facts
+    monkeypatch.setenv("MEDQUANT_CACHE", str(tmp_path))
     handle = tmp_path / "w4 of a; strange: name.mq.safetensors"
     handle.touch()
     facts.made[facts.settings] = Quantized(str(handle), 4, "2.5 MB; 4.2 bits/weight")
@@ -209,6 +212,29 @@ def test_a_scan_with_other_voxels_has_no_results(slicer, widget, volume, labels)
     slicer.util.updateVolumeFromArray(volume, slicer.util.arrayFromVolume(volume) + 1)
     _settle()
     assert widget.host.kept("fp32") == "" and widget.panel.presenter.shown.left_title == ""
+
+
+def test_results_do_not_outlive_voxels_that_changed_while_another_scan_was_chosen(
+    slicer, widget, volume, labels
+) -> None:
+    widget.parameters.inputVolume = volume
+    _settle()
+    assert not widget.host.is_busy()
+    _computed(widget, "fp32", labels, volume)
+    title = widget.panel.presenter.shown.left_title
+    other = geometries.add_volume("oblique")
+    widget.parameters.inputVolume = other
+    _settle()
+    widget.parameters.inputVolume = volume
+    _settle()
+    assert widget.panel.presenter.shown.left_title.startswith("fp32; 2.5 MB") and not title
+    widget.parameters.inputVolume = other
+    _settle()
+    slicer.util.updateVolumeFromArray(volume, slicer.util.arrayFromVolume(volume) + 1)
+    _settle()
+    widget.parameters.inputVolume = volume
+    _settle()
+    assert widget.panel.presenter.shown.left_title == ""
 
 
 def test_masks_that_were_set_aside_are_put_back_with_what_is_kept(slicer, widget, volume, labels) -> None:

@@ -155,3 +155,41 @@ def test_a_box_around_a_segment(host, volume, turns) -> None:
     np.testing.assert_allclose(corners.min(axis=0), [239.5, 239.5, 199.5], atol=1e-3)
     np.testing.assert_allclose(corners.max(axis=0), [259.5, 259.5, 299.5], atol=1e-3)
     assert turns.longest < LONGEST_TURN
+
+
+def test_masks_that_another_hand_edits(host, volume, turns) -> None:
+    """The state of a whole body's masks is found in turns, and whoever is told that they have changed knows it."""
+    from MedQuantSlicerLib import masks
+
+    from medquant_desktop import session
+
+    whole = np.repeat(_organ()[None] * 7, SHAPE[0], axis=0)
+    whole[200:] //= 2
+    node = masks.show("fp32", whole, {3: "legs", 7: "trunk"}, volume, title="FP32")
+    told: list[str] = []
+
+    def changed() -> None:
+        turns.measure(lambda: told.append(host.masks_state("fp32")))
+        turns.measure(session.results)
+
+    host.masks_changed = changed
+    turns.until(lambda: told)
+    image = node.GetSegmentation().GetNthSegment(0).GetRepresentation("Binary labelmap")
+    masks._array_of(image)[100, 256, 256] = 0
+    image.Modified()
+    node.GetSegmentation().Modified()
+    node.GetSegmentation().InvokeEvent(node.GetSegmentation().SourceRepresentationModified)
+    turns.until(lambda: len(told) > 1)
+    assert told[0] != told[-1]
+    assert turns.longest < LONGEST_TURN
+
+
+def test_masks_in_the_making_are_not_looked_at(host, volume, turns) -> None:
+    from MedQuantSlicerLib import masks
+
+    told: list[int] = []
+    host.masks_changed, host.is_busy = lambda: told.append(1), lambda: True
+    masks.show("fp32", np.ones((2, 2, 2), np.uint8), {1: "spot"}, volume, title="FP32")
+    end = time.monotonic() + 0.4
+    turns.until(lambda: time.monotonic() > end)
+    assert told == []

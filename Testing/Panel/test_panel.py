@@ -247,6 +247,22 @@ def test_choices_reach_the_engine_and_the_scene(widget, engine):
     assert (node.GetParameter("method"), node.GetParameter("slices")) == ("GPTQ", "5")
 
 
+def test_a_model_of_the_users_own_is_saved_without_the_home_that_it_lies_in(widget, tmp_path, monkeypatch):
+    from pathlib import Path
+    from types import SimpleNamespace
+
+    monkeypatch.setattr(Path, "home", lambda: tmp_path)
+    panel, spec = widget.panel, str(tmp_path / "liver.pth")
+    facts = panel.presenter.facts
+    facts.models.append(SimpleNamespace(**{**vars(facts.models[0]), "spec": spec}))
+    panel.presenter.model_chosen(spec)
+    assert facts.model == spec and widget.parameters.model == "<home>/liver.pth"
+    panel.presenter.model_chosen("embedded")
+    widget.parameters.model = "<home>/liver.pth"
+    _settle()
+    assert facts.model == spec
+
+
 def test_models_are_searched_and_chosen(widget):
     _scan(widget)
     assert not widget.ui.modelList.isVisible()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from pathlib import Path
 
@@ -15,8 +16,9 @@ HEAT = {"layer": "a", "kind": "Linear", "shape": [4, 8], "share": 0.5, "bits": 2
 
 
 @pytest.fixture
-def handle(tmp_path: Path) -> str:
-    """The file of a quantized model."""
+def handle(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    """The file of a quantized model, in the cache."""
+    monkeypatch.setenv("MEDQUANT_CACHE", str(tmp_path))
     path = tmp_path / "w4.mq.safetensors"
     path.touch()
     return str(path)
@@ -117,6 +119,79 @@ def test_a_scan_that_is_chosen_again_has_its_results_again(panel: Panel) -> None
 def test_what_is_kept_damaged_is_not_there(panel: Panel) -> None:
     panel.host.keeps = dict.fromkeys(panel.host.keeps, "{not json")
     assert reopened(panel).shown.table is None
+
+
+def _each_value(told: object, place: tuple = ()):
+    """Every place in nested lists and dictionaries."""
+    items = told.items() if isinstance(told, dict) else enumerate(told) if isinstance(told, list) else ()
+    for key, value in items:
+        yield (*place, key)
+        yield from _each_value(value, (*place, key))
+
+
+def _changed(told: object, place: tuple, value: object) -> str:
+    """The text with another value at a place; with none where that is `_each_value`."""
+    made = json.loads(json.dumps(told))
+    inner = made
+    for key in place[:-1]:
+        inner = inner[key]
+    if value is _each_value:
+        del inner[place[-1]]
+    else:
+        inner[place[-1]] = value
+    return json.dumps(made)
+
+
+@pytest.mark.parametrize(
+    "value", [None, 7, "text", [], {}, [["a"]], _each_value], ids=lambda value: getattr(value, "__name__", str(value))
+)
+def test_text_of_another_version_is_ignored_item_by_item(panel: Panel, value: object) -> None:
+    """Whatever stands in one place, or does not: it is never raised, and what does not depend on it comes back."""
+    panel.presenter.keep_precise("a")
+    texts = {key: json.loads(text) for key, text in panel.host.keeps.items() if text}
+    assert len(texts) == 4
+    for key, told in texts.items():
+        for place in _each_value(told):
+            panel.host.keeps[key] = _changed(told, place, value)
+            shown = reopened(panel).shown
+            if key[1] == "choices":
+                assert shown.table is not None and shown.left_title
+            elif key[1] == "comparison":
+                assert shown.left_title and shown.heatmap
+                assert shown.table is None or isinstance(shown.table.headline, str)
+        panel.host.keeps[key] = json.dumps(told)
+
+
+def test_one_damaged_model_does_not_cost_the_others(panel: Panel) -> None:
+    (key, text) = next((key, text) for key, text in panel.host.keeps.items() if key[1] == "choices")
+    told = json.loads(text)
+    told["made"] = [["a"], {"handle": 5}, ["embedded", "{}", {"handle": "x"}], *told["made"]]
+    panel.host.keeps[key] = json.dumps(told)
+    assert reopened(panel).shown.quantized_fits
+
+
+def test_what_is_kept_names_no_folder_of_the_user(panel: Panel, handle: str, tmp_path: Path, monkeypatch) -> None:
+    """A scene is given to others; and where they have the same model, it is found."""
+    assert all(str(tmp_path) not in text for text in panel.host.keeps.values())
+    elsewhere = tmp_path / "of somebody else"
+    elsewhere.mkdir()
+    Path(handle).rename(elsewhere / Path(handle).name)
+    monkeypatch.setenv("MEDQUANT_CACHE", str(elsewhere))
+    assert reopened(panel).presenter.facts.quantized.handle == str(elsewhere / Path(handle).name)
+
+
+def test_the_users_home_is_named_by_a_word(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from MedQuantSlicerLib.portable import local, portable
+
+    monkeypatch.setenv("MEDQUANT_CACHE", str(tmp_path / "ann" / "cache"))
+    monkeypatch.setattr(Path, "home", lambda: tmp_path / "ann")
+    told = {str(tmp_path / "ann" / "a.pth"): [1, None, str(tmp_path / "ann" / "cache" / "w4"), "layers.1", "/else"]}
+    assert portable(told) == {"<home>/a.pth": [1, None, "<cache>/w4", "layers.1", "/else"]}
+    assert local(portable(told)) == told
+
+
+def test_a_scan_with_other_voxels_has_no_results(panel: Panel) -> None:
+    assert reopened(panel, digest="others").shown.table is None
 
 
 def test_edited_masks_make_the_table_old_and_are_compared_as_they_are(panel: Panel) -> None:

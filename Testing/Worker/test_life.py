@@ -75,6 +75,34 @@ def export(params, work):
         open(beside + "/model.onnx", "w").close()
         burn(params, work)
 
+def pool(params, work):
+    from concurrent.futures import ThreadPoolExecutor
+
+    METHODS["kept"] = kept = ThreadPoolExecutor(2)  # as libraries keep theirs
+    kept.submit(time.sleep, 0.3)
+    while True:
+        work.part().report(0.1, "Working")
+        work.part().check()
+        time.sleep(0.01)
+
+def torn_report(params, work):
+    from types import SimpleNamespace
+
+    from medquant.evaluation import report
+    from medquant.files import atomic_path
+    from medquant.worker.methods import comparing
+
+    def write(path, *_, **__):
+        with atomic_path(path) as temporary:
+            temporary.write_text("a patient")
+            burn(params, work)
+
+    model = SimpleNamespace(name="")
+    report.write_report, comparing._axis, comparing._edits = write, lambda *_: 0, lambda *_: []
+    comparing.wording = SimpleNamespace(short_names=lambda _: {})
+    comparing._compared = lambda *_: (SimpleNamespace(summary=[model] * 2), [SimpleNamespace(volume=None)] * 2)
+    return comparing.report(params, work)
+
 def unsendable(params, work):
     return {"thing": object()}
 
@@ -187,6 +215,18 @@ def test_cancelling_is_answered_when_the_work_has_stopped(worker: EventLoop) -> 
     assert engine.starts == 1, "its warmth is lost"
 
 
+def test_a_pool_that_a_library_keeps_does_not_cost_the_process(worker: EventLoop) -> None:
+    engine = worker.made
+    worker.result(engine, "noise")
+    busy = worker.ask(engine, "pool")
+    worker.wait(lambda: busy.progress)
+    busy.request.cancel()
+    worker.wait(lambda: busy.done)
+    assert busy.error["kind"] == "cancelled"
+    assert worker.result(engine, "noise") == {"quiet": True}
+    assert engine.starts == 1, "its warmth is lost"
+
+
 @needs_posix
 @pytest.mark.parametrize("method", ["burn", "compile"])
 def test_work_that_does_not_stop_is_ended(worker: EventLoop, method: str) -> None:
@@ -220,6 +260,21 @@ def test_an_export_that_is_ended_leaves_nothing_half_written(worker: EventLoop, 
     worker.wait(lambda: export.done)
     worker.result(worker.made, "noise")
     assert sorted(path.name for path in tmp_path.iterdir()) == [".writing-of-somebody-else", "an export"]
+
+
+@needs_posix
+@pytest.mark.parametrize("end", ["cancelled", "closed"])
+def test_a_report_that_is_ended_leaves_nothing_half_written(worker: EventLoop, tmp_path: Path, end: str) -> None:
+    engine = worker.made
+    report = worker.ask(engine, "torn_report", {"path": str(tmp_path / "report.html")})
+    worker.wait(lambda: report.progress and list(tmp_path.glob(".writing-*/report.html")))
+    if end == "closed":
+        engine.close()
+    else:
+        report.request.cancel()
+        worker.wait(lambda: report.done)
+        worker.result(engine, "noise")
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_quick_questions_do_not_wait_for_long_work(worker: EventLoop) -> None:

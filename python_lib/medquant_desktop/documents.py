@@ -19,6 +19,9 @@ if TYPE_CHECKING:
     from medquant_desktop.window import Window
 
 MODELS = "quantized models"
+NOT_ITS_SCAN = (
+    "{} was read for the scan that was open before. Choose that scan again, then open the segmentation once more."
+)
 NAMED = 6
 """Structures of a reference that are told by name."""
 
@@ -30,6 +33,9 @@ class Documents:
         self._window = window
         self.reader, self.recent = ScanReader(), Recent(window.settings)
         self._request: dict[str, Any] = {}
+        self._onto: Any = None
+        """The scan that was open when reading began: on its grid are the labels that are read."""
+        self._stop_session: Callable[[], None] = lambda: None
         self._asked = ""
         self._path: Path | None = None
         self._waiting: list[Path] = []
@@ -76,17 +82,16 @@ class Documents:
             return
         self._path = path = self._waiting.pop(0)
         if is_session(path):
-            if not self.may_close(lambda: self.open_path(path)):
-                return
-            self._window.notice.wait(f"Opening {path.name}", None)
-            session.load(path, self._session_loaded)
+            self._open_session(path)
             return
         request: dict[str, Any] = {"path": str(path)}
-        if self._window.frame.volume is not None:
-            request["labels_on"] = grid_of(self._window.frame.volume)
+        self._onto = self._window.frame.volume
+        if self._onto is not None:
+            request["labels_on"] = grid_of(self._onto)
         self._read(request, f"Reading {path.name}")
 
     def _read(self, request: dict[str, Any], text: str) -> None:
+        self._give_up()
         self._request = request
         self._window.notice.wait(text, self.cancel)
         self.reader.read(request, self._answered)
@@ -94,8 +99,15 @@ class Documents:
     def cancel(self) -> None:
         """Stop reading, whatever else was to be opened."""
         self._waiting, self._problems = [], []
-        self.reader.cancel()
+        self._give_up()
         self._window.notice.clear()
+
+    def _give_up(self) -> None:
+        """What is being read or unpacked is not wanted any more: the latest that is opened is what is meant."""
+        stop, self._stop_session = self._stop_session, lambda: None
+        stop()
+        if self.reader.busy:
+            self.reader.cancel()
 
     def _answered(self, answer: Answer) -> None:
         self._window.notice.clear()
@@ -103,7 +115,7 @@ class Documents:
         if kind == "scan":
             self._add_scan(answer)
         elif kind == "labels":
-            self._add_labels(answer)
+            self._add_labels(answer, self._request["labels_on"])
         elif kind == "series":
             entries = series_entries(answer["series"])
             self._ask_which("series", f"{len(entries)} series in this folder. Which one?", entries)
@@ -138,17 +150,22 @@ class Documents:
         self._window.refresh()
         self._window.views.left.setFocus()
         if "labels" in answer:
-            self._add_labels(answer["labels"])
+            self._onto = node
+            self._add_labels(answer["labels"], grid_of(node))
 
-    def _add_labels(self, answer: Answer) -> None:
+    def _add_labels(self, answer: Answer, grid: dict[str, Any]) -> None:
+        """Labels on this grid, which was that of the scan that was open when reading them began."""
+        volume = self._window.frame.volume
+        if volume is None or volume is not self._onto or grid_of(volume) != grid:
+            self._problems.append(NOT_ITS_SCAN.format(answer["name"]))
+            return
         names = {int(value): name for value, name in answer["names"].items()}
-        labels = np.load(answer["array"], mmap_mode="r")
-        node = add_reference(labels, names, self._window.frame.volume, answer["name"])
+        node = add_reference(np.load(answer["array"], mmap_mode="r"), names, volume, answer["name"])
         self._window.frame.choose_reference(node)
         what = ", ".join(list(names.values())[:NAMED]) + (
             f" and {len(names) - NAMED} more" if len(names) > NAMED else ""
         )
-        self._window.notice.tell(f"{answer['name']} is the reference now: {what}.")
+        self._window.notice.tell(f"{answer['name']}: the reference to compare with, {what}.")
 
     # -- sessions
 
@@ -178,7 +195,26 @@ class Documents:
         menus.show_recent(self._window)
         then()
 
+    def _open_session(self, path: Path) -> None:
+        def again() -> None:
+            self.open_path(path)
+
+        def may_go() -> bool:
+            """What has come while it was unpacked does not go without a question."""
+            if not self._saving and self._results() == known:
+                return True
+            if not self._saving:
+                self._window.notice.clear()
+            return self.may_close(again)
+
+        self._give_up()
+        if self.may_close(again):
+            known = self._results()
+            self._window.notice.wait(f"Opening {path.name}", self.cancel)
+            self._stop_session = session.load(path, may_go, self._session_loaded)
+
     def _session_loaded(self, error: str) -> None:
+        self._stop_session = lambda: None
         self._window.notice.clear()
         if error:
             self._window.notice.problem(error)
@@ -228,7 +264,8 @@ class Documents:
         return {**session.results(), MODELS: self._window.frame.presenter.not_exported()}
 
     def close(self) -> None:
-        """End the reader."""
+        """End what is being read or unpacked; nothing of it stays on the disk."""
+        self._stop_session()
         self.reader.close()
 
 

@@ -13,6 +13,7 @@ import vtk
 from PySide6.QtCore import QPointF, QRectF, Qt, QTimer
 from PySide6.QtGui import QColor, QImage, QKeyEvent, QMouseEvent, QPainter, QPaintEvent, QResizeEvent
 from PySide6.QtWidgets import QWidget
+from shiboken6 import isValid
 from vtk.util.numpy_support import vtk_to_numpy
 
 CURSORS = {
@@ -77,7 +78,8 @@ class MrmlView(QWidget):
 
     def request_render(self) -> None:
         """Draw a new picture soon, once for however many requests."""
-        if not self._due.isActive():
+        # The scene may ask once more while the window goes.
+        if isValid(self._due) and not self._due.isActive():
             self._due.start()
 
     def render_now(self) -> None:

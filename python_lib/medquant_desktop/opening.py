@@ -60,6 +60,11 @@ class ScanReader:
         line = json.dumps({**request, "folder": str(self.folder)}) + "\n"
         self._process.write(line.encode())
 
+    @property
+    def busy(self) -> bool:
+        """Whether something is being read."""
+        return self._done is not None
+
     def cancel(self) -> None:
         """Stop reading; nothing is answered."""
         self._done = None

@@ -7,8 +7,8 @@ from typing import Any
 
 import slicer
 import vtk
-from PySide6.QtCore import Qt, QTimer
-from PySide6.QtWidgets import QScrollArea, QVBoxLayout
+from PySide6.QtCore import QEvent, QObject, Qt, QTimer
+from PySide6.QtWidgets import QAbstractSlider, QAbstractSpinBox, QComboBox, QScrollArea, QScrollBar, QVBoxLayout
 
 from medquant_desktop.linked_views import LinkedViews
 from medquant_desktop.slicer_compat import bootstrap
@@ -44,6 +44,8 @@ class PanelFrame(QScrollArea):
         self.module.ui.sampleButton.hide()
         # The window's last line says it, too.
         self.module.ui.disclaimerLabel.hide()
+        self._still = _Still(self)
+        self._still.keep()
         self.dress()
         # The node of the choices is one of a kind: it outlives every scene.
         self._node = self.module.parameters.parameterNode
@@ -96,6 +98,28 @@ class PanelFrame(QScrollArea):
         if shown is not self._seen:
             self._seen = shown
             self.shown(shown)
+
+
+class _Still(QObject):
+    """Who scrolls the panel scrolls it: lists, numbers and sliders under the pointer stay as they were chosen."""
+
+    def __init__(self, frame: PanelFrame) -> None:
+        super().__init__(frame)
+        self._frame = frame
+
+    def keep(self) -> None:
+        """For everything in the panel that the wheel would change."""
+        for kind in (QComboBox, QAbstractSpinBox, QAbstractSlider):
+            for widget in self._frame.widget().findChildren(kind):
+                if not isinstance(widget, QScrollBar):
+                    widget.setFocusPolicy(Qt.FocusPolicy.StrongFocus)
+                    widget.installEventFilter(self)
+
+    def eventFilter(self, watched: QObject, event: QEvent) -> bool:
+        if event.type() == QEvent.Type.Wheel and not watched.hasFocus():
+            event.ignore()
+            return True
+        return False
 
 
 def _module_class(views: LinkedViews, open_sample: Callable[[], None]) -> type:

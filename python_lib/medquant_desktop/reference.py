@@ -13,7 +13,12 @@ GREY = (0.78, 0.81, 0.84)
 
 
 def add_reference(labels: np.ndarray, names: dict[int, str], volume: Any, title: str) -> Any:
-    """A segmentation node with one segment for each label (k, j, i) on the scan's own grid."""
+    """A segmentation node with one segment for each label (k, j, i) on the scan's own grid.
+
+    Raises `ValueError` where the scan has other voxels.
+    """
+    if labels.shape != tuple(reversed(volume.GetImageData().GetDimensions())):
+        raise ValueError(f"{title} does not lie on the scan's voxels")
     node = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLSegmentationNode", title)
     node.CreateDefaultDisplayNodes()
     node.SetReferenceImageGeometryParameterFromVolumeNode(volume)

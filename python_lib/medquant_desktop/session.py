@@ -1,18 +1,15 @@
 """Save and reopen everything: scan, boxes, masks, results, choices and views in one `.mrb` file, the format of Slicer.
 
 MRML lives in the GUI thread, which writes it in small steps. Scans, packing and unpacking, which take the time, are the
-business of a thread.
+business of a thread. What lies on the disk meanwhile holds a patient's scan, and is removed whatever happens.
 """
 
 from __future__ import annotations
 
-import shutil
-import tempfile
 import threading
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 from urllib.parse import unquote
 from xml.etree import ElementTree
 
@@ -27,20 +24,23 @@ POLL_MS = 30
 LEVEL = 1
 """Of compression: scans gain little by more, and it takes three times as long."""
 PIECE_BYTES = 4_000_000
+INSIDE = "session"
+"""In the private folder."""
 NOT_A_SESSION = "{} is not a session or is damaged. Choose an .mrb file that was saved here or in 3D Slicer."
 NOT_WRITTEN = "The session was not saved: {}. Free some space there and try again."
 
 
 def save(path: Path, done: Callable[[str], None]) -> None:
     """Save the scene; `done` gets an error for the user, or "" where it went well."""
+    from MedQuantSlicerLib.private_folder import PrivateFolder
     from MedQuantSlicerLib.turns import Turns
 
-    folder = Path(tempfile.mkdtemp(prefix="medquant-session-"))
-    inside = folder / path.stem
-    inside.mkdir()
+    private = PrivateFolder("session")
+    inside = private.path / INSIDE / path.stem
+    inside.mkdir(parents=True)
 
     def finish(error: str) -> None:
-        shutil.rmtree(folder, ignore_errors=True)
+        private.remove()
         done(error)
 
     def failed(error: Exception) -> None:
@@ -63,29 +63,63 @@ def _pack(path: Path, inside: Path, scans: list[Scan]) -> None:
                     stream.write(voxels[start : start + PIECE_BYTES])
 
 
-def load(path: Path, done: Callable[[str], None]) -> None:
-    """Put a session in place of the scene, once all of it was read; `done` gets an error for the user, or ""."""
-    folder = Path(tempfile.mkdtemp(prefix="medquant-session-"))
-    scenes: list[Path] = []
+def load(path: Path, may_go: Callable[[], bool], done: Callable[[str], None]) -> Callable[[], None]:
+    """Put a session in place of the scene, once all of it was read, if that `may_go` then; `done` gets an error for the
+    user, or "".
+
+    What is returned gives it up, at any time: nothing is called then, and nothing stays on the disk.
+    """
+    from MedQuantSlicerLib.private_folder import PrivateFolder
+
+    private, given_up = PrivateFolder("session"), threading.Event()
+    folder, scenes = private.path / INSIDE, []
 
     def unpack() -> None:
         try:
-            with zipfile.ZipFile(path) as packed:
-                packed.extractall(folder)
-            scenes.append(_scene_in(folder))
+            if _unpack(path, folder, given_up):
+                scenes.append(_scene_in(folder))
         except (zipfile.BadZipFile, EOFError, ElementTree.ParseError, ValueError) as error:
             raise UserError(NOT_A_SESSION.format(path.name)) from error
 
     def finish(error: str) -> None:
-        if not error:
-            slicer.mrmlScene.Clear(False)
-            slicer.mrmlScene.SetURL(str(scenes[0]))
-            if not slicer.mrmlScene.Import():
-                error = f"Not all of {path.name} could be read. What could be is shown."
-        shutil.rmtree(folder, ignore_errors=True)
+        try:
+            if not error:
+                if not may_go():
+                    return
+                slicer.mrmlScene.Clear(False)
+                slicer.mrmlScene.SetURL(str(scenes[0]))
+                if not slicer.mrmlScene.Import():
+                    error = f"Not all of {path.name} could be read. What could be is shown."
+        finally:
+            private.remove()
         done(error)
 
-    _in_background(unpack, finish)
+    wait = _in_background(unpack, finish)
+
+    def give_up() -> None:
+        given_up.set()
+        wait()
+        private.remove()
+
+    return give_up
+
+
+def _unpack(path: Path, folder: Path, given_up: threading.Event) -> bool:
+    """Unpack into a new folder; False where that was given up meanwhile, which a large scan notices in the middle."""
+    with zipfile.ZipFile(path) as packed:
+        for member in packed.infolist():
+            target = (folder / member.filename).resolve()
+            if not target.is_relative_to(folder.resolve()):
+                raise ValueError(f"{member.filename} would lie elsewhere")
+            if member.is_dir():
+                continue
+            target.parent.mkdir(parents=True, exist_ok=True)
+            with packed.open(member) as source, target.open("wb") as to:
+                while piece := source.read(PIECE_BYTES):
+                    if given_up.is_set():
+                        return False
+                    to.write(piece)
+    return True
 
 
 def _scene_in(folder: Path) -> Path:
@@ -104,8 +138,10 @@ def results() -> dict[str, object]:
     """What would be lost with the scene, by what it is: another answer than before means that something has changed."""
     from MedQuantSlicerLib import boxes, masks
     from MedQuantSlicerLib.host import COMPARISON
+    from MedQuantSlicerLib.mask_states import MaskStates
     from MedQuantSlicerLib.results_host import KEPT_ATTRIBUTES
 
+    states = MaskStates()
     own = [node for node in slicer.util.getNodesByClass("vtkMRMLSegmentationNode") if masks.is_own(node)]
     compared = {node.GetID(): text for node in own if (text := node.GetAttribute(KEPT_ATTRIBUTES[COMPARISON]))}
     drawn = [
@@ -114,28 +150,20 @@ def results() -> dict[str, object]:
         if node.GetAttribute(boxes.BOX_ATTRIBUTE) and node.GetNumberOfDefinedControlPoints() > 0
     ]
     return {
-        "masks": {node.GetID(): _states(node) for node in own},
+        "masks": {node.GetID(): states.of(node) for node in own},
         "boxes": {node.GetID(): (node.GetName(), *node.GetCenter(), *node.GetSize()) for node in drawn},
         "a comparison": compared,
     }
 
 
-def _states(node: Any) -> str:
-    """In what state masks are, whatever surfaces were made of them."""
-    global _known_states
-    if _known_states is None:
-        from MedQuantSlicerLib.mask_states import MaskStates
-
-        _known_states = MaskStates()
-    return _known_states.of(node)
-
-
-_known_states: Any = None
 _running: set[QTimer] = set()
 
 
-def _in_background(work: Callable[[], None], finish: Callable[[str], None]) -> None:
-    """Do something in a thread, then call `finish` in the GUI thread with an error for the user or ""."""
+def _in_background(work: Callable[[], None], finish: Callable[[str], None]) -> Callable[[], None]:
+    """Do something in a thread, then call `finish` in the GUI thread with an error for the user or "".
+
+    What is returned waits for the end of the thread; `finish` is not called any more then.
+    """
     outcome: list[str] = []
 
     def run() -> None:
@@ -151,14 +179,19 @@ def _in_background(work: Callable[[], None], finish: Callable[[str], None]) -> N
     timer = QTimer()
     timer.setInterval(POLL_MS)
 
+    def end() -> None:
+        timer.stop()
+        _running.discard(timer)
+        thread.join()
+
     def look() -> None:
         if thread.is_alive():
             return
-        timer.stop()
-        _running.discard(timer)
+        end()
         finish(outcome[0] if outcome else "Something went wrong while the file was read or written. Try again.")
 
     timer.timeout.connect(look)
     _running.add(timer)
     thread.start()
     timer.start()
+    return end

@@ -17,22 +17,16 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-import platformdirs
 import torch
 from torch import nn
 
 import medquant
+from medquant.cache_place import cache_folder  # noqa: F401
 
 LIMIT_BYTES = 4 * 2**30
 """What the compiled models of one user may take on disk; the ones used longest ago go first."""
 _SUFFIX = ".compiled"
 _MAGIC = b"MQCACHE1"
-
-
-def cache_folder() -> Path:
-    """The folder of this user's compiled models (MEDQUANT_CACHE, else the platform's place for caches)."""
-    given = os.environ.get("MEDQUANT_CACHE")
-    return Path(given).expanduser() if given else Path(platformdirs.user_cache_dir("medquant", False)) / "compiled"
 
 
 @dataclass(frozen=True)

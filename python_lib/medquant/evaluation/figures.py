@@ -150,7 +150,7 @@ def _explain(axes: Axes) -> None:
 def _caption(summary: ModelSummary, *, with_dice: bool) -> str:
     parts = []
     if summary.bytes_on_disk is not None:
-        parts.append(wording.size(summary.bytes_on_disk))
+        parts.append(wording.model_size(summary))
     if with_dice:
         parts.append(f"Dice {wording.score(summary.dsc_vs_fp32)}")
     if summary.seconds is not None:

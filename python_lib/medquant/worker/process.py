@@ -87,6 +87,7 @@ class _Exchange:
                 for written in {1, 2, sys.stderr.fileno()}:
                     os.dup2(nothing, written)
                 self.let_go()
+                remove_unfinished(self.folder)
             shutil.rmtree(self.folder, ignore_errors=True)
         os._exit(0)
 

@@ -5,8 +5,10 @@ from __future__ import annotations
 import json
 import logging
 import queue
+import sys
 import threading
 from collections.abc import Callable
+from concurrent.futures import thread as pools
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -35,6 +37,8 @@ QUICK = frozenset({"models", "cache"})
 """Answered beside whatever else runs."""
 IMPORT_SECONDS = 120
 """A first import from a slow disk may hold the interpreter for so long, heartbeat included."""
+POOL = pools.__file__
+POLL_SECONDS = 0.02
 NO_MEMORY = (
     "There is not enough memory for this. Close other programs, cut the scan to the part of interest, or take a "
     "smaller model."
@@ -134,7 +138,17 @@ class Service:
 
 def _wait_for_threads(others: set[threading.Thread]) -> None:
     """Until the threads that a work has begun have ended: what compiles cannot be interrupted, and goes on for long
-    after the work was told to stop. Only then has it stopped."""
+    after the work was told to stop. Only then has it stopped. A pool that is kept open has threads that never end."""
     for thread in threading.enumerate():
-        if thread not in others and type(thread) is threading.Thread:  # not one that only watches, as tqdm's
-            thread.join()
+        if thread in others or type(thread) is not threading.Thread:  # one that only watches, as tqdm's
+            continue
+        rested = 0
+        while thread.is_alive() and rested < 2:  # once may be between two tasks
+            thread.join(POLL_SECONDS)
+            rested = rested + 1 if _rests(thread) else 0
+
+
+def _rests(thread: threading.Thread) -> bool:
+    """Whether it waits in a pool for something to do."""
+    frame = sys._current_frames().get(thread.ident)
+    return frame is not None and (frame.f_code.co_filename, frame.f_code.co_name) == (POOL, "_worker")

@@ -22,6 +22,7 @@ from medquant.progress import Progress
 from medquant.segmentation import Segmentation
 from medquant.worker import measured
 from medquant.worker.arrays import segmentation_of, write_labels
+from medquant.worker.unfinished import writing_in
 from medquant.worker.work import Work
 
 FP32_ONLY, QUANTIZED_ONLY = 1, 2
@@ -97,7 +98,9 @@ def report(params: dict[str, Any], work: Work) -> dict[str, Any]:
     )
     progress.report(0.7, "Writing the page")
     axis = _axis(params, masks[0].volume)
-    path = write_report(Path(params["path"]), comparison, masks, details=details, layers=layers, axis=axis)
+    path = Path(params["path"]).expanduser()
+    with writing_in(path.parent, work.folder):
+        path = write_report(path, comparison, masks, details=details, layers=layers, axis=axis)
     return {"path": str(path)}
 
 
