@@ -141,7 +141,9 @@ def print_window(run: Session, rows: list[dict[str, Any]]) -> None:
         of_size = [row for row in rows if row["window"] == size]
         table = _table("", "measured", "asked", "")
         for row in of_size:
-            measured, asked = (_amount(row[key], row["unit"]) for key in ("measured", "asked"))
+            measured, asked = (
+                "" if row[key] is None else _amount(row[key], row["unit"]) for key in ("measured", "asked")
+            )
             table.add_row(row["what"], measured, asked, "" if row["kept"] else "missed")
         run.console.print(f"The window at {size}", style="bold", markup=False, highlight=False)
         run.console.print(table)
