@@ -16,7 +16,7 @@ import panel_geometries as geometries
 import pytest
 
 SHAPE = (400, 512, 512)
-LONGEST_TURN = 0.15
+LONGEST_TURN = 0.25
 SLICES = 10
 """Of a partial result: about what a fast model computes in the third of a second between two."""
 

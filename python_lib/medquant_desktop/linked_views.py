@@ -263,6 +263,8 @@ class LinkedViews(QWidget):
 
     def close_views(self) -> None:
         """Let go of the scene."""
+        if (node := _crosshair()) is not None:
+            node.RemoveObserver(self._crosshair_tag)
         self.surfaces.close()
         for pane in self.panes.values():
             pane.view.close_view()
