@@ -37,6 +37,8 @@ ROOT = Path(__file__).resolve().parent
 LIBRARY = ROOT / "python_lib"
 ENVIRONMENT = ROOT / ".venv"
 WRONG_USAGE, SETUP_FAILED, CANCELLED = 2, 3, 130
+ROOMS_WITH_WINDOWS = ("Panel", "Desktop")
+"""Qt and VTK keep what one room has made until the process ends, and the next would meet it."""
 NO_DISPLAY = (
     "There is no display to show the window on. Start it in a desktop session or with `ssh -X`, or use "
     "`python3 run.py demo`, which needs none."
@@ -321,11 +323,28 @@ def has_display() -> bool:
     )
 
 
+def run_tests(python: Path, options: list[str]) -> int:
+    """All tests, the rooms with windows in processes of their own; or those that the options choose."""
+    command = [str(python), "-m", "pytest", *side_by_side(options)]
+    if is_choice(options):
+        return start(command, folder=ROOT)
+    rooms = [f"Testing/{room}" for room in ROOMS_WITH_WINDOWS]
+    groups = [["Testing", *(f"--ignore={room}" for room in rooms)], *([room] for room in rooms)]
+    try:
+        return max([subprocess.call([*command, *group], cwd=ROOT) for group in groups])
+    except KeyboardInterrupt:
+        return CANCELLED
+
+
+def is_choice(options: list[str]) -> bool:
+    """Whether options of pytest choose tests, or say how they are to run."""
+    return any(not option.startswith("-") or option.startswith(("-n", "-k", "--pdb", "--co")) for option in options)
+
+
 def side_by_side(options: list[str]) -> list[str]:
     """Options of pytest: all tests in several processes; a choice of them, or with -n, as the user says."""
-    chosen = any(not option.startswith("-") or option.startswith(("-n", "-k", "--pdb", "--co")) for option in options)
     workers = min(os.cpu_count() or 1, MOST_WORKERS)
-    if chosen or workers < 2:
+    if is_choice(options) or workers < 2:
         return options
     # Each process computes on its part of the processor: threads that wait for each other cost more than they bring.
     os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // workers)))
@@ -367,7 +386,7 @@ def main(arguments: list[str]) -> int:
         tell("\nStopped. Start again at any time.")
         return CANCELLED
     if request.command[0] == "test":
-        return start([str(python), "-m", "pytest", *side_by_side(request.command[1:])], folder=ROOT)
+        return run_tests(python, request.command[1:])
     return start([str(python), "-m", "medquant", *request.command])
 
 

@@ -359,3 +359,15 @@ def test_no_window_is_downloaded_where_none_can_be_shown(
     assert "There is no display" in "".join(capsys.readouterr())
     monkeypatch.setenv("DISPLAY", ":0")
     assert run_py.has_display()
+
+
+def test_rooms_with_windows_have_processes_of_their_own(run_py: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
+    started: list[list[str]] = []
+    codes = iter((0, 1, 0))
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    monkeypatch.setattr(run_py.subprocess, "call", lambda command, cwd: started.append(command) or next(codes))
+    assert run_py.run_tests(Path("python"), ["-q"]) == 1
+    whole, *rooms = started
+    assert [command[-1] for command in rooms] == ["Testing/Panel", "Testing/Desktop"]
+    assert {"Testing", "--ignore=Testing/Panel", "--ignore=Testing/Desktop"} < set(whole)
+    assert all((run_py.ROOT / command[-1]).is_dir() and "-q" in command for command in rooms)

@@ -149,7 +149,10 @@ class Hands:
     def press(self, widget: Any, key: str, modifier: str = "NoModifier") -> None:
         """Press a key, by its name in Qt."""
         widget.window().activateWindow()  # off screen nobody gives the keys back after a dialog
-        self.wait(0.05)
+        for _ in range(40):  # on a busy machine that takes its time
+            self.wait(0.05)
+            if widget.window().isActiveWindow():
+                break
         QTest.keyClick(widget, getattr(Qt.Key, f"Key_{key}"), getattr(Qt.KeyboardModifier, modifier))
         self.wait(0.05)
 
