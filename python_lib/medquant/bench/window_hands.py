@@ -151,7 +151,7 @@ class Hands:
         widget.window().activateWindow()  # off screen nobody gives the keys back after a dialog
         for _ in range(40):  # on a busy machine that takes its time
             self.wait(0.05)
-            if widget.window().isActiveWindow():
+            if self.application.focusWindow() is widget.window().windowHandle():
                 break
         QTest.keyClick(widget, getattr(Qt.Key, f"Key_{key}"), getattr(Qt.KeyboardModifier, modifier))
         self.wait(0.05)
