@@ -10,7 +10,6 @@ from rich.markup import escape
 from medquant.commands import options as o
 from medquant.commands.quantize import build_selection
 from medquant.commands.session import output_file, output_told, session
-from medquant.errors import UserError
 
 EXAMPLES = o.examples("medquant activations ct.nii.gz --figure activations.png")
 
@@ -34,7 +33,7 @@ def activations(
     and a small one across them: one scale for each channel then helps little, moving the range between channels
     (smoothing) even less.
     """
-    from medquant.commands.inputs import open_model, open_volume
+    from medquant.commands.inputs import open_original, open_volume
     from medquant.commands.tables import activations_table
     from medquant.evaluation.activations import study_activations
 
@@ -42,9 +41,7 @@ def activations(
         target = None if figure is None else output_file(figure, "--figure")
         scan = open_volume(volume, series=series, component=component, frame=frame)
         with run.track("Loading the model") as (progress, cancelled):
-            loaded = open_model(model, weights, device, option, progress, cancelled)
-            if hasattr(loaded, "recipe"):
-                raise UserError(f"{model} is quantized already. Give the model that it was made from.")
+            loaded = open_original(model, weights, device, option, progress, cancelled)
             selection = build_selection(slices, None, None, None)
             study = study_activations(loaded, scan, selection=selection, progress=progress, cancelled=cancelled)
         run.console.print(activations_table(study))

@@ -11,7 +11,6 @@ from rich.markup import escape
 from medquant.commands import options as o
 from medquant.commands.quantize import build_recipe, build_selection
 from medquant.commands.session import Session, output_file, output_told, session
-from medquant.errors import UserError
 
 if TYPE_CHECKING:
     from medquant.mixed.search import SafeModel, Tried
@@ -63,7 +62,7 @@ def autoquant(
     slices that did not calibrate, until the smallest one is found whose masks are within the tolerance. No labels are
     needed: the masks are compared with those of the FP32 model.
     """
-    from medquant.commands.inputs import file_word, open_model, open_volume, parse_memory
+    from medquant.commands.inputs import file_word, open_original, open_volume, parse_memory
     from medquant.mixed.plan import BITS
     from medquant.mixed.search import Tolerance, smallest_safe_model
 
@@ -76,9 +75,7 @@ def autoquant(
         target = None if output is None else output_file(output)
         scans = [open_volume(path, series=series, component=component, frame=frame) for path in volumes]
         with run.track("Loading the model") as (progress, cancelled):
-            loaded = open_model(model, weights, device, option, progress, cancelled)
-            if hasattr(loaded, "recipe"):
-                raise UserError(f"{model} is quantized already. Give the model that it was made from.")
+            loaded = open_original(model, weights, device, option, progress, cancelled)
             target = target or output_file(f"{file_word(loaded.name)}-safe.mq.safetensors")
             found = smallest_safe_model(
                 loaded,

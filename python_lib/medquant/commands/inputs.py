@@ -13,6 +13,7 @@ from medquant.prompts import Box, BoxPrompt, Plane
 
 if TYPE_CHECKING:
     from medquant.imaging.volume import Volume
+    from medquant.models.base import Model
     from medquant.progress import CancelCheck, ProgressCallback
     from medquant.segmentation import Segmentation
 
@@ -52,6 +53,21 @@ def open_model(
 
     chosen = parse_model_options(options or ())
     return load_model(spec, weights=weights, device=device, progress=progress, cancelled=cancelled, **chosen)
+
+
+def open_original(
+    name: str,
+    weights: str | None,
+    device: str,
+    options: Sequence[str] | None = None,
+    progress: ProgressCallback | None = None,
+    cancelled: CancelCheck | None = None,
+) -> Model:
+    """Load a model as `open_model` does. Raises `UserError` for one that is quantized already."""
+    loaded = open_model(name, weights, device, options, progress, cancelled)
+    if hasattr(loaded, "recipe"):
+        raise UserError(f"{name} is quantized already. Give the model that it was made from.")
+    return loaded
 
 
 def parse_model_options(pairs: Sequence[str]) -> dict[str, Any]:

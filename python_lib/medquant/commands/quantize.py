@@ -139,7 +139,7 @@ def quantize(
     model runs on integer kernels as well, which is faster where the processor has them (medquant doctor tells).
     Otherwise weights are decoded when the model runs: the file is smaller, segmenting is not faster ("simulated").
     """
-    from medquant.commands.inputs import file_word, open_model, open_volume, parse_memory
+    from medquant.commands.inputs import file_word, open_original, open_volume, parse_memory
     from medquant.quantize import quantize as run_quantize
 
     with session(json_target) as run:
@@ -150,9 +150,7 @@ def quantize(
         target = None if output is None else output_file(output)
         scans = [open_volume(path, series=series, component=component, frame=frame) for path in volumes]
         with run.track("Loading the model") as (progress, cancelled):
-            loaded = open_model(model, weights, device, option, progress, cancelled)
-            if hasattr(loaded, "recipe"):
-                raise UserError(f"{model} is quantized already. Give the model that it was made from.")
+            loaded = open_original(model, weights, device, option, progress, cancelled)
             target = target or output_file(f"{file_word(loaded.name)}-{recipe.label.lower()}.mq.safetensors")
             made = run_quantize(
                 loaded,

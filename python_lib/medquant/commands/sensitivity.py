@@ -61,7 +61,7 @@ def sensitivity(
     No labels are needed: everything is compared with the FP32 model. Dice is that of the network's own masks on the
     slices looked at, with that layer alone rounded (or with all but it).
     """
-    from medquant.commands.inputs import open_model, open_volume
+    from medquant.commands.inputs import open_original, open_volume
     from medquant.recipe import Recipe
     from medquant.sensitivity.layers import sensitivity as run_sensitivity
 
@@ -70,9 +70,7 @@ def sensitivity(
         target = None if figure is None else output_file(figure, "--figure")
         scan = open_volume(volume, series=series, component=component, frame=frame)
         with run.track("Loading the model") as (progress, cancelled):
-            loaded = open_model(model, weights, device, option, progress, cancelled)
-            if hasattr(loaded, "recipe"):
-                raise UserError(f"{model} is quantized already. Give the model that it was made from.")
+            loaded = open_original(model, weights, device, option, progress, cancelled)
             found = run_sensitivity(
                 loaded,
                 scan,

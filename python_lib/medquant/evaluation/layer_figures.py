@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 
 from medquant.evaluation import wording
 from medquant.files import atomic_path
-from medquant.sensitivity.effects import SensitivityMap
+from medquant.sensitivity.effects import LayerEffect, SensitivityMap
 
 # Even steps of lightness from nothing to much, the same order for colour-blind people.
 _MAP = LinearSegmentedColormap.from_list(
@@ -38,7 +38,8 @@ def sensitivity_figure(path: str | Path, found: SensitivityMap) -> Path:
         left = (_LEFT + number * (columns * _COLUMN + 0.5)) / width
         height = rows * _ROW / figure.get_figheight()
         axes = figure.add_axes((left, 0.35 / figure.get_figheight(), columns * _COLUMN / width, height))
-        effects = [[_effect(found, layer, r, view) for r in found.roundings] for layer in found.layers]
+        by_layer = [found.column(rounding, view) for rounding in found.roundings]
+        effects = [[_effect(column.get(layer)) for column in by_layer] for layer in found.layers]
         known = [value for line in effects for value in line if math.isfinite(value)]
         most = max([0.05, *known])
         shares = [[min(1.0, max(0.0, value) / most) ** 0.5 for value in line] for line in effects]
@@ -68,6 +69,5 @@ def sensitivity_figure(path: str | Path, found: SensitivityMap) -> Path:
     return Path(path)
 
 
-def _effect(found: SensitivityMap, layer: str, rounding: object, view: str) -> float:
-    cell = found.column(rounding, view).get(layer)
+def _effect(cell: LayerEffect | None) -> float:
     return float("nan") if cell is None else cell.effect

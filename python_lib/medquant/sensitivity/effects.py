@@ -71,7 +71,8 @@ class SensitivityMap:
 
     def worst(self, count: int = 5) -> tuple[str, ...]:
         """The layers with the largest effect at the fewest bits, the largest first."""
-        fewest = [cell for cell in self.cells if cell.bits == min(self.bits) and cell.view == self.cells[0].view]
+        least = min(self.bits)
+        fewest = [cell for cell in self.cells if cell.bits == least and cell.view == self.cells[0].view]
         ordered = sorted(fewest, key=lambda cell: -cell.effect)
         return tuple(dict.fromkeys(cell.layer for cell in ordered))[:count]
 
