@@ -57,6 +57,8 @@ def hint_of(facts: Facts) -> str:
         return m.HINT_OPEN
     if facts.volume.problem:
         return facts.volume.problem
+    if facts.placing:
+        return m.HINT_PLACING
     if not facts.rests:
         return ""
     if facts.is_compared and not next_step(facts):
@@ -66,7 +68,7 @@ def hint_of(facts: Facts) -> str:
         "add_weights": m.HINT_DOWNLOAD,
         "quantize": m.HINT_QUANTIZE,
         "place_box": m.HINT_BOX,
-        "segment": m.HINT_SEGMENT,
+        "segment": m.HINT_SEGMENT if facts.needs_box else m.HINT_SEGMENT_ALL,
         "compare": m.HINT_COMPARE,
         "jump_to_worst": m.HINT_LOOK,
         "difference": m.HINT_DIFFERENCE,
@@ -117,7 +119,7 @@ def _missing(facts: Facts, name: str) -> str:
         return "" if facts.layer else m.NEED_LAYER
     if name == "forget_wishes":
         return "" if facts.wishes else m.NO_WISHES
-    if not facts.rests:
+    if not facts.rests and (name not in ("place_box", "box_from_segment") or facts.state is State.INSTALLING):
         return m.NEED_REST
     if name in ("add_weights", "clear_cache"):
         return ""

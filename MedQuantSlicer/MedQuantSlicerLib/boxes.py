@@ -23,7 +23,8 @@ OPACITY, RESTING_OPACITY = 0.7, 0.22
 def boxes_of(volume: Any) -> list[Any]:
     """The finished boxes of a scan, in the order in which they were drawn."""
     nodes = slicer.util.getNodesByClass("vtkMRMLMarkupsROINode")
-    drawn = (node for node in nodes if node.GetNumberOfDefinedControlPoints() > 0 and not _is_being_placed(node))
+    placed = box_being_placed()
+    drawn = (node for node in nodes if node.GetNumberOfDefinedControlPoints() > 0 and node is not placed)
     return [node for node in drawn if _belongs(node, volume)]
 
 
@@ -31,12 +32,14 @@ def _belongs(node: Any, volume: Any) -> bool:
     return node.GetAttribute(BOX_ATTRIBUTE) is not None and node.GetNodeReference(VOLUME_ROLE) is volume
 
 
-def _is_being_placed(node: Any) -> bool:
+def box_being_placed() -> Any:
+    """The box that the next clicks draw, or None."""
     selection = slicer.mrmlScene.GetNodeByID("vtkMRMLSelectionNodeSingleton")
     interaction = slicer.mrmlScene.GetNodeByID("vtkMRMLInteractionNodeSingleton")
     if selection is None or interaction is None or interaction.GetCurrentInteractionMode() != interaction.Place:
-        return False
-    return selection.GetActivePlaceNodeID() == node.GetID()
+        return None
+    node = slicer.mrmlScene.GetNodeByID(selection.GetActivePlaceNodeID() or "")
+    return node if node is not None and node.GetAttribute(BOX_ATTRIBUTE) is not None else None
 
 
 def describe_boxes(volume: Any) -> tuple[BoxInfo, ...]:
@@ -117,7 +120,7 @@ def drop_undrawn() -> None:
     """Take boxes away that were begun and given up, by the Escape key for one."""
     for node in slicer.util.getNodesByClass("vtkMRMLMarkupsROINode"):
         undrawn = node.GetAttribute(BOX_ATTRIBUTE) is not None and node.GetNumberOfDefinedControlPoints() == 0
-        if undrawn and not _is_being_placed(node):
+        if undrawn and node is not box_being_placed():
             slicer.mrmlScene.RemoveNode(node)
 
 

@@ -45,6 +45,17 @@ class Computed:
     """In what state they were put into the scene: another one means that a hand has edited them."""
 
 
+@dataclass(frozen=True)
+class Part:
+    """One request of several that are one piece of work to the user."""
+
+    title: str
+    """What it is about: "FP32"."""
+    number: int
+    """From 0."""
+    count: int
+
+
 @dataclass
 class Running:
     """Work that is under way."""
@@ -55,6 +66,7 @@ class Running:
     ends: float | None = None
     """When it is expected to end, on the presenter's clock."""
     cancelling: bool = False
+    part: Part | None = None
 
 
 @dataclass
@@ -79,6 +91,8 @@ class Facts:
 
     made: dict[Settings, Quantized] = field(default_factory=dict)
     boxes: tuple[BoxInfo, ...] = ()
+    placing: bool = False
+    """Whether the next clicks in a view draw a box."""
     masks: dict[str, Computed] = field(default_factory=dict)
     """By kind: FP32, QUANTIZED."""
     states: dict[str, str] = field(default_factory=dict)

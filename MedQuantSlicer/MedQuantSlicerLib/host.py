@@ -98,6 +98,9 @@ class Host(Protocol):
     def boxes(self) -> Sequence[BoxInfo]:
         """The boxes on the chosen scan, in the order in which they were drawn."""
 
+    def is_placing(self) -> bool:
+        """Whether the next clicks in a view draw a box."""
+
     def write_reference(
         self, path: str, on_done: Callable[[dict[int, str]], None], on_error: Callable[[Exception], None]
     ) -> Stop:
@@ -132,7 +135,8 @@ class Host(Protocol):
     # -- what the scene is given
 
     def start_box(self, from_segment: bool = False) -> None:
-        """Let the user draw a box, or put one around the selected segment. Ends in `Presenter.boxes_changed`."""
+        """Let the user draw a box, or put one around the selected segment. `Presenter.boxes_changed` is called when
+        that has begun to wait for the user, and when it has ended."""
 
     def show_masks(self, kind: str, masks: Masks, partial: bool) -> None:
         """Put masks of a kind into its segmentation (in place of earlier ones) and into its view.

@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from MedQuantSlicerLib import messages as m
-from MedQuantSlicerLib.facts import REFERENCE, Computed, same
+from MedQuantSlicerLib.facts import REFERENCE, Computed, Part, same
 from MedQuantSlicerLib.host import DIFFERENCE, FP32, QUANTIZED, Masks
 from MedQuantSlicerLib.keeping import Keeping
 from MedQuantSlicerLib.showing import table_of
@@ -47,7 +47,7 @@ class MaskWork:
         if any(facts.edited(kind) for kind in missing) and not self._works.host.confirm(m.ASK_REPLACE):
             return
         orders = [self._order(kind) for kind in missing]
-        self._works.begin("segment", lambda: (self._works.host.show_pair(), self._next(orders)))
+        self._works.begin("segment", lambda: (self._works.host.show_pair(), self._next(orders, len(orders))))
 
     def compare(self) -> None:
         """The masks that are there, and the reference that is chosen."""
@@ -86,8 +86,8 @@ class MaskWork:
         }
         return Order(kind, m.bits(made_by.bits if made_by else 32), facts.source(kind), params)
 
-    def _next(self, orders: Sequence[Order]) -> None:
-        """The first masks, then the others, then the comparison."""
+    def _next(self, orders: Sequence[Order], count: int) -> None:
+        """The first masks of those that are left of `count`, then the others, then the comparison."""
         facts, host = self._facts, self._works.host
         if not orders:
             if facts.comparable:
@@ -123,7 +123,7 @@ class MaskWork:
             self._forget_difference()
             self._keeping.keep_masks(kind)
             self._keeping.keep_comparison()
-            self._next(rest)
+            self._next(rest, count)
 
         def failed() -> None:
             facts.coming = ("", "")
@@ -139,6 +139,7 @@ class MaskWork:
             with_volume=True,
             on_partial=partial,
             on_failed=failed,
+            part=Part(order.title, count - len(orders), count),
         )
 
     def _show(self, kind: str, told: Mapping[str, Any], title: str, partial: bool = False) -> None:

@@ -114,7 +114,9 @@ HINT_OPEN = _("Open a scan: drop a DICOM folder here, or open the sample CT.")
 HINT_DOWNLOAD = _("Download the model, or add its weights.")
 HINT_QUANTIZE = _("Choose the bits, then quantize.")
 HINT_BOX = _("Place a box around a structure.")
-HINT_SEGMENT = _("Segment with both models.")
+HINT_PLACING = _("Click two opposite corners of the structure in a view. Esc stops.")
+HINT_SEGMENT = _("Segment, or drag the box first to where the structure begins and ends.")
+HINT_SEGMENT_ALL = _("Segment with both models.")
 HINT_COMPARE = _("Compare the masks.")
 HINT_LOOK = _("Look where the masks differ most.")
 HINT_DIFFERENCE = _("Show what only one of the models has.")
@@ -132,6 +134,11 @@ MEASURED_ALL = _("All layers are measured.")
 def left(minutes: int, seconds: int) -> str:
     """The time left."""
     return _("{minutes}:{seconds:02d} left").format(minutes=minutes, seconds=seconds)
+
+
+def part(title: str, number: int, count: int, text: str) -> str:
+    """What happens, and which of several models it is about."""
+    return _("{title} ({number} of {count}): {text}").format(title=title, number=number, count=count, text=text)
 
 
 def boxes(count: int, names: str) -> str:

@@ -244,6 +244,7 @@ class Presenter:
         if self._works.can("place_box"):
             self._works.dismiss()
             self._host.start_box()
+            self.facts.placing = self._host.is_placing()
             self.update()
 
     def box_from_segment(self) -> None:
@@ -255,9 +256,11 @@ class Presenter:
 
     def boxes_changed(self) -> None:
         """The host's boxes have changed."""
-        boxes = tuple(self._host.boxes()) if self.facts.volume is not None else ()
-        if boxes != self.facts.boxes:
-            self.facts.boxes = boxes
+        facts = self.facts
+        before = facts.boxes, facts.placing
+        facts.boxes = tuple(self._host.boxes()) if facts.volume is not None else ()
+        facts.placing = self._host.is_placing()
+        if (facts.boxes, facts.placing) != before:
             self.update()
 
     def segment(self) -> None:
@@ -340,6 +343,10 @@ class Presenter:
         self._works.dismiss()
         self._questions.sizes()
         self.update()
+
+    def measured_layers(self) -> frozenset[tuple[str, str, int]]:
+        """The cells of the heatmap, by model, layer and bits."""
+        return frozenset((self.facts.heat_of, *cell) for cell in self.facts.heat_cells)
 
     # -- export and the rest
 

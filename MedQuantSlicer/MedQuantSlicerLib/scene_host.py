@@ -117,6 +117,10 @@ class SceneHost(ResultsHost):
         """See `Host`."""
         return boxes.describe_boxes(self.node) if self.node is not None else ()
 
+    def is_placing(self) -> bool:
+        """See `Host`."""
+        return boxes.box_being_placed() is not None
+
     def box_nodes(self) -> list[Any]:
         """The boxes themselves, for the panel's list."""
         return boxes.boxes_of(self.node) if self.node is not None else []

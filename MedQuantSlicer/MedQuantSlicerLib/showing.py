@@ -168,8 +168,12 @@ def _waiting(facts: Facts, now: float) -> Waiting | None:
     left = ""
     if running.ends is not None and not running.cancelling:
         left = m.left(*divmod(max(0, round(running.ends - now)), 60))
-    text = m.STOPPING if running.cancelling else running.text
-    return Waiting(running.section, text, running.fraction, left, running.cancelling)
+    text, fraction, part = running.text, running.fraction, running.part
+    if part is not None and part.count > 1:
+        text = m.part(part.title, part.number + 1, part.count, text)
+        fraction = (part.number + (fraction or 0.0)) / part.count
+    text = m.STOPPING if running.cancelling else text
+    return Waiting(running.section, text, fraction, left, running.cancelling)
 
 
 def _boxes(facts: Facts) -> str:

@@ -12,7 +12,7 @@ from typing import Any
 from MedQuantSlicerLib import messages as m
 from MedQuantSlicerLib.actions import STATE_OF, actions_of
 from MedQuantSlicerLib.engine_process import EngineProcess
-from MedQuantSlicerLib.facts import Facts, Running
+from MedQuantSlicerLib.facts import Facts, Part, Running
 from MedQuantSlicerLib.host import Host
 from MedQuantSlicerLib.scan_files import ScanFiles
 from MedQuantSlicerLib.state import Problem, State
@@ -84,13 +84,14 @@ class Works:
         with_masks: Sequence[str] = (),
         on_partial: Callable[[Told], None] | None = None,
         on_failed: Then = lambda: None,
+        part: Part | None = None,
     ) -> None:
         """One request, with what it needs of the scene handed over before. `on_result` may go on with the next step;
         `on_failed` tidies up what partial results left, at the moment of a cancel: another scan may be chosen before
         the engine answers. `with_masks`: kinds that are handed over as they are in the
         scene, beside what `params` tell of them."""
         facts = self.facts
-        facts.state, facts.running = state, Running(section, m.HANDING_OVER if with_volume else m.STARTING)
+        facts.state, facts.running = state, Running(section, m.HANDING_OVER if with_volume else m.STARTING, part=part)
         asked, handed = dict(params), set()
         self._work = work = object()
 
@@ -164,7 +165,7 @@ class Works:
 
         def ask() -> None:
             self._stopped = None
-            facts.running = Running(section, m.STARTING)
+            facts.running = Running(section, m.STARTING, part=part)
             self.update()
             self._request = self.engine.request(
                 method, asked, on_progress=progress, on_partial=on_partial and partial, on_result=result, on_error=error

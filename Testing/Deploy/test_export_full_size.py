@@ -54,9 +54,10 @@ def quantized(originals: dict[str, Model]) -> dict[tuple[str, str], QuantizedMod
 
 def run_as_the_card_says(made: Exported, fresh: Callable[[str], Path]) -> None:
     card = (made.folder / "README.md").read_text(encoding="utf-8")
-    packages = re.search(r"^pip install (.+)$", card, re.MULTILINE)[1]
-    own = made.format == "artifact"  # it is run by this package, which is here
-    python, isolated = (Path(sys.executable), ()) if own else (fresh(packages), ("-I",))
+    packages = re.search(r"^pip install (.+)$", card, re.MULTILINE)
+    own = packages is None  # it is run by this package, which is here
+    assert own == (made.format == "artifact")
+    python, isolated = (Path(sys.executable), ()) if own else (fresh(packages[1]), ("-I",))
     command = [python, *isolated, made.folder / made.script]
     result = subprocess.run(command, capture_output=True, text=True, timeout=600, check=False)
     assert result.returncode == 0, result.stdout + result.stderr

@@ -16,6 +16,8 @@ def test_scan_box_masks_and_place_come_back(opened, hands, tmp_path: Path) -> No
     from MedQuantSlicerLib import boxes, masks
     from MedQuantSlicerLib.host import FP32, QUANTIZED
 
+    from medquant_desktop.pane import THREE_D
+
     volume = opened.views.volume
     before = slicer.util.arrayFromVolume(volume).copy()
     labels = (before > 500).astype(np.uint8)
@@ -23,6 +25,7 @@ def test_scan_box_masks_and_place_come_back(opened, hands, tmp_path: Path) -> No
     masks.show(QUANTIZED, labels, {1: "spot"}, volume, title="4-bit")
     boxes.fit_box(boxes.new_box(volume, "spot"), volume, (18, 20, 0), (25, 25, 1))
     opened.views.show_pair()
+    opened.views.show_optional(THREE_D, True)
     hands.wait()
     hands.wheel(opened.views.left, -4)
     place = opened.views.left.place()[0]
@@ -36,6 +39,7 @@ def test_scan_box_masks_and_place_come_back(opened, hands, tmp_path: Path) -> No
     hands.wait()
     assert opened.views.volume is None
     assert opened.stack.currentIndex == 0
+    opened.views.show_optional(THREE_D, False)
     opened.documents.open_path(path)
     hands.until(lambda: opened.views.volume is not None)
     hands.wait()
@@ -48,6 +52,7 @@ def test_scan_box_masks_and_place_come_back(opened, hands, tmp_path: Path) -> No
     assert [node.GetName() for node in boxes.boxes_of(volume)] == ["spot"]
     assert opened.views.left.place()[0] == place
     assert opened.views.paired
+    assert opened.views.is_shown(THREE_D)
     hands.wheel(opened.views.right, 2)
     assert opened.views.left.place()[0] == (place[0] + 2, place[1])
 
@@ -96,6 +101,14 @@ def test_closing_asks_about_what_is_not_saved(opened, hands, tmp_path: Path) -> 
     opened.close()
     assert len(asked) == 1
     assert not opened.isVisible()
+
+
+def test_what_was_measured_of_layers_is_not_lost_without_a_question(opened) -> None:
+    from MedQuantSlicerLib.state import HeatCell
+
+    facts = opened.frame.presenter.facts
+    facts.heat_of, facts.heat_cells = "embedded", {("encoder.0", 4): HeatCell("encoder.0", 4, 0.1)}
+    assert opened.documents.unsaved() == ["the sensitivity of layers"]
 
 
 def test_a_broken_session_leaves_what_is_open(opened, hands, tmp_path: Path) -> None:

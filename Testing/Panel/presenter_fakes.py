@@ -98,6 +98,7 @@ class FakeHost:
     def __init__(self) -> None:
         self.chosen: VolumeInfo | None = None
         self.drawn: list[BoxInfo] = []
+        self.placing = False
         self.calls: list[tuple] = []
         self.over_views = ("", "", False)
         """Titles and whether there is a difference, as shown."""
@@ -165,6 +166,10 @@ class FakeHost:
 
     def start_box(self, from_segment: bool = False) -> None:
         self.calls.append(("start_box", from_segment))
+        self.placing = not from_segment
+
+    def is_placing(self) -> bool:
+        return self.placing
 
     def show_masks(self, kind: str, masks: Masks, partial: bool) -> None:
         self.calls.append(("show_masks", kind, Path(masks.file).name, partial))

@@ -76,11 +76,15 @@ def test_two_clicks_draw_and_a_handle_drags(drawn, slicer):
     host, view, told = drawn
     middle = view.width // 2, view.height // 2
     first, second = ((middle[0] - 60, middle[1] - 50), (middle[0] + 60, middle[1] + 50))
+    assert not host.is_placing()
     host.start_box()
+    assert host.is_placing()
     _drag(view, first, first)
     assert host.boxes() == (), "half a box is none"
+    assert host.is_placing()
     _drag(view, second, second)
     _settle(250)
+    assert not host.is_placing()
     lower, upper = _voxels(host)
     plane = view.node.GetSliceOffset()
     (node,) = host.box_nodes()

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 import pytest
+from MedQuantSlicerLib import messages
 from MedQuantSlicerLib.host import DIFFERENCE, FP32, QUANTIZED
 from MedQuantSlicerLib.state import State
 from presenter_fakes import CT, LIVER, SIZES, WORST, Panel
@@ -66,8 +67,13 @@ def test_segmenting_runs_both_models_then_compares(panel: Panel) -> None:
     asked = panel.engine.last.params
     assert (asked["model"], asked["of"]) == ("embedded", "embedded")
     assert asked["boxes"] == [{"name": "liver", "corners": LIVER.corners, "label": 1}]
+    panel.engine.last.tell("progress", {"fraction": 0.5, "text": "Slice 3 of 6"})
+    assert panel.shown.waiting.text == "FP32 (1 of 2): Slice 3 of 6"
+    assert panel.shown.waiting.fraction == 0.25
     panel.masks("fp32.npy")
     assert panel.shown.state is State.SEGMENTING
+    assert panel.shown.waiting.fraction == 0.5, "the bar does not fall back"
+    assert panel.shown.waiting.text.startswith("4-bit (2 of 2): ")
     assert panel.engine.last.params["model"] == "/exchange/w4.mq.safetensors"
     panel.masks("w4.npy")
     assert panel.shown.state is State.COMPARING
@@ -487,3 +493,25 @@ def test_boxes_are_drawn_by_the_application(panel: Panel) -> None:
     panel.presenter.place_box()
     panel.presenter.box_from_segment()
     assert panel.host.did("start_box") == [("start_box", False), ("start_box", True)]
+
+
+def test_while_a_box_is_drawn_the_panel_says_how(panel: Panel) -> None:
+    panel.open_scan().quantize()
+    panel.presenter.place_box()
+    assert "two opposite corners" in panel.shown.hint and "Esc" in panel.shown.hint
+    panel.host.placing = False  # the user pressed Esc
+    panel.presenter.boxes_changed()
+    assert panel.shown.hint == messages.HINT_BOX
+
+
+def test_boxes_are_drawn_while_the_model_is_quantized(panel: Panel) -> None:
+    panel.open_scan()
+    panel.presenter.quantize()
+    assert panel.action("place_box").enabled and panel.action("box_from_segment").enabled
+    panel.presenter.place_box()
+    assert panel.shown.state is State.QUANTIZING
+    assert "two opposite corners" in panel.shown.hint
+    panel.host.placing = False
+    panel.draw(LIVER)
+    panel.engine.last.tell("result", {"handle": "/w4", "bits": 4, "text": "2.5 MB", "pieces": 8})
+    assert panel.primary() == ["segment"]

@@ -70,6 +70,9 @@ class ArrayHost:
     def boxes(self) -> Sequence[BoxInfo]:
         return tuple(self.drawn)
 
+    def is_placing(self) -> bool:
+        return False
+
     def write_reference(self, path: str, on_done: Callable, on_error: Callable) -> None:
         np.save(path, self.labels)
         on_done({LIVER: "liver"})

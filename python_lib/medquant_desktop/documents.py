@@ -18,7 +18,7 @@ from medquant_desktop.welcome import series_entries
 if TYPE_CHECKING:
     from medquant_desktop.window import Window
 
-MODELS = "quantized models"
+LAYERS, MODELS = "the sensitivity of layers", "quantized models"
 NOT_ITS_SCAN = (
     "{} was read for the scan that was open before. Choose that scan again, then open the segmentation once more."
 )
@@ -261,7 +261,8 @@ class Documents:
 
     def _results(self) -> dict[str, object]:
         """What would be lost with the scene and the panel, by what it is."""
-        return {**session.results(), MODELS: self._window.frame.presenter.not_exported()}
+        presenter = self._window.frame.presenter
+        return {**session.results(), LAYERS: presenter.measured_layers(), MODELS: presenter.not_exported()}
 
     def close(self) -> None:
         """End what is being read or unpacked; nothing of it stays on the disk."""

@@ -18,6 +18,8 @@ from medquant_desktop.surfaces import Surfaces
 from medquant_desktop.three_d_view import ThreeDView
 
 SETTLED_MS = 400
+SHOWN = "MedQuant.Shown"
+"""Attribute of the nodes of optional views that are asked for: it is saved with the scene."""
 ELLIPSIS = "\N{HORIZONTAL ELLIPSIS}"
 
 
@@ -124,7 +126,14 @@ class LinkedViews(QWidget):
                 self.show_surface()
         else:
             self._shown.discard(tag)
+        if tag in self.panes:
+            self.panes[tag].view.node.SetAttribute(SHOWN, "1" if shown else None)
         self._arrange()
+
+    def was_shown(self, tag: str) -> bool:
+        """Whether an optional view was asked for when the scene was saved."""
+        node = slicer.mrmlScene.GetSingletonNode(tag, "vtkMRMLViewNode" if tag == THREE_D else "vtkMRMLSliceNode")
+        return node is not None and node.GetAttribute(SHOWN) is not None
 
     def flip(self) -> None:
         """FP32 and quantized change places: what differs flickers."""

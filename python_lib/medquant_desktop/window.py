@@ -23,6 +23,7 @@ from medquant_desktop.documents import Documents
 from medquant_desktop.linked_views import LinkedViews
 from medquant_desktop.notice import Notice
 from medquant_desktop.opening import dropped_paths, what_to_open
+from medquant_desktop.pane import THREE_D
 from medquant_desktop.panel_frame import PanelFrame
 from medquant_desktop.view_bar import ViewBar
 from medquant_desktop.welcome import SeriesChoice, Welcome
@@ -113,6 +114,7 @@ class Window(QMainWindow):
 
         if all(masks.segmentation_of(kind, self.frame.volume) for kind in (FP32, QUANTIZED)):
             self.views.show_pair()
+        self.views.show_optional(THREE_D, self.views.was_shown(THREE_D))
 
     def _watch_scene(self) -> None:
         self._due = QTimer(self)

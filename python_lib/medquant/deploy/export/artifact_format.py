@@ -20,7 +20,7 @@ class ArtifactFormat:
 
     name = "artifact"
     title = "the quantized model's own file, for medquant and 3D Slicer's MedQuant module"
-    packages = "medquant"
+    packages = ""
 
     def version(self) -> str:
         """medquant's version."""

@@ -54,11 +54,12 @@ def card_data(
 def card_text(data: Mapping[str, Any], form: Format, script: str) -> str:
     """The card for people, `README.md`, from the data of `card_data`."""
     lines = [f"# {data['name']}", "", f"**{NOT_CLINICAL}** A segmentation network as {form.title}.", ""]
-    lines += ["## Run it", "", "```", f"pip install numpy {form.packages}", f"python {script}", "```", ""]
+    run = [f"pip install numpy {form.packages}"] * bool(form.packages) + [f"python {script}"]
+    lines += ["## Run it", "", "```", *run, "```", ""]
     lines += [
         f"`{script}` runs the network on `example.npz`, a made-up scan that is no patient's, and compares with what "
         "the original gives. Put your own prepared arrays in its place."
-        + (" This format needs medquant itself." if form.name == "artifact" else ""),
+        + ("" if form.packages else " It needs medquant: the environment that MedQuantSlicer's `run.py` makes."),
         "",
         "## Files",
         "",

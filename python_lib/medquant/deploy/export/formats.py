@@ -72,7 +72,7 @@ class Format(Protocol):
     title: str
     """What it is, for the card."""
     packages: str
-    """What the script needs besides Python and numpy, as `pip install` takes it."""
+    """What the script needs besides Python and numpy, as `pip install` takes it; empty: medquant itself."""
 
     def version(self) -> str:
         """The version of the runtime. Raises `UserError` with what to install where it is missing."""

@@ -180,7 +180,7 @@ def _worst(difference: np.ndarray, counts: np.ndarray, axis: int, volume: Volume
         "index": index,
         "voxels": int(counts[index]),
         "position": position.tolist(),
-        "text": f"Slice {index + 1} of {len(counts)} differs most: {counts[index]} voxels",
+        "text": f"Slice {index + 1} of {len(counts)} differs most: {counts[index]} voxels in all",
     }
 
 
@@ -267,8 +267,12 @@ def _notes(comparison: Comparison, params: dict[str, Any], names: dict[str, str]
     short, notes = names[quantized.name], _edits(params, names, comparison)
     if any(params[one].get("known_slices") for one in ("fp32", "quantized")):
         notes.append("Slices that were seen before were not encoded again, so the seconds do not compare the models.")
-    elif _less(fp32.seconds, quantized.seconds):
-        notes.append(f"{short} is slower than FP32 on this machine.")
+    else:
+        if _less(fp32.seconds, quantized.seconds):
+            notes.append(f"{short} is slower than FP32 on this machine.")
+        if fp32.runtime != quantized.runtime:
+            runtimes = " and ".join(f"{names[one.name]} ran by {one.runtime or 'pytorch'}" for one in (fp32, quantized))
+            notes.append(f"{runtimes}: the seconds are not the work of the bits alone.")
     if quantized.simulated:
         notes.append(f"{short} is simulated: the file is smaller, the arithmetic is that of floating point.")
     if _calibrated_here(params, volume) is False:
