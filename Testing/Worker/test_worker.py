@@ -232,6 +232,17 @@ def test_slices_that_are_known_are_not_encoded_again(bench: Bench, masks: dict) 
     np.testing.assert_array_equal(bench.whole(again), bench.whole(masks["fp32"]))
 
 
+def test_seconds_of_two_runtimes_are_said_to_be(bench: Bench, masks: dict) -> None:
+    told = {"volume": bench.volume, "of": "embedded"}
+    fp32, quantized = ({**masks[kind], "known_slices": 0} for kind in ("fp32", "quantized"))
+    same = bench.loop.result(bench.engine, "compare", {"fp32": fp32, "quantized": quantized, **told})
+    fp32 = {**fp32, "execution": {**fp32["execution"], "runtime": "onnxruntime"}}
+    differing = bench.loop.result(bench.engine, "compare", {"fp32": fp32, "quantized": quantized, **told})
+    assert not any("ran by" in note for note in same["table"]["notes"])
+    (note,) = (note for note in differing["table"]["notes"] if "ran by" in note)
+    assert note.startswith("FP32 ran by onnxruntime and 4-bit ran by pytorch")
+
+
 def test_a_comparison_as_it_is_shown(bench: Bench, masks: dict, quantized: dict) -> None:
     found = bench.loop.result(bench.engine, "compare", {**masks, "volume": bench.volume, "of": "embedded"})
     fp32, small = (bench.whole(masks[kind]) for kind in ("fp32", "quantized"))

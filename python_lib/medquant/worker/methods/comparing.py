@@ -271,7 +271,7 @@ def _notes(comparison: Comparison, params: dict[str, Any], names: dict[str, str]
         if _less(fp32.seconds, quantized.seconds):
             notes.append(f"{short} is slower than FP32 on this machine.")
         if fp32.runtime != quantized.runtime:
-            runtimes = " and ".join(f"{names[one.name]} ran by {one.runtime or 'pytorch'}" for one in (fp32, quantized))
+            runtimes = " and ".join(f"{names[one.name]} ran by {one.runtime}" for one in (fp32, quantized))
             notes.append(f"{runtimes}: the seconds are not the work of the bits alone.")
     if quantized.simulated:
         notes.append(f"{short} is simulated: the file is smaller, the arithmetic is that of floating point.")
