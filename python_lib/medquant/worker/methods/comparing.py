@@ -270,7 +270,7 @@ def _notes(comparison: Comparison, params: dict[str, Any], names: dict[str, str]
     else:
         if _less(fp32.seconds, quantized.seconds):
             notes.append(f"{short} is slower than FP32 on this machine.")
-        if fp32.runtime != quantized.runtime:
+        if fp32.runtime and quantized.runtime and fp32.runtime != quantized.runtime:
             runtimes = " and ".join(f"{names[one.name]} ran by {one.runtime}" for one in (fp32, quantized))
             notes.append(f"{runtimes}: the seconds are not the work of the bits alone.")
     if quantized.simulated:
