@@ -150,7 +150,7 @@ class MonaiModel(Model):
     ) -> Iterator[CalibrationBatch]:
         """Patches (1, 1, *roi_size) of the preprocessed scan."""
         require_usable(volume)
-        data, turned = self._prepared(volume)
+        data, turned = self.prepared(volume)
         region = self._spatial(turned.apply(calibration_region(volume, selection, progress)).astype(np.float32))
         region = _resized(region, data.shape[1:], "nearest")[0].numpy() > 0
         if not region.any():
@@ -176,7 +176,7 @@ class MonaiModel(Model):
         """Labels on the volume's own grid; logits are resampled, not labels."""
         progress = begin_without_boxes(self.name, volume, prompt, progress)
         began = time.perf_counter()
-        data, turned = self._prepared(volume)
+        data, turned = self.prepared(volume)
         ready = time.perf_counter()
         logits, fallback = sliding_window_logits(
             self, data, roi_size=self.roi_size, overlap=self.overlap, progress=progress.span(0.05, 0.9)
@@ -194,7 +194,7 @@ class MonaiModel(Model):
         labels = np.ascontiguousarray(labels, dtype=label_type(structures))
         return Segmentation(labels, volume, structures, self.name, stages=stages, fallback=fallback)
 
-    def _prepared(self, volume: Volume) -> tuple[torch.Tensor, Reorientation]:
+    def prepared(self, volume: Volume) -> tuple[torch.Tensor, Reorientation]:
         """The network's input (1, *spatial), float32, and how the scan was turned for it."""
         settings = self.preprocessing
         turned = Reorientation.to(volume, settings.orientation) if settings.orientation else Reorientation()
