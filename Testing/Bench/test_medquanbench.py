@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from small_subject import scores
 from typer.testing import CliRunner
 
 from medquant.bench.medquanbench.measure import backbone, run_cell, scores_of
@@ -19,70 +20,18 @@ from medquant.bench.medquanbench.mini import mini_settings
 from medquant.bench.medquanbench.plan import PRODUCT, Cell, cells, settings
 from medquant.bench.medquanbench.records import Records, write_rows
 from medquant.bench.medquanbench.running import Locally, Outcome, run
-from medquant.bench.medquanbench.subjects import FileCase, NamedNetwork, Subject, fingerprint
+from medquant.bench.medquanbench.subjects import Subject, fingerprint
 from medquant.bench.organ_case import test_cube as cube_that_tests
 from medquant.cli import app
-from medquant.embedded.phantom import make_phantom
 from medquant.errors import UserError
 from medquant.evaluation.metrics import dice
 from medquant.imaging.reading import read_labels, read_volume
-from medquant.imaging.volume import Volume
-from medquant.imaging.writing import save_segmentation, write_volume
-from medquant.models.monai_networks import build_network
 from medquant.progress import Progress
 from medquant.segmentation import Segmentation, Structure
-
-ARGUMENTS = {"out_channels": 4, "channels": [4, 8], "strides": [2], "norm": "batch"}
-MEASURED = ("seconds", "runtime_seconds", "quantize_seconds")
-"""What differs from run to run."""
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("MEDQUANT_CACHE", str(tmp_path_factory.mktemp("kept")))
-        yield
-
-
-@pytest.fixture(scope="module")
-def network(tmp_path_factory: pytest.TempPathFactory) -> NamedNetwork:
-    """MONAI's UNet with weights of a seed."""
-    torch.manual_seed(0)
-    weights = tmp_path_factory.mktemp("network") / "unet.pt"
-    torch.save(build_network("UNet", ARGUMENTS).state_dict(), weights)
-    options = {"arguments": ARGUMENTS, "roi_size": [16, 16, 16], "preprocessing": {"intensity": "zscore"}}
-    options["labels"] = {"spleen": 1, "right kidney": 2, "liver": 3}
-    return NamedNetwork("monai:UNet", str(weights), json.dumps(options))
-
-
-@pytest.fixture(scope="module")
-def scans(tmp_path_factory: pytest.TempPathFactory) -> tuple[FileCase, ...]:
-    """Three coarse phantoms with labels that the network knows."""
-    folder = tmp_path_factory.mktemp("scans")
-    found = []
-    for seed in range(3):
-        array, labels, _, affine = make_phantom(seed, (8, 20, 20), (15.0, 18.0, 18.0))
-        volume = Volume(array, affine, name=f"scan{seed}", modality="CT")
-        known = np.select([labels == 1, labels == 2, labels == 5], [1, 2, 3]).astype(np.uint8)
-        structures = tuple(Structure(n, name) for n, name in ((1, "spleen"), (2, "right kidney"), (3, "liver")))
-        write_volume(volume, folder / f"scan{seed}.nii.gz")
-        save_segmentation(Segmentation(known, volume, structures), folder / f"labels{seed}.seg.nrrd")
-        found.append(FileCase(folder / f"scan{seed}.nii.gz", folder / f"labels{seed}.seg.nrrd"))
-    return tuple(found)
-
-
-@pytest.fixture(scope="module")
-def subject(network: NamedNetwork, scans: tuple[FileCase, ...]) -> Subject:
-    """The first scan calibrates."""
-    return Subject(network, scans[:1], scans[1:], inputs=2)
 
 
 def _plan(subject: Subject, **chosen: Any) -> list[Cell]:
     return list(cells([subject], settings(**chosen)))
-
-
-def _scores(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-    return [{name: value for name, value in row.items() if name not in MEASURED} for row in rows]
 
 
 def test_the_grid_is_the_papers_with_the_product_beside_it() -> None:
@@ -134,7 +83,7 @@ def test_the_rows_do_not_depend_on_the_order(subject: Subject, tmp_path: Path) -
     plan = _plan(subject, precisions=("W4A4",), granularities=("adaptive",))
     rows = [run_cell(cell, tmp_path / "a") for cell in plan]
     again = [run_cell(cell, tmp_path / "b") for cell in reversed(plan)][::-1]
-    assert _scores(rows) == _scores(again)
+    assert scores(rows) == scores(again)
     full, rounded, product = rows[0], rows[2], rows[4]
     assert full["bytes"] == 4 * sum(p.numel() for p in subject.network.load("cpu").network.parameters())
     assert rounded["simulated"] and rounded["runtime"] is None  # per-channel scales of inputs have no integer kernel
@@ -197,7 +146,7 @@ def test_a_stopped_run_goes_on_where_it_stopped(subject: Subject, tmp_path: Path
     assert (first.asked, second.asked) == (len(plan), len(plan) - 3) and not failed
     assert kept.items() <= {file.name: file.stat().st_mtime_ns for file in records.folder.iterdir()}.items()
     whole, _ = run(plan, Records(tmp_path / "whole"), Locally(tmp_path / "other"), Progress())
-    assert _scores(rows) == _scores(whole)
+    assert scores(rows) == scores(whole)
 
 
 def test_a_damaged_record_is_measured_again(tmp_path: Path) -> None:
@@ -258,9 +207,8 @@ def test_the_command_measures_and_goes_on(subject: Subject, tmp_path: Path) -> N
         (["--case", "a.nii.gz", "--labels", "b.nii.gz"], "There is no model"),
         (["--case", "a.nii.gz", "--labels", "b.nii.gz", "--model", "embedded"], "no case left"),
         (["--mini", "--model", "embedded"], "Leave the others out"),
-        (["--mini", "--ray", "127.0.0.1:1"], "Ray"),
     ],
-    ids=["nothing", "no-labels", "no-model", "calibrates", "mini-and-model", "no-cluster"],
+    ids=["nothing", "no-labels", "no-model", "calibrates", "mini-and-model"],
 )
 def test_what_is_missing_is_told(words: list[str], told: str, tmp_path: Path) -> None:
     words = ["bench", "medquanbench", "--output", str(tmp_path / "out"), *words]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -13,7 +14,7 @@ from medquant.cache_place import cache_folder
 from medquant.errors import Cancelled, UserError
 from medquant.progress import Progress
 
-SECONDS_BETWEEN_CHECKS = 1.0
+SECONDS_BETWEEN_CHECKS, SECONDS_TO_ANSWER = 1.0, 10.0
 
 
 @dataclass(frozen=True)
@@ -79,6 +80,7 @@ def _connected(address: str) -> Any:
     except ImportError as error:
         raise UserError("Ray is not installed here. Install it with: pip install 'medquant[cluster]'") from error
     try:
+        _knock(address)
         ray.init(address=address, log_to_driver=False, logging_level="error")
     except Exception as error:  # of many kinds, by how the cluster is not there
         raise UserError(
@@ -86,3 +88,10 @@ def _connected(address: str) -> Any:
             "or correct --ray."
         ) from error
     return ray
+
+
+def _knock(address: str) -> None:
+    """Raise where nobody listens at HOST:PORT: Ray itself would try for minutes."""
+    host, _, port = address.removeprefix("ray://").rpartition(":")
+    if host and port.isdecimal():
+        socket.create_connection((host, int(port)), SECONDS_TO_ANSWER).close()

@@ -93,26 +93,33 @@ class Subject:
 
 
 def fingerprint(case: Case) -> str:
-    """What tells a case from another: its name, and size and time of its files; where it has none, its voxels."""
-    files = sorted(set(_files_of(case)))
+    """What tells a case from another: its fields, and for those that are files their names, sizes and times.
+
+    A case that is no dataclass is known by its voxels.
+    """
     digest = hashlib.sha256(case.name.encode())
-    for file in files:
-        facts = file.stat()
-        digest.update(f"{file.name} {facts.st_size} {facts.st_mtime_ns}".encode())
-    if not files:
+    if is_dataclass(case):
+        for part in _parts_of(case):
+            digest.update(f"{part}\n".encode())
+    else:
         digest.update(case.volume().content_hash().encode())
     return digest.hexdigest()
 
 
-def _files_of(value: Any) -> Iterator[Path]:
-    """Every file that the fields of a case name; of a folder those inside."""
+def _parts_of(value: Any) -> Iterator[str]:
+    """The plain values in a case in a fixed order; of a folder all files inside."""
     if isinstance(value, Path):
-        yield from (file for file in (value.rglob("*") if value.is_dir() else (value,)) if file.is_file())
+        for file in sorted(value.rglob("*")) if value.is_dir() else [value]:
+            if file.is_file():
+                facts = file.stat()
+                yield f"{file.name} {facts.st_size} {facts.st_mtime_ns}"
     elif isinstance(value, dict):
-        yield from _files_of(tuple(value.values()))
+        yield from _parts_of(tuple(value.items()))
     elif isinstance(value, (list, tuple)):
         for entry in value:
-            yield from _files_of(entry)
+            yield from _parts_of(entry)
     elif is_dataclass(value):
         for field in fields(value):
-            yield from _files_of(getattr(value, field.name))
+            yield from _parts_of(getattr(value, field.name))
+    else:
+        yield repr(value)
