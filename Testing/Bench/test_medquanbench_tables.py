@@ -25,6 +25,7 @@ def a_row(precision: str, grain: str, method: str, scores: dict[str, float], **o
         "method": method,
         "case": "one",
         "case_id": "one",
+        "dsc": float(np.mean(list(scores.values()))),
         "structures": [{"name": name, "dsc": dsc, "nsd": dsc / 2} for name, dsc in scores.items()],
         "effective_bits": 4.0,
         "bytes": 100,
@@ -125,7 +126,7 @@ def test_tables_hold_every_number(tmp_path) -> None:
     assert [len(table.rows) for table in made] == [len(SETTINGS), 2, 6]
     assert all(len(row) == len(table.head) for table in made for row in table.rows)
     text = markdown(made)
-    assert "0.100 (88.9 %)" in text and f"8.00{TIMES}" in text and f"(2.00{TIMES})" in text and "0.770" in text
+    assert "0.100 (88.9 %)" in text and f"8.00{TIMES}" in text and f"(2.00{TIMES})" in text and "-0.080" in text
     assert text.count("| net |") == 1 + 1 + 6
     paths = write_tables(made, tmp_path)
     assert [path.name for path in paths] == ["tables.md", "tables.html"]

@@ -144,9 +144,10 @@ def medquanbench(
             told.say(escape(f"Not measured: {name}. {error}"))
         if not rows:
             raise UserError("No cell could be measured. Correct what is said above and run again.")
-        lines = summarize(rows, found_by_fp32=FOUND_BY_FP32 if mini else 0.0)
+        least = FOUND_BY_FP32 if mini else 0.0
+        lines = summarize(rows, found_by_fp32=least)
         found = findings(lines)
-        made = tables(lines, found)
+        made = tables(lines, found, least)
         written = [write_rows(rows, folder), *write_tables(made, folder)]
         for table in made:
             _show(told, table)

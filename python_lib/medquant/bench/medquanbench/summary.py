@@ -31,9 +31,10 @@ class Line:
     seconds: float
     """Of the network on a case, computed by PyTorch; quantized ones are simulated there."""
     runtime: str | None
-    """What computed `runtime_seconds` and `runtime_dsc`: FP32, or integer kernels; None: nothing could."""
+    """What computed it with kernels of its own, FP32 or integers; None: nothing could."""
     runtime_seconds: float | None
-    runtime_dsc: float | None
+    runtime_dsc_change: float | None
+    """DSC there less that of PyTorch, over all structures."""
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data for JSON."""
@@ -53,6 +54,7 @@ def summarize(rows: Sequence[dict[str, Any]], *, found_by_fp32: float = 0.0) -> 
         scores = [score for score in row["structures"] if score["name"] in kept]
         if scores:
             counted = {name: float(np.mean([score[name] for score in scores])) for name in ("dsc", "nsd")}
+            counted["runtime_dsc_change"] = row["runtime_dsc"] - row["dsc"] if row["runtime"] else None
             group = (row["model"], row["precision"], row["granularity"], row["method"])
             groups.setdefault(group, []).append({**row, **counted})
     reference = {group[0]: members for group, members in groups.items() if group[1] == FP32}
@@ -81,7 +83,7 @@ def _line(members: list[dict[str, Any]], full: list[dict[str, Any]]) -> Line:
         seconds=_mean(members, "seconds"),
         runtime=first["runtime"] if by_runtime else None,
         runtime_seconds=_mean(members, "runtime_seconds") if by_runtime else None,
-        runtime_dsc=_mean(members, "runtime_dsc") if by_runtime else None,
+        runtime_dsc_change=_mean(members, "runtime_dsc_change") if by_runtime else None,
     )
 
 

@@ -25,9 +25,10 @@ class Table:
     note: str = ""
 
 
-def tables(lines: Sequence[Line], found: Sequence[Finding]) -> list[Table]:
-    """Scores, size and latency, findings; those that have a row."""
-    made = (_scores(lines), _deployment(lines), _findings(found))
+def tables(lines: Sequence[Line], found: Sequence[Finding], found_by_fp32: float = 0.0) -> list[Table]:
+    """Scores, size and latency, findings; those that have a row. `found_by_fp32` is that of `summarize`."""
+    left_out = f" Structures that FP32 finds with a DSC below {found_by_fp32} are left out." if found_by_fp32 else ""
+    made = (_scores(lines, _SIMULATED + left_out), _deployment(lines), _findings(found))
     return [table for table in made if table.rows]
 
 
@@ -50,7 +51,7 @@ def write_tables(made: Sequence[Table], folder: Path) -> list[Path]:
     return written
 
 
-def _scores(lines: Sequence[Line]) -> Table:
+def _scores(lines: Sequence[Line], note: str) -> Table:
     """Table 1 of the paper, with a column for the method."""
     head = ("backbone", "network", "precision", "granularity", "method", "DSC (drop)", "NSD (drop)", "bits", "cases")
     rows, before = [], None
@@ -69,7 +70,7 @@ def _scores(lines: Sequence[Line]) -> Table:
                 str(line.cases),
             )
         )
-    return Table("Scores by precision and granularity", head, tuple(rows), _SIMULATED)
+    return Table("Scores by precision and granularity", head, tuple(rows), note)
 
 
 _SIMULATED = (
@@ -85,7 +86,7 @@ def _with_drop(value: float, drop: float, line: Line) -> str:
 
 def _deployment(lines: Sequence[Line]) -> Table:
     """Table 5 of the paper: size and latency of FP32 and of integers that run as integers."""
-    head = ("network", "precision", "size (ratio)", "runtime", "network's time (gain)", "DSC there")
+    head = ("network", "precision", "size (ratio)", "runtime", "network's time (gain)", "DSC to PyTorch's")
     rows, full = [], {line.model: line for line in lines if line.precision == FP32}
     for line in lines:
         if line.precision != FP32 and line.method != PRODUCT:
@@ -99,10 +100,13 @@ def _deployment(lines: Sequence[Line]) -> Table:
                 wording.size(line.bytes) + ratio,
                 line.runtime or "none on integers",
                 _time(line, base),
-                "" if line.runtime_dsc is None else f"{line.runtime_dsc:.3f}",
+                "" if line.runtime_dsc_change is None else f"{line.runtime_dsc_change:+.3f}",
             )
         )
-    note = "The same runtime computes FP32 and integers. Time is that of the network alone, for a whole case."
+    note = (
+        "One runtime computes FP32 and integers. Quantized rows are medquant's recipe; the paper's scales are found on "
+        "each input, which is simulated. Time is that of the network alone, for a whole case."
+    )
     return Table("Size and latency of what runs on integer kernels", head, tuple(rows), note)
 
 
