@@ -99,6 +99,13 @@ def test_findings_follow_the_numbers() -> None:
     assert "0.100" in alike[1].evidence and "88.9 %" in alike[1].evidence
 
 
+def test_of_two_ruins_neither_is_better() -> None:
+    values = list(LIKE_THE_PAPER)
+    values[4:6] = 0.1, 0.2
+    claims = [one.claim for one in findings(lines_of(tuple(values)))]
+    assert len(claims) == 5 and not any("Adaptive" in claim for claim in claims)
+
+
 @pytest.mark.parametrize("left", range(len(SETTINGS)))
 def test_nothing_is_found_in_what_was_not_measured(left: int) -> None:
     only = [line for number, line in enumerate(lines_of(LIKE_THE_PAPER)) if number in (0, left)]

@@ -83,8 +83,8 @@ def _finer_recovers(model: str, lines: Lines) -> Finding | None:
 def _adaptive_is_best(model: str, lines: Lines) -> Finding | None:
     """Section 4.1: per-voxel scales for convolutions of size one "further enhance robustness"."""
     token, adaptive = (lines.get(("W4A4", grain, "rtn")) for grain in ("per-channel/token", "adaptive"))
-    if token is None or adaptive is None:
-        return None
+    if token is None or adaptive is None or min(token.dsc_drop, adaptive.dsc_drop) >= COLLAPSED_PERCENT:
+        return None  # of two ruins neither is better
     claim = "Adaptive stratification is at least as good as per-channel/token scales at W4A4"
     return Finding(claim, model, adaptive.dsc >= token.dsc, f"{_dsc(adaptive)} against {_dsc(token)}")
 
