@@ -20,7 +20,7 @@ from medquant.bench.medquanbench.mini import mini_settings
 from medquant.bench.medquanbench.plan import PRODUCT, Cell, cells, settings
 from medquant.bench.medquanbench.records import Records, write_rows
 from medquant.bench.medquanbench.running import Locally, Outcome, run
-from medquant.bench.medquanbench.subjects import Subject, fingerprint
+from medquant.bench.medquanbench.subjects import NamedNetwork, Subject, fingerprint
 from medquant.bench.organ_case import test_cube as cube_that_tests
 from medquant.cli import app
 from medquant.errors import UserError
@@ -101,6 +101,13 @@ def test_scores_are_those_of_the_masks(subject: Subject, tmp_path: Path) -> None
     expected = {s.name: dice(found.labels == s.label, reference.labels == s.label) for s in shown}
     assert {score["name"]: score["dsc"] for score in row["structures"]} == pytest.approx(expected)
     assert row["dsc"] == pytest.approx(np.mean(list(expected.values())))
+
+
+def test_a_model_that_needs_boxes_gets_those_of_the_reference(subject: Subject, tmp_path: Path) -> None:
+    prompted = replace(subject, network=NamedNetwork("embedded"), cases=subject.cases[:1])
+    row = run_cell(_plan(prompted, precisions=())[0], tmp_path)
+    shown = np.unique(subject.cases[0].reference().labels[subject.cases[0].reference().labels > 0])
+    assert len(row["structures"]) == len(shown) and row["dsc"] > 0.3  # coarse voxels, but a box tells the most
 
 
 def test_a_reference_without_any_of_the_structures_is_told(subject: Subject) -> None:
