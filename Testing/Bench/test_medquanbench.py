@@ -103,6 +103,7 @@ def test_scores_are_those_of_the_masks(subject: Subject, tmp_path: Path) -> None
     assert row["dsc"] == pytest.approx(np.mean(list(expected.values())))
 
 
+@pytest.mark.heavy
 def test_a_model_that_needs_boxes_gets_those_of_the_reference(subject: Subject, tmp_path: Path) -> None:
     prompted = replace(subject, network=NamedNetwork("embedded"), cases=subject.cases[:1])
     row = run_cell(_plan(prompted, precisions=())[0], tmp_path)
