@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from medquant.commands import bench_permutation_comq
 from medquant.commands import options as o
 from medquant.commands.app import need_window
 from medquant.commands.bench_tables import (
@@ -24,6 +25,7 @@ app = typer.Typer(
     no_args_is_help=True,
     help="Measure what is claimed: quality of the masks, size, time and memory, beside their peers in the same run.",
 )
+app.command("permutation-comq", epilog=bench_permutation_comq.EXAMPLES)(bench_permutation_comq.permutation_comq)
 DATA = typer.Option(envvar="MEDQUANT_TEST_DATA", help="Folder of the real scans and weights.")
 
 
