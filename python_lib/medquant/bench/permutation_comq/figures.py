@@ -71,7 +71,9 @@ def relative_errors(layer: SimulatedLayer, drawn: Drawn) -> Figure:
             axes = figure.add_axes((box[0] / width, box[1] / height, box[2] / width, box[3] / height))
             reading = drawn[name, clipping, bits]
             _panel(axes, layer.weight, reading.values, drawn[(*PEER, bits)].values)
-            told = f"{reading.effective_bits(bits):.1f} bits, output error {layer.output_error(reading.values):.3f}"
+            told = (
+                f"stored {reading.effective_bits(bits):.1f} bits, output error {layer.output_error(reading.values):.3f}"
+            )
             axes.text(0.97, 0.95, told, transform=axes.transAxes, fontsize=6.5, color=_TEXT, ha="right", va="top")
             if y == 0:
                 axes.set_title(f"{bits} bits", loc="left", fontsize=9, color=_TEXT, weight="bold")
@@ -101,14 +103,14 @@ def relative_errors(layer: SimulatedLayer, drawn: Drawn) -> Figure:
 
 
 def _panel(axes: Axes, weight: torch.Tensor, values: torch.Tensor, peer: torch.Tensor) -> None:
-    size = weight.abs().reshape(-1).numpy()
+    size = weight.abs().reshape(-1).numpy().clip(2.1e-3)
     error = _relative(weight, values)
     axes.axhline(1, color=_LINE, linewidth=0.8, zorder=0)
     axes.scatter(size, error, s=1.2, color=QUANTIZED_COLOR, alpha=0.25, linewidths=0, rasterized=True)
     axes.plot(*_medians(size, _relative(weight, peer)), color=_QUIET, linewidth=1, linestyle=(0, (2, 1.5)))
     axes.plot(*_medians(size, error), color=_TEXT, linewidth=1.2)
-    axes.set(xscale="log", yscale="log", xlim=(1e-3, 10), ylim=(_LEAST, _MOST))
-    axes.set_xticks([1e-3, 1e-2, 1e-1, 1, 10], ["0.001", "0.01", "0.1", "1", ""])
+    axes.set(xscale="log", yscale="log", xlim=(2e-3, 10), ylim=(_LEAST, _MOST))
+    axes.set_xticks([1e-2, 1e-1, 1, 10], ["0.01", "0.1", "1", ""])
     axes.set_yticks([1e-4, 1e-2, 1, 1e2], ["0.01 %", "1 %", "100 %", ""])
     axes.minorticks_off()
     _plain(axes)

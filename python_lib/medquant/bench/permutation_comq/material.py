@@ -74,7 +74,8 @@ def abdomenct_1k(folder: Path, count: int | None) -> Material:
     first, *others = open_dataset("abdomenct-1k", folder).with_reference()[: None if count is None else count + 1]
     if not others:
         raise UserError(f"{folder} has one case only. One calibrates, and others are needed to test.")
-    return Material(f"AbdomenCT-1K, {len(others)} cases", others, first.name, first.image)
+    plural = "s" if len(others) > 1 else ""
+    return Material(f"{len(others)} case{plural} of AbdomenCT-1K", others, first.name, first.image)
 
 
 def scores(model: Model | QuantizedModel, case: Case, tracker: Progress) -> dict[str, tuple[float, float]]:
