@@ -89,7 +89,7 @@ def test_the_simulation_needs_nothing(medquant, monkeypatch: pytest.MonkeyPatch)
     assert found.exit_code == 0, found.output
     rows = json.loads(Path("rows.json").read_text())["simulation"]
     for row in rows:
-        assert f"{row['effective_bits']:.2f}" in found.stdout and f"{100 * row['output_error']:.3g}" in found.stdout
+        assert f"{row['effective_bits']:.2f}" in found.stdout and f"{100 * row['output_error']:#.3g}" in found.stdout
     assert {path.name for path in Path("out").iterdir()} >= {"figure2.png", "figure3.svg"}
     assert "give scans" in found.stdout
 

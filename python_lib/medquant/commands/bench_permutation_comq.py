@@ -160,7 +160,7 @@ def _simulation_cells(row: SimulationRow | None) -> tuple[str, str, str]:
     if row is None:
         return "", "", ""
     equal = wording.NOTHING if row.equals_comq_bits is None else f"{row.equals_comq_bits:.1f}"
-    return f"{row.effective_bits:.2f}", f"{100 * row.output_error:.3g}", equal
+    return f"{row.effective_bits:.2f}", f"{100 * row.output_error:#.3g}", equal
 
 
 def print_tables(run: Session, rows: Sequence[TableRow]) -> None:
