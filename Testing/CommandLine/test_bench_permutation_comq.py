@@ -109,6 +109,13 @@ def test_a_mistake_is_told(medquant, words: tuple[str, ...], told: str) -> None:
     assert not list(Path().iterdir())
 
 
+def test_its_help_has_examples_and_fits_a_narrow_terminal(medquant, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    told = medquant("bench", "permutation-comq", "--help").stdout
+    assert "medquant bench permutation-comq" in told.partition("Examples")[2]
+    assert "\N{HORIZONTAL ELLIPSIS}" not in told
+
+
 def test_a_model_without_boxes_is_refused(medquant, abdomenct: Path) -> None:
     result = medquant(*TABLES, "--dataset", abdomenct, "-m", "embedded-nnunet")
     assert result.exit_code == 2 and "takes no boxes" in result.output

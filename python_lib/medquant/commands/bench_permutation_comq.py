@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from medquant.bench.permutation_comq.simulation import SimulationRow
     from medquant.bench.permutation_comq.tables import TableRow
 
-EXAMPLES = o.examples(
+EPILOG = o.examples(
     "medquant bench permutation-comq --part simulation",
     "medquant bench permutation-comq --data FOLDER --json rows.json",
     "medquant bench permutation-comq --dataset ABDOMENCT-1K --model medsam --cases 50",
