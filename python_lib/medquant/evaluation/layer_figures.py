@@ -8,6 +8,8 @@ from pathlib import Path
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure
+from matplotlib.font_manager import FontProperties
+from matplotlib.textpath import TextPath
 
 from medquant.evaluation import wording
 from medquant.files import atomic_path
@@ -30,12 +32,13 @@ def sensitivity_figure(path: str | Path, found: SensitivityMap) -> Path:
     """
     views = list(dict.fromkeys(cell.view for cell in found.cells))
     rows, columns = len(found.layers), len(found.roundings)
-    width = _LEFT + len(views) * (columns * _COLUMN + 0.5)
+    margin = max([_LEFT, *(1.02 * _inches(layer) + 0.15 for layer in found.layers)])
+    width = margin + len(views) * (columns * _COLUMN + 0.5)
     figure = Figure(figsize=(width, rows * _ROW + 1.3), dpi=150)
     FigureCanvasAgg(figure)
     worst = set(found.worst(_WORST))
     for number, view in enumerate(views):
-        left = (_LEFT + number * (columns * _COLUMN + 0.5)) / width
+        left = (margin + number * (columns * _COLUMN + 0.5)) / width
         height = rows * _ROW / figure.get_figheight()
         axes = figure.add_axes((left, 0.35 / figure.get_figheight(), columns * _COLUMN / width, height))
         by_layer = [found.column(rounding, view) for rounding in found.roundings]
@@ -67,6 +70,11 @@ def sensitivity_figure(path: str | Path, found: SensitivityMap) -> Path:
     with atomic_path(path) as temporary:
         figure.savefig(temporary, facecolor="white", format=Path(path).suffix.lstrip(".") or "png")
     return Path(path)
+
+
+def _inches(layer: str) -> float:
+    """How wide the name of a layer is where it stands in bold."""
+    return TextPath((0, 0), layer, size=7, prop=FontProperties(weight="bold")).get_extents().width / 72
 
 
 def _effect(cell: LayerEffect | None) -> float:
