@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -34,7 +35,7 @@ def _command(subject: Subject, output: Path) -> list[str]:
 @pytest.mark.heavy
 @pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="this system has no SIGKILL")
 def test_a_killed_run_goes_on_where_it_stopped(tmp_path: Path, own_cache: Path) -> None:
-    subject = a_subject(tmp_path, count=5)
+    subject = replace(a_subject(tmp_path, count=5), inputs=8)  # as the command has it
     kept = tmp_path / "out" / "cells"
     with subprocess.Popen(_command(subject, tmp_path / "out"), stdout=subprocess.DEVNULL) as process:
         while len(list(kept.glob("*.json"))) < 5 and process.poll() is None:
