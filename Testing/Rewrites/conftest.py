@@ -9,16 +9,11 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from medquant.jobs import LayerJob, layer_jobs
 from medquant.models.base import CalibrationBatch
 from medquant.models.torch_program import from_module
-from medquant.network_edit import structural_twin
-from medquant.observe import observe
 from medquant.quantize import quantize
 from medquant.quantized_model import QuantizedModel
 from medquant.recipe import Recipe
-from medquant.rewrites.apply import rewrite_network
-from medquant.rewrites.settings import Rewrites
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -82,42 +77,18 @@ def pictures() -> list[torch.Tensor]:
     return [torch.randn(1, 1, 16, 16, generator=generator) for _ in range(3)]
 
 
-Rewriter = Callable[..., tuple[nn.Module, dict[str, str]]]
-
-
-@pytest.fixture(scope="session")
-def rewritten() -> Rewriter:
-    """(network, inputs, rewrites) -> a twin in floating point with all layers rewritten, and what was done."""
-
-    def made(network: nn.Module, inputs: Sequence[torch.Tensor], wanted: Rewrites) -> tuple[nn.Module, dict[str, str]]:
-        twin = structural_twin(network)
-        forwards = [lambda x=x: _first(twin(x)) for x in inputs]
-        seen = observe(twin, forwards[0])
-        jobs, _ = layer_jobs(twin, seen, Recipe(fold_batch_norm=False, rewrites={"*": wanted}), {})
-
-        def samples(job: LayerJob, given: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-            from medquant.input_grid import input_samples
-            from medquant.recipe import CalibrationSettings
-
-            return input_samples(job, [given], lambda *_: None, CalibrationSettings())
-
-        with torch.inference_mode():
-            told = rewrite_network(twin, jobs, dict.fromkeys(jobs, wanted), forwards, seen.output, samples)
-        return twin, told
-
-    return made
-
-
-def _first(output: torch.Tensor | Sequence[torch.Tensor]) -> torch.Tensor:
-    return output if isinstance(output, torch.Tensor) else output[0]
-
-
 @pytest.fixture(scope="session")
 def quantized() -> Callable[..., QuantizedModel]:
-    """(network, inputs, recipe) -> the quantized model."""
+    """(network, inputs, recipe, roi_size, options of quantize) -> the quantized model."""
 
-    def made(network: nn.Module, inputs: Sequence[torch.Tensor], recipe: Recipe, **options: object) -> QuantizedModel:
+    def made(
+        network: nn.Module,
+        inputs: Sequence[torch.Tensor],
+        recipe: Recipe,
+        roi_size: tuple[int, ...] | None = None,
+        **options: object,
+    ) -> QuantizedModel:
         batches = [CalibrationBatch((x,)) for x in inputs]
-        return quantize(from_module(network, name="small"), batches, recipe=recipe, **options)
+        return quantize(from_module(network, name="small", roi_size=roi_size), batches, recipe=recipe, **options)
 
     return made
