@@ -11,7 +11,7 @@ from torch import nn
 from medquant.activation_settings import IntActivations
 from medquant.errors import Cancelled, UserError
 from medquant.evaluation import rewrite_study
-from medquant.evaluation.rewrite_study import NONE, OWN, recipe_of_study, study_rewrites
+from medquant.evaluation.rewrite_study import AS_LARGE, LOW_RANK, NONE, OWN, recipe_of_study, study_rewrites
 from medquant.models.base import CalibrationBatch
 from medquant.models.torch_program import from_module
 from medquant.quantize import quantize
@@ -19,7 +19,7 @@ from medquant.recipe import IntWeights, Recipe
 from medquant.rewrites.settings import LowRank, Rewrites, Rotation
 from medquant.sensitivity.change import Expected
 
-FEW = {NONE: None, "rank 1": Rewrites(low_rank=LowRank(1)), "rotated": Rewrites(rotation=Rotation(4))}
+FEW = {NONE: None, LOW_RANK: Rewrites(low_rank=LowRank(1)), "rotated": Rewrites(rotation=Rotation(4))}
 
 
 @pytest.fixture(autouse=True)
@@ -71,12 +71,14 @@ def test_figures_are_those_of_quantized_models(
             assert one.output_error == pytest.approx(relative(mine, full), rel=0.02)
             assert one.change.error == pytest.approx(expected.change(whole).error, rel=0.05)
     for place in ("", found.layers[0]):
-        assert list(found.whole(place)) == variants
+        assert list(found.whole(place)) == ([*variants, AS_LARGE] if not place else variants)
         one = found.whole(place)["rotated"]
         made = quantize(model, calibrating, recipe=replace(recipe, rewrites={place or "*": FEW["rotated"]}))
         with torch.inference_mode():
             assert one.change == expected.change(made.model.network(measuring))
         assert one.effective_bits == made.report.effective_bits
+    whole = found.whole()
+    assert whole[NONE].effective_bits < whole[AS_LARGE].effective_bits <= whole[LOW_RANK].effective_bits + 0.1
 
 
 def test_half_of_the_inputs_measure_where_no_others_are_given(chained: nn.Module, pictures: list[torch.Tensor]) -> None:

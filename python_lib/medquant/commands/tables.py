@@ -155,6 +155,12 @@ def rewritten_table(study: RewriteStudy) -> Table:
     table = _table("rewrite", *titles)
     table.columns[0].no_wrap = True
     for variant, one in study.whole().items():
-        scores = (wording.score(one_layer[variant].change.dsc), wording.score(one.change.dsc))
-        table.add_row(variant, *scores, wording.percent(one.change.error), wording.bits(one.effective_bits))
+        that = wording.score(one_layer[variant].change.dsc) if variant in one_layer else ""
+        table.add_row(
+            variant,
+            that,
+            wording.score(one.change.dsc),
+            wording.percent(one.change.error),
+            wording.bits(one.effective_bits),
+        )
     return table

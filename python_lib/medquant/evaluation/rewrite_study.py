@@ -27,23 +27,28 @@ from medquant.products import quick_linears
 from medquant.progress import CancelCheck, Progress, ProgressCallback
 from medquant.quantize import quantize
 from medquant.recipe import CalibrationSettings, IntWeights, Recipe
-from medquant.rewrites.settings import LowRank, Rewrites, Rotation, Smoothing, plain_name
+from medquant.rewrites.settings import RANK, LowRank, Rewrites, Rotation, Smoothing, plain_name
 from medquant.sensitivity.change import Change, Expected
 from medquant.sensitivity.layers import sensitivity
 from medquant.sensitivity.trials import Rounding, TrialRun, exchanged
 
-NONE, OWN = "none", "the recipe's own factors"
+NONE, OWN, AS_LARGE = "none", "the recipe's own factors", "none, as large as low rank"
+LOW_RANK = f"low rank {RANK}"
 VARIANTS: dict[str, Rewrites | None] = {
     NONE: None,
     "smoothing 0.5": Rewrites(smoothing=Smoothing()),
     "smoothing, searched": Rewrites(smoothing=Smoothing(None)),
-    "low rank 4": Rewrites(low_rank=LowRank()),
+    LOW_RANK: Rewrites(low_rank=LowRank()),
     "smoothing 0.5, low rank 4": Rewrites(smoothing=Smoothing(), low_rank=LowRank()),
     "rotation 32": Rewrites(rotation=Rotation()),
     "equalization": Rewrites(equalization=True),
 }
 """As the paper sets them. In addition, where inputs are rounded, `OWN`: `IntActivations.equalize`, which is on in the
-product and off in the others here."""
+product and off in the others here; and `AS_LARGE`: the bits that the branches take, spent on the weights."""
+
+
+MOST_EXTRA_BITS = 6.0
+"""That a recipe takes."""
 
 
 @dataclass(frozen=True)
@@ -137,10 +142,15 @@ def study_rewrites(
     study = _Study(model, batches, measured_on, rounding, found.layers, found.worst(most))
     variants = _variants(recipe)
     for number, (variant, chosen) in enumerate(variants.items()):
-        part = tracker.span(0.25 + 0.75 * number / len(variants), 0.25 + 0.75 * (number + 1) / len(variants))
+        part = tracker.span(0.25 + 0.7 * number / len(variants), 0.25 + 0.7 * (number + 1) / len(variants))
         study.alone(variant, chosen, part.span(0.0, 0.3))
         study.whole(variant, chosen, found.worst(1)[0], part.span(0.3, 0.65))
         study.whole(variant, chosen, "", part.span(0.65, 1.0))
+    rows = {one.variant: one for one in study.effects if not one.alone and not one.layer}
+    if LOW_RANK in rows:
+        more = max(0.0, rows[LOW_RANK].effective_bits - rows[NONE].effective_bits)
+        larger = replace(recipe, extra_bits=min(recipe.extra_bits + more, MOST_EXTRA_BITS))
+        study.whole(AS_LARGE, (larger, None), "", tracker.span(0.95, 1.0))
     tracker.report(1.0, "Compared")
     return RewriteStudy(rounding.label, found.worst(most), tuple(study.effects))
 
