@@ -14,9 +14,6 @@ from medquant.evaluation.rewrite_study import RewriteStudy, recipe_of_study, stu
 from medquant.models.base import CalibrationBatch
 from medquant.progress import CancelCheck, Progress, ProgressCallback
 
-CROPS = 2
-"""Calibration inputs: the body, and a part of it."""
-
 
 def run(
     *,
@@ -41,7 +38,7 @@ def run(
     rounded = IntActivations(bits=activations) if activations else None
     return study_rewrites(
         case.model,
-        case.batches()[:CROPS],
+        case.batches()[:1],  # the body as a whole
         recipe=recipe_of_study(bits, rounded, method),
         most=layers,
         measured_on=[CalibrationBatch((case.cube,))],
