@@ -106,7 +106,7 @@ def rewritten(case: Case, wanted: Rewrites) -> tuple[nn.Module, dict[str, str], 
     ("name", "kind"),
     [
         *((name, kind) for name in ("PlainConvUNet", "SwinUNETR", "UNETR", "embedded") for kind in REWRITES),
-        *(("embedded-nnunet", kind) for kind in ("equalization", "everything")),
+        ("embedded-nnunet", "everything"),
     ],
 )
 def test_the_network_computes_what_it_did(name: str, kind: str) -> None:
