@@ -9,8 +9,8 @@ from typing import Any
 import qt
 
 from MedQuantSlicerLib.colormap import color_of, is_light, percent
-from MedQuantSlicerLib.messages import _
-from MedQuantSlicerLib.state import HeatLayer, Heatmap
+from MedQuantSlicerLib.messages import _, score
+from MedQuantSlicerLib.state import HeatCell, HeatLayer, Heatmap
 from MedQuantSlicerLib.widgets import row_height
 
 NAME_ROLE = 0x0100  # Qt.UserRole, as a plain number for both bindings
@@ -19,6 +19,12 @@ FOLD_FROM = 60
 MOST_ROWS = 16
 """As many are seen at once; the rest is scrolled to."""
 CELL_TEXT = "8 bits"
+ABOUT = {
+    "proxy": _("Quick estimate: the layer's own output changes by"),
+    "one-at-a-time": _("Masks: Dice against FP32 falls by"),
+    "incremental": _("Masks: Dice that giving the layer back wins"),
+}
+"""What the numbers of a view are."""
 
 
 class HeatmapTree:
@@ -38,8 +44,8 @@ class HeatmapTree:
 
     @property
     def largest(self) -> float:
-        """The largest effect that was measured."""
-        return max((cell.effect for cell in self._map.cells if isfinite(cell.effect)), default=0.0)
+        """The largest effect of this view that was measured."""
+        return max((cell.harm for cell in self._map.cells if isfinite(cell.harm)), default=0.0)
 
     def show(self, heatmap: Heatmap | None) -> None:
         """Paint; cells that came since the last time are added, folds stay as the user left them."""
@@ -47,11 +53,16 @@ class HeatmapTree:
         row = row_height(self._tree)
         if heatmap is None or (heatmap is self._map and row == self._row):
             return
-        known = [layer.name for layer in self._map.layers], self._map.bits, self._row
+        known = self._rows()
         self._map, self._row = heatmap, row
-        if ([layer.name for layer in heatmap.layers], heatmap.bits, row) != known:
+        if self._rows() != known:
             self._build()
         self._paint()
+
+    def _rows(self) -> tuple[Any, ...]:
+        """What decides which cells there are."""
+        found = self._map
+        return [layer.name for layer in found.layers], found.bits, found.view, found.what, self._row
 
     def _build(self) -> None:
         tree = self._tree
@@ -68,7 +79,7 @@ class HeatmapTree:
             header.setSectionResizeMode(place, qt.QHeaderView.Fixed)
             tree.setColumnWidth(place, tree.fontMetrics().horizontalAdvance(CELL_TEXT) + 10)
             tree.headerItem().setTextAlignment(place, qt.Qt.AlignCenter)
-            tree.headerItem().setToolTip(place, _("Change of the model's output in per cent"))
+            tree.headerItem().setToolTip(place, _("{about}, per cent").format(about=ABOUT[self._map.view]))
         for layer in self._map.layers:
             parent = self._block(layer.block)
             item = qt.QTreeWidgetItem([short_name(layer)])
@@ -119,12 +130,13 @@ class HeatmapTree:
             layer, place = layers.get(cell.layer), places.get(cell.bits)
             if layer is None or place is None:
                 continue
-            self._cell(self._items[cell.layer], place, cell.effect, largest)
+            self._cell(self._items[cell.layer], place, cell, largest)
             if layer.block:
-                worst[layer.block, place] = max(cell.effect, worst.get((layer.block, place), 0.0))
+                known = worst.get((layer.block, place), cell)
+                worst[layer.block, place] = cell if cell.harm > known.harm else known
         # A folded block shows its worst layer.
-        for (block, place), effect in worst.items():
-            self._cell(self._blocks[block], place, effect, largest)
+        for (block, place), cell in worst.items():
+            self._cell(self._blocks[block], place, cell, largest)
         for layer in self._map.layers:
             item = self._items[layer.name]
             kept = "\N{BLACK DIAMOND} " if layer.kept is not None else ""
@@ -141,19 +153,34 @@ class HeatmapTree:
         """The places of layers among the most sensitive ones, after their name or their block's: "  #1 #3"."""
         return "".join(f"  #{place}" for place, name in enumerate(self._map.worst, 1) if name in names)
 
-    @staticmethod
-    def _cell(item: Any, place: int, effect: float, largest: float) -> None:
-        color = color_of(effect, largest)
-        item.setText(place, percent(effect))
+    def _cell(self, item: Any, place: int, cell: HeatCell, largest: float) -> None:
+        color = color_of(cell.harm, largest)
+        item.setText(place, percent(cell.harm))
         item.setTextAlignment(place, qt.Qt.AlignCenter)
         item.setBackground(place, qt.QBrush(qt.QColor(*color)))
         item.setForeground(place, qt.QBrush(qt.QColor("black" if is_light(color) else "white")))
+        item.setToolTip(place, told_of(cell, self._map.view))
+
+
+def told_of(cell: HeatCell, view: str) -> str:
+    """What hovering over a cell tells."""
+    head = _("{name} at {bits} bits").format(name=cell.layer, bits=cell.bits)
+    effect = percent(cell.effect)
+    if cell.dsc is None or cell.dsc_loss is None:
+        return f"{head}\n" + _("its own output changes by {effect} %; masks were not looked at").format(effect=effect)
+    loss, dice = percent(cell.dsc_loss), score(cell.dsc)
+    if view == "incremental":
+        words = _("Dice against FP32 {dice} with all layers but this one rounded: {loss} % more than with all of them")
+    else:
+        words = _("Dice against FP32 {dice} with this layer alone rounded: {loss} % less")
+    more = _("the network's output: {effect} %").format(effect=effect)
+    return f"{head}\n{words.format(dice=dice, loss=loss)}\n{more}"
 
 
 def worst_of(heatmap: Heatmap, color: str) -> str:
     """The most sensitive layers as rich text, each a link of this colour that names it."""
     fewest = min(heatmap.bits)
-    effects = {cell.layer: cell.effect for cell in heatmap.cells if cell.bits == fewest}
+    effects = {cell.layer: cell.harm for cell in heatmap.cells if cell.bits == fewest}
     blocks = {layer.name: layer for layer in heatmap.layers}
     lines = "".join(
         f"<tr><td>#{place}&nbsp;</td><td align='right'><b>{percent(effects[name])}&nbsp;%</b>&nbsp;&nbsp;</td>"

@@ -18,6 +18,7 @@ STEPS = {
     "add_weights": ("model", "addWeightsButton"),
     "download": ("model", "downloadButton"),
     "quantize": ("quantize", "quantizeButton"),
+    "find_safe": ("quantize", "safeButton"),
     "place_box": ("segment", "placeBoxButton"),
     "segment": ("segment", "segmentButton"),
     "compare": ("compare", "compareButton"),
@@ -121,6 +122,8 @@ def chosen_in(name: str, shown: Shown) -> str:
         return ", ".join(shown.scan.split(", ")[:2])
     if name == "model":
         return next((line.title for line in shown.models if line.spec == shown.model), "")
+    if name == "quantize" and shown.safe:
+        return _("smallest safe model")
     if name == "quantize":
         choice = next((one for one in shown.choices if one.chosen), None)
         return ", ".join(filter(None, (_("{bits}-bit").format(bits=choice.bits), choice.size))) if choice else ""

@@ -595,7 +595,7 @@ def test_long_words_make_no_wide_panel(widget, engine):
     widget.ui.notesLabel.text = "\n".join(notes * 2)
     widget.ui.notesLabel.setVisible(True)
     widget.ui.layersSection.collapsed = False
-    widget.ui.legendLabel.text = legend(1.0)
+    widget.ui.legendLabel.text = legend(1.0, "Masks: Dice against FP32 falls by")
     widget.ui.legendLabel.setVisible(True)
     _settle()
     assert widget.panel.messages["quantize"].problem.isVisible()
