@@ -88,8 +88,8 @@ def _action(facts: Facts, name: str) -> Action:
 def _text(facts: Facts, name: str) -> str:
     if name == "keep_precise" and facts.layer in facts.wishes:
         return m.NO_LONGER_PRECISE
-    if name == "find_safe" and facts.safe_model is not None and not facts.safe:
-        return m.USE_SAFE
+    if name == "find_safe" and facts.safe_model is not None:
+        return m.safe(facts.safe_model.text.partition(",")[0]) if facts.safe else m.USE_SAFE
     if name == "difference" and facts.difference_shown:
         return m.HIDE_DIFFERENCE
     if name == "export" and facts.latest is not None:

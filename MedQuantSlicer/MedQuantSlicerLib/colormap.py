@@ -47,7 +47,7 @@ def percent(effect: float) -> str:
 
 
 def legend(largest: float, words: str) -> str:
-    """The scale as a line of rich text, after what it is about."""
+    """What it is about, and the scale: two lines of rich text."""
     top = max(largest, FLOOR)
     steps = "".join(
         "<span style='background-color:#{:02x}{:02x}{:02x}'>&nbsp;&nbsp;&nbsp;</span>".format(
@@ -55,4 +55,4 @@ def legend(largest: float, words: str) -> str:
         )
         for n in range(12)
     )
-    return f"{words} 0 % {steps} {percent(top)} %"
+    return f"{words}<br>0 % {steps} {percent(top)} %"

@@ -139,7 +139,8 @@ class HeatmapTree:
             self._cell(self._blocks[block], place, cell, largest)
         for layer in self._map.layers:
             item = self._items[layer.name]
-            kept = "\N{BLACK DIAMOND} " if layer.kept is not None else ""
+            kept = "\N{BLACK DIAMOND} " if layer.kept is not None or layer.precise else ""
+            item.setToolTip(0, about(layer))
             rank = self._rank([layer.name])
             item.setText(0, f"{kept}{short_name(layer)}{rank}")
             font = item.font(0)
@@ -184,7 +185,7 @@ def worst_of(heatmap: Heatmap, color: str) -> str:
     blocks = {layer.name: layer for layer in heatmap.layers}
     lines = "".join(
         f"<tr><td>#{place}&nbsp;</td><td align='right'><b>{percent(effects[name])}&nbsp;%</b>&nbsp;&nbsp;</td>"
-        f"<td><a href='{name}' style='color:{color}'>{within(name)}</a></td></tr>"
+        f"<td><a href='{name}' style='color:{color}'>{within(name, blocks[name].block)}</a></td></tr>"
         for place, name in enumerate(heatmap.worst, 1)
         if name in effects and name in blocks
     )
@@ -199,13 +200,20 @@ def breakable(name: str, most: int = 44) -> str:
     return name.replace(".", ".\N{ZERO WIDTH SPACE}").replace("_", "_\N{ZERO WIDTH SPACE}")
 
 
-def within(name: str, most: int = 27) -> str:
-    """The end of a layer's name: "...layers.1.mlp.lin1". It begins with a whole word where there is one near."""
+def within(name: str, block: str, most: int = 34) -> str:
+    """A layer's name in little room: the last of its words, with the number of its block, which tells alike ones
+    apart."""
     if len(name) <= most:
         return name
-    end = name[-most:]
-    dot = end.find(".")
-    return f"\N{HORIZONTAL ELLIPSIS}{end[dot + 1 :] if 0 <= dot < most // 2 else end}"
+    words, ellipsis = name.split("."), "\N{HORIZONTAL ELLIPSIS}"
+    ends = (".".join(words[first:]) for first in range(1, len(words)))
+    end = next((one for one in ends if most // 2 < len(one) < most), name[1 - most :])
+    number = block.rpartition(".")[2]
+    inside = name[len(block) + 1 :] if block else name
+    if not number.isdigit() or len(end) > len(inside):
+        return f"{ellipsis}{end}"
+    head = ".".join(block.split(".")[-2:])
+    return f"{ellipsis}{head}.{ellipsis}{inside[len(head) + 3 - most :]}"
 
 
 def short_name(layer: HeatLayer) -> str:
@@ -218,6 +226,7 @@ def about(layer: HeatLayer) -> str:
     """What hovering tells."""
     shape = " \N{MULTIPLICATION SIGN} ".join(str(length) for length in layer.shape)
     kept = "" if layer.kept is None else "\n" + _("kept more precise by your wish")
+    kept += "\n" + _("kept most precise in the smallest safe model") if layer.precise else ""
     return (
         _("{name}\n{kind} {shape}, {share:.1f} % of the weights").format(
             name=layer.name, kind=layer.kind, shape=shape, share=100 * layer.share

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from MedQuantSlicerLib import messages as m
 from MedQuantSlicerLib.facts import Facts
-from MedQuantSlicerLib.state import HeatCell, HeatLayer, Heatmap, LayerLine, State
+from MedQuantSlicerLib.state import HeatCell, Heatmap, LayerLine, State
 
 TIMES = "\N{MULTIPLICATION SIGN}"
 WORST = 5
@@ -37,9 +39,9 @@ def heatmap_of(facts: Facts) -> Heatmap | None:
     cells = tuple(heat.cells.values())
     bits = tuple(sorted({cell.bits for cell in cells}, reverse=True))
     fewest = sorted((cell for cell in cells if cell.bits == bits[-1]), key=lambda cell: (-cell.harm, -cell.effect))
+    precise = facts.quantized.precise if facts.safe and facts.quantized is not None else ()
     layers = tuple(
-        HeatLayer(one.name, one.block, one.kind, one.shape, one.share, facts.wishes.get(one.name))
-        for one in facts.heat_layers.values()
+        replace(one, kept=facts.wishes.get(one.name), precise=one.name in precise) for one in facts.heat_layers.values()
     )
     worst = tuple(cell.layer for cell in fewest[:WORST])
     return Heatmap(layers, bits, cells, worst, heat.complete, *kind, agreement=_agreement(facts, kind))
@@ -53,15 +55,16 @@ def layer_of(facts: Facts) -> LayerLine | None:
     cells = sorted((one for one in facts.heats[kind].cells.values() if one.layer == layer.name), key=lambda c: -c.bits)
     shape = f" {TIMES} ".join(str(n) for n in layer.shape)
     kept = facts.wishes.get(layer.name)
-    text = m.layer(layer.name, layer.kind, shape, f"{layer.share:.1%}", ", ".join(map(_effect, cells)))
+    text = m.layer(layer.name, layer.kind, shape, f"{layer.share:.1%}")
+    if cells:
+        told = ", ".join(f"{_effect(cell)} ({m.bits(cell.bits)})" for cell in cells)
+        text = f"{text} {m.EFFECTS[kind[0]].format(effects=told)}"
     weights, inputs = facts.histograms.get(layer.name, (None, None))
     return LayerLine(layer.name, text if kept is None else f"{text}; {m.kept_at(kept)}", kept, weights, inputs)
 
 
 def _effect(cell: HeatCell) -> str:
-    """ "Dice .988 (2-bit)", or "25.0% (2-bit)" where masks were not looked at."""
-    bits = m.bits(cell.bits)
-    return f"{cell.effect:.1%} ({bits})" if cell.dsc is None else f"Dice {m.score(cell.dsc)} ({bits})"
+    return f"{cell.effect:.1%}" if cell.dsc is None else m.score(cell.dsc)
 
 
 def _agreement(facts: Facts, kind: tuple[str, str]) -> tuple[str, ...]:

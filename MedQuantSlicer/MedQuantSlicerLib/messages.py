@@ -81,7 +81,7 @@ TIPS = {
 }
 USE_SAFE = _("Use the smallest safe model")
 USE_SAFE_TIP = _("It was found already for this scan and what is to be kept.")
-SAFE_FITS = _("It was found with these settings already. Press to look for it once more.")
+SAFE_FITS = _("It is chosen. Press to look for it once more.")
 NO_LONGER_PRECISE = _("Do not keep precise")
 HIDE_DIFFERENCE = _("Hide difference")
 
@@ -239,11 +239,16 @@ def saved(path: str) -> str:
     return _("Saved: {path}").format(path=path)
 
 
-def layer(name: str, kind: str, shape: str, share: str, effects: str) -> str:
+EFFECTS = {
+    "proxy": _("Its own output changes by {effects}"),
+    "one-at-a-time": _("Dice against FP32 with it alone rounded: {effects}"),
+    "incremental": _("Dice against FP32 with all but it rounded: {effects}"),
+}
+
+
+def layer(name: str, kind: str, shape: str, share: str) -> str:
     """What is known of a layer."""
-    return _("{name}: {kind} {shape}, {share} of the weights. Effect: {effects}").format(
-        name=name, kind=kind, shape=shape, share=share, effects=effects
-    )
+    return _("{name}: {kind} {shape}, {share} of the weights.").format(name=name, kind=kind, shape=shape, share=share)
 
 
 def score(value: float) -> str:
@@ -254,23 +259,23 @@ def score(value: float) -> str:
 
 def at_bits(spearman: float, number: int) -> str:
     """A rank correlation: ".93 at 2 bits"."""
-    text = f"{spearman:.2f}".replace("0.", ".", 1) if abs(spearman) < 0.995 else f"{spearman:.2f}"
+    text = f"{spearman:.2f}".replace("0.", ".", 1).replace("-", "\N{MINUS SIGN}")
     return _("{value} at {bits} bits").format(value=text, bits=number)
 
 
 def agreement(view: str, told: str) -> str:
     """How far another view puts the layers in the same order."""
-    return _("Order as in {view}: {told} (1: the same)").format(view=view, told=told)
+    return _("Rank agreement with {view}: {told} (1: the same order, 0: none).").format(view=view, told=told)
 
 
-def safe(text: str, found: str) -> str:
-    """What the smallest safe model is."""
-    return _("Smallest safe: {text}. {found}.").format(text=text, found=found)
+def safe(size: str) -> str:
+    """The button, while that model is chosen."""
+    return _("Smallest safe model: {size}").format(size=size)
 
 
 def nothing_safe(tolerance: str, found: str, text: str) -> str:
     """No model that is smaller is safe."""
     return _(
-        "Nothing smaller is safe: no quantized model keeps {tolerance}. The most precise that was tried has {text}: "
-        "{found}."
+        "Nothing smaller is safe: no quantized model keeps {tolerance}. The most precise that was tried, {text}:\n"
+        "{found}"
     ).format(tolerance=tolerance, text=text, found=found)

@@ -7,7 +7,8 @@ from typing import Any
 import qt
 
 from MedQuantSlicerLib import style
-from MedQuantSlicerLib.heatmap import breakable
+from MedQuantSlicerLib.heatmap import within
+from MedQuantSlicerLib.layer_showing import block_of
 from MedQuantSlicerLib.messages import NOT_MEASURED, _
 from MedQuantSlicerLib.state import BITS, BitsChoice, Shown
 from MedQuantSlicerLib.widgets import Fold, label, show_action, show_text
@@ -90,7 +91,9 @@ class QuantizeSection:
             self.bits[choice.bits].show(choice)
         show_action(ui.quantizeButton, shown.actions.get("quantize"))
         show_action(ui.safeButton, shown.actions.get("find_safe"))
+        style.mark(ui.safeButton, "chosen", shown.safe and bool(shown.safe_found))
         show_text(ui.safeLabel, safe_of(shown))
+        ui.safeLabel.toolTip = "\n".join(shown.safe_precise)
         # After a comparison its table and the chosen button say the same.
         show_text(ui.quantizedLabel, shown.quantized if shown.table is None and not shown.safe else "")
         ranged = shown.options.where == "range"
@@ -102,7 +105,7 @@ def safe_of(shown: Shown) -> str:
     """What the smallest safe model is, with the first of the layers that it keeps precise."""
     if not shown.safe_found or not shown.safe_precise:
         return shown.safe_found
-    named = ", ".join(breakable(name, 0) for name in shown.safe_precise[:NAMED])
+    named = ", ".join(within(name, block_of(name)) for name in shown.safe_precise[:NAMED])
     more = len(shown.safe_precise) - NAMED
     rest = _(" and {count} more").format(count=more) if more > 0 else ""
-    return shown.safe_found + " " + _("Kept most precise: {names}{rest}.").format(names=named, rest=rest)
+    return shown.safe_found + "\n" + _("Kept most precise: {names}{rest}").format(names=named, rest=rest)

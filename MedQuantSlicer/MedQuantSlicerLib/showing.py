@@ -47,7 +47,7 @@ def shown_of(facts: Facts, now: float) -> Shown:
         model=facts.model,
         bits=facts.bits,
         safe=facts.safe,
-        safe_found=m.safe(safe.text, safe.found) if safe is not None else "",
+        safe_found=f"{safe.text}\n{safe.found}" if safe is not None else "",
         safe_precise=safe.precise if safe is not None else (),
         choices=_choices(facts),
         options=facts.options,
@@ -55,7 +55,9 @@ def shown_of(facts: Facts, now: float) -> Shown:
         problem=facts.problem,
         notice=notice,
         notice_section=section,
-        quantized=m.quantized(latest.bits, latest.text, latest.pieces, facts.calibrated_here(latest)) if latest else "",
+        quantized=m.quantized(latest.bits, latest.text, latest.pieces, facts.calibrated_here(latest))
+        if latest and (facts.safe or not latest.found)
+        else "",
         quantized_fits=facts.quantized_fits,
         boxes=_boxes(facts) if facts.needs_box else "",
         needs_box=facts.needs_box,

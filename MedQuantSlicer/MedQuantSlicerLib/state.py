@@ -246,6 +246,8 @@ class HeatLayer:
     """Its part of all weights, 0 to 1."""
     kept: int | None = None
     """Bits that the recipe gives it by the user's wish, 32 for floating point; None: no wish."""
+    precise: bool = False
+    """Whether the smallest safe model, where that is chosen, gives it more bits than others."""
 
 
 @dataclass(frozen=True)

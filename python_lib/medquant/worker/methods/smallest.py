@@ -71,7 +71,7 @@ def find_safe(params: dict[str, Any], work: Work) -> dict[str, Any]:
         "bits": recipe.nominal_bits or 0,
         "bytes": made.report.bytes_on_disk,
         "size": size,
-        "text": f"{size}, {told['text']}",
+        "text": f"{size}, {told['text']} ({wording.size(4 * report.parameters)} in FP32)",
         "pieces": report.calibration_inputs,
         "precise": _precise(found),
         "report": made.report.to_dict(),
@@ -79,12 +79,12 @@ def find_safe(params: dict[str, Any], work: Work) -> dict[str, Any]:
 
 
 def _found(found: SafeModel) -> str:
-    """What was reached, in words."""
+    """What was reached, in two lines."""
     change = found.change
     counted = Counter(found.allocation.of().values())
     layers = ", ".join(f"{counted[bits]} of {bits} bits" for bits in sorted(counted))
-    dice = f"Dice {wording.score(change.dsc)}, volumes within {change.volume_change:.1%}, on slices that only checked"
-    return f"{dice}. Layers: {layers}"
+    dice = f"Dice {wording.score(change.dsc)}, volumes within {change.volume_change:.1%}, on held-out slices"
+    return f"{dice}\nLayers: {layers}"
 
 
 def _precise(found: SafeModel) -> list[str]:
