@@ -132,9 +132,9 @@ class Recipe:
 
     @property
     def label(self) -> str:
-        """The bits of weights and of activations, where those are integers too: "W4", "W4A8", "mixed"."""
-        weights = "mixed" if self.nominal_bits is None else f"W{self.nominal_bits}"
-        return weights + (f"A{self.activations.bits}" if self.activations is not None else "")
+        """The bits of weights and of activations, where those are integers too: "W4", "W4A8", "mixed", "mixed A8"."""
+        weights = "mixed " if self.nominal_bits is None else f"W{self.nominal_bits}"
+        return (weights + (f"A{self.activations.bits}" if self.activations is not None else "")).strip()
 
     @property
     def nominal_bits(self) -> int | None:

@@ -12,26 +12,28 @@ _WORST = 5
 _FEW = 100
 """So many layers are shown at once; more of them are folded."""
 _VIEWS = {
-    "one-at-a-time": "Each layer is rounded alone, {what}; how much the masks' Dice against FP32 falls by that.",
-    "incremental": "All layers but one are rounded, {what}; how much Dice against FP32 giving this one back wins.",
-    "proxy": "A quick estimate: each layer is rounded alone, {what}; how much its own output changes. Masks were not "
-    "looked at.",
+    "one-at-a-time": "Each layer is rounded alone ({what}); the numbers are the Dice against FP32 that this costs.",
+    "incremental": "All layers but one are rounded ({what}); the numbers are the Dice that giving it back wins.",
+    "proxy": "A quick estimate: each layer is rounded alone ({what}); the numbers are the change of its own output. "
+    "Masks were not looked at.",
 }
 
 
 def sensitivity_table(found: SensitivityMap) -> dict[str, Any]:
-    """The first view of a map as rows of coloured cells, in the words of the page: what becomes of the masks where they
-    were looked at, else of the layers' own output."""
-    view = found.cells[0].view
-    columns = [found.column(rounding, view) for rounding in found.roundings]
+    """The first view of a map as rows of coloured cells, in the words of the page, most bits first: what becomes of the
+    masks where they were looked at, else of the layers' own output. Layers that were not measured are left out."""
+    view, roundings = found.cells[0].view, found.roundings[::-1]
+    columns = [found.column(rounding, view) for rounding in roundings]
     cells = [cell for column in columns for cell in column.values()]
     known = [value for cell in cells if math.isfinite(value := _loss(cell))]
     largest = max([effect_colors.FLOOR, *known])
-    fewest = sorted(columns[0].values(), key=lambda cell: (-_loss(cell), -cell.effect))[:_WORST]
+    fewest = sorted(columns[-1].values(), key=lambda cell: (-_loss(cell), -cell.effect))[:_WORST]
     rows = []
     for name in found.layers:
         measured = [column.get(name) for column in columns]
-        one = next(cell for cell in measured if cell is not None)
+        one = next((cell for cell in measured if cell is not None), None)
+        if one is None:
+            continue
         rows.append(
             {
                 "name": name,
@@ -42,12 +44,12 @@ def sensitivity_table(found: SensitivityMap) -> dict[str, Any]:
                 "cells": [None if cell is None else _colored(_loss(cell), largest) for cell in measured],
             }
         )
-    what = {(True, False): "its weights", (False, True): "its input", (True, True): "weights and input"}
-    first = found.roundings[0]
+    what = {(True, False): "weights", (False, True): "activations", (True, True): "weights and activations"}
+    first = roundings[0]
     rounded = what[first.weights is not None, first.activations is not None]
     return {
         "about": _VIEWS[view].format(what=rounded),
-        "bits": [min(n for n in (r.weights, r.activations) if n is not None) for r in found.roundings],
+        "bits": [min(n for n in (r.weights, r.activations) if n is not None) for r in roundings],
         "rows": rows,
         "worst": [(cell.layer, wording.percent(_loss(cell))) for cell in fewest],
         "open": len(rows) <= _FEW,
