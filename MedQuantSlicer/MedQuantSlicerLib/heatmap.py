@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from math import isfinite
 from typing import Any
 
@@ -35,6 +35,8 @@ class HeatmapTree:
         self._row = 0
         self._items: dict[str, Any] = {}
         self._blocks: dict[str, Any] = {}
+        self._painted: dict[tuple[bool, str, int], tuple[HeatCell, float]] = {}
+        """What stands in each cell of blocks and layers, and the largest of all when it was painted."""
         tree.itemClicked.connect(lambda item, column=0: chosen(item.data(0, NAME_ROLE) or ""))
         tree.setSelectionMode(qt.QAbstractItemView.SingleSelection)
         tree.setTextElideMode(qt.Qt.ElideLeft)  # the ends of their names tell layers apart
@@ -53,21 +55,27 @@ class HeatmapTree:
         row = row_height(self._tree)
         if heatmap is None or (heatmap is self._map and row == self._row):
             return
-        known = self._rows()
+        known, before = self._columns(), [layer.name for layer in self._map.layers]
         self._map, self._row = heatmap, row
-        if self._rows() != known:
+        names = [layer.name for layer in heatmap.layers]
+        grown = names[: len(before)] == before and (len(before) < FOLD_FROM) == (len(names) < FOLD_FROM)
+        if self._columns() != known or not grown:
+            opened = {name: block.isExpanded() for name, block in self._blocks.items()} if names == before else {}
             self._build()
+            for name, is_open in opened.items():
+                self._blocks[name].setExpanded(is_open)
+        elif names != before:
+            self._add(heatmap.layers[len(before) :])
         self._paint()
 
-    def _rows(self) -> tuple[Any, ...]:
-        """What decides which cells there are."""
-        found = self._map
-        return [layer.name for layer in found.layers], found.bits, found.view, found.what, self._row
+    def _columns(self) -> tuple[Any, ...]:
+        """What decides how the rows look."""
+        return self._map.bits, self._map.view, self._map.what, self._row
 
     def _build(self) -> None:
         tree = self._tree
         tree.clear()
-        self._items, self._blocks = {}, {}
+        self._items, self._blocks, self._painted = {}, {}, {}
         columns = len(self._map.bits)
         tree.setColumnCount(columns + 1)
         tree.setHeaderLabels([_("Layer"), *(_("{bits} bits").format(bits=bits) for bits in self._map.bits)])
@@ -80,16 +88,18 @@ class HeatmapTree:
             tree.setColumnWidth(place, tree.fontMetrics().horizontalAdvance(CELL_TEXT) + 10)
             tree.headerItem().setTextAlignment(place, qt.Qt.AlignCenter)
             tree.headerItem().setToolTip(place, _("{about}, per cent").format(about=ABOUT[self._map.view]))
-        for layer in self._map.layers:
+        self._add(self._map.layers)
+
+    def _add(self, layers: Sequence[HeatLayer]) -> None:
+        for layer in layers:
             parent = self._block(layer.block)
             item = qt.QTreeWidgetItem([short_name(layer)])
-            item.setSizeHint(0, qt.QSize(0, row_height(tree)))
+            item.setSizeHint(0, qt.QSize(0, row_height(self._tree)))
             item.setData(0, NAME_ROLE, layer.name)
-            item.setToolTip(0, about(layer))
-            (parent or tree.invisibleRootItem()).addChild(item)
+            (parent or self._tree.invisibleRootItem()).addChild(item)
             self._items[layer.name] = item
-        for block in self._blocks.values():
-            block.setExpanded(len(self._map.layers) < FOLD_FROM)
+            if parent is not None and parent.childCount() == 1:
+                parent.setExpanded(len(self._map.layers) < FOLD_FROM)
         self._fit()
 
     def _fit(self) -> None:
@@ -130,13 +140,13 @@ class HeatmapTree:
             layer, place = layers.get(cell.layer), places.get(cell.bits)
             if layer is None or place is None:
                 continue
-            self._cell(self._items[cell.layer], place, cell, largest)
+            self._cell(self._items, cell.layer, place, cell, largest)
             if layer.block:
                 known = worst.get((layer.block, place), cell)
                 worst[layer.block, place] = cell if cell.harm > known.harm else known
         # A folded block shows its worst layer.
         for (block, place), cell in worst.items():
-            self._cell(self._blocks[block], place, cell, largest)
+            self._cell(self._blocks, block, place, cell, largest)
         for layer in self._map.layers:
             item = self._items[layer.name]
             kept = "\N{BLACK DIAMOND} " if layer.kept is not None or layer.precise else ""
@@ -154,7 +164,11 @@ class HeatmapTree:
         """The places of layers among the most sensitive ones, after their name or their block's: "  #1 #3"."""
         return "".join(f"  #{place}" for place, name in enumerate(self._map.worst, 1) if name in names)
 
-    def _cell(self, item: Any, place: int, cell: HeatCell, largest: float) -> None:
+    def _cell(self, items: dict[str, Any], name: str, place: int, cell: HeatCell, largest: float) -> None:
+        key, now = (items is self._blocks, name, place), (cell, largest)
+        if self._painted.get(key) == now:
+            return
+        self._painted[key], item = now, items[name]
         color = color_of(cell.harm, largest)
         item.setText(place, percent(cell.harm))
         item.setTextAlignment(place, qt.Qt.AlignCenter)

@@ -422,7 +422,9 @@ def test_a_view_that_measures_masks_is_chosen_filled_and_read(widget, engine):
     assert "layers.1.lin" in ui.layerLabel.text and ".950 (2-bit)" in ui.layerLabel.text
     _click(ui.keepButton)
     assert "layers.1.lin" in ui.wishesLabel.text
+    tree.topLevelItem(0).setExpanded(False)
     _choose(ui.viewSelector, "Quick estimate")
+    assert [tree.topLevelItem(n).isExpanded() for n in (0, 1)] == [False, True], "folds stay as they were left"
     assert ui.legendLabel.text.startswith("Quick estimate") and tree.topLevelItem(1).child(0).text(2) == "40"
     assert "not looked at" in tree.topLevelItem(1).child(0).toolTip(2)
     _choose(ui.viewSelector, "All but this one")

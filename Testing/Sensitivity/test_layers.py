@@ -241,7 +241,7 @@ def test_own_outputs_are_told_before_the_next_layer_is_rounded(
     )
     own = [place for place, one in enumerate(told) if one.startswith("proxy")]
     layers = [place for place, one in enumerate(told) if "layer 2 of 9" in one or "layer 3 of 9" in one]
-    assert own[0] < layers[0] < own[2] < own[-1] < told.index("Looking at the network")
+    assert own[0] < layers[0] < own[2] < own[-1] < told.index("W2: only layer 1 of 9")
 
 
 @pytest.mark.parametrize(
