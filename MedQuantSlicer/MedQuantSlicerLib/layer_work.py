@@ -7,12 +7,11 @@ from typing import Any
 
 from MedQuantSlicerLib.facts import Agreement, Heat
 from MedQuantSlicerLib.keeping import Keeping
-from MedQuantSlicerLib.layer_showing import block_of, chosen_heat
+from MedQuantSlicerLib.layer_showing import QUICK, block_of, chosen_heat
 from MedQuantSlicerLib.state import BITS, HeatCell, HeatLayer, Histogram
 from MedQuantSlicerLib.works import Works
 
 Told = dict[str, Any]
-QUICK = "proxy"
 
 
 class LayerWork:

@@ -11,7 +11,7 @@ from MedQuantSlicerLib import messages as m
 from MedQuantSlicerLib.actions import actions_of, hint_of
 from MedQuantSlicerLib.facts import Facts
 from MedQuantSlicerLib.host import FP32, QUANTIZED, VolumeInfo
-from MedQuantSlicerLib.layer_showing import heatmap_of, layer_of
+from MedQuantSlicerLib.layer_showing import TIMES, heatmap_of, layer_of
 from MedQuantSlicerLib.messages import _
 from MedQuantSlicerLib.state import (
     BITS,
@@ -25,7 +25,6 @@ from MedQuantSlicerLib.state import (
     Waiting,
 )
 
-TIMES = "\N{MULTIPLICATION SIGN}"
 EXPORTS = (
     ExportChoice("artifact", _("MedQuant's own, the smallest"), _("One .mq.safetensors file, a card and a script")),
     ExportChoice("onnx", _("ONNX, for most programs"), _("ONNX files, a card, an example and a script")),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import glob
 from collections import Counter
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
@@ -18,7 +19,6 @@ if TYPE_CHECKING:
 FLOAT = 32
 LEAST_PIECES = 3
 """One of them checks."""
-BITS = (2, 3, 4, 8)
 
 
 def find_safe(params: dict[str, Any], work: Work) -> dict[str, Any]:
@@ -29,6 +29,7 @@ def find_safe(params: dict[str, Any], work: Work) -> dict[str, Any]:
     Activations stay in floating point: what is chosen is what the file holds.
     """
     from medquant.deploy.quantized_models import place_of, shrink
+    from medquant.mixed.plan import BITS
     from medquant.mixed.search import Tolerance, smallest_safe_model
 
     model = work.warm.model(params["model"], work.part(0.0, 0.02))
@@ -45,7 +46,7 @@ def find_safe(params: dict[str, Any], work: Work) -> dict[str, Any]:
         recipe=recipe_of({**params, "activations": 0, "overrides": kept}),
         bits=tuple(params.get("widths") or BITS),
         selection=selection,
-        ignore=tuple(kept),
+        ignore=tuple(map(glob.escape, kept)),
         tried=lambda one: work.partial(tried=one.to_dict()),
         progress=rest.callback,
         cancelled=rest.cancelled,
