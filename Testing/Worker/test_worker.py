@@ -316,7 +316,7 @@ def test_sensitivity_cell_by_cell(bench: Bench) -> None:
     answer = bench.loop.ask(bench.engine, "sensitivity", asked)
     bench.loop.wait(lambda: answer.done)
     cells = answer.result["cells"]
-    assert [told["cell"] for told in answer.partial] == cells
+    assert [told["cell"] for told in answer.partial if "cell" in told] == cells
     assert [cell["layer"] for cell in cells] == answer.result["layers"]
     assert sum(cell["share"] for cell in cells) == pytest.approx(1.0)
     worst = max(cells, key=lambda cell: cell["effect"])
@@ -334,7 +334,7 @@ def test_views_of_the_layers_come_with_histograms_and_their_agreement(bench: Ben
     weights = first["histograms"][0]["weights"]
     assert weights["minimum"] < 0 < weights["maximum"]
     assert [told["cell"] for told in cells] == answer.result["cells"] and len(cells) == 2 * len(names)
-    assert all(told["cell"]["dsc"] is None if "dsc" in told["cell"] else True for told in cells)
+    assert not any("dsc" in told["cell"] for told in cells), "masks were not looked at"
     assert answer.result["agreement"] == []
     layers = {one["layer"]: {k: one[k] for k in ("kind", "shape", "share")} for one in answer.result["cells"]}
     known = {"view": "one-at-a-time", "what": "both", "layers": [{"name": n, **told} for n, told in layers.items()]}
