@@ -64,7 +64,7 @@ def sizes(params: dict[str, Any], work: Work) -> dict[str, Any]:
     model = work.warm.model(spec, work.part()) if here else None
     if hasattr(model, "recipe"):
         told = _choice(spec, model.recipe.describe(), model.report.bytes_on_disk, exact=True)
-        return {"choices": {str(model.recipe.weights.bits): told}}
+        return {"choices": {str(model.recipe.nominal_bits or 0): told}}
     choices = {}
     for bits in params.get("bits", (8, 4, 2)):
         recipe = recipe_of({**params, "bits": bits})
@@ -140,5 +140,5 @@ def _described(spec: str, model: Model | QuantizedModel) -> dict[str, Any]:
         "can_download": False,
         "is_demo": False,
         "is_quantized": quantized,
-        "bits": model.recipe.weights.bits if quantized else 32,
+        "bits": (model.recipe.nominal_bits or 0) if quantized else 32,
     }
