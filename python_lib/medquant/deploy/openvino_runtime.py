@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from medquant.deploy.cache import CompiledCache, fingerprint
+from medquant.deploy.int8_codes import largest_code_here
 from medquant.deploy.program import integer_layers, integer_products, rounds_inputs
 from medquant.errors import UserError, last_line
 from medquant.memory import give_back_memory, lacks_memory
@@ -105,8 +106,11 @@ class OpenVino:
 
     def _compiled(self, part: Part, config: dict[str, Any], integers: bool, *, exact_norms: bool) -> Any:
         from medquant.deploy.openvino_program import openvino_model
+        from medquant.deploy.openvino_upsampling import merge_upsampling
 
         model = openvino_model(part, integers=integers, exact_norms=exact_norms)
+        if integers and self.device == "CPU":
+            merge_upsampling(model, largest_code_here())
         try:
             return _core().compile_model(model, self.device, config)
         except RuntimeError as error:
