@@ -10,6 +10,8 @@ import typer
 from medquant.commands import bench_permutation_comq
 from medquant.commands import options as o
 from medquant.commands.app import need_window
+from medquant.commands.bench_medquanbench import EXAMPLES as MEDQUANBENCH_EXAMPLES
+from medquant.commands.bench_medquanbench import medquanbench
 from medquant.commands.bench_tables import (
     print_autoquant,
     print_facts,
@@ -26,6 +28,7 @@ app = typer.Typer(
     help="Measure what is claimed: quality of the masks, size, time and memory, beside their peers in the same run.",
 )
 app.command("permutation-comq", epilog=bench_permutation_comq.EPILOG)(bench_permutation_comq.permutation_comq)
+app.command("medquanbench", epilog=MEDQUANBENCH_EXAMPLES)(medquanbench)
 DATA = typer.Option(envvar="MEDQUANT_TEST_DATA", help="Folder of the real scans and weights.")
 
 

@@ -12,6 +12,7 @@ from medquant.models import hub
 EMBEDDED_WEIGHTS = Path(__file__).resolve().parents[1] / "embedded" / "weights"
 EMBEDDED_PROMPTABLE = EMBEDDED_WEIGHTS / "promptable"
 EMBEDDED_NNUNET = EMBEDDED_WEIGHTS / "nnunet" / "Dataset900_PhantomAbdomen" / "nnUNetTrainer__nnUNetPlans__3d_fullres"
+EMBEDDED_UNETR = EMBEDDED_WEIGHTS / "unetr"
 SAM_FILES = {
     "sam-vit-b": "sam_vit_b_01ec64.pth",
     "sam-vit-l": "sam_vit_l_0b3195.pth",
@@ -37,6 +38,7 @@ MONAI_NETWORKS = ("UNet", "DynUNet", "SegResNet", "UNETR", "SwinUNETR", "Attenti
 DEMONSTRATES = {
     "embedded": "A small model for demonstration, trained on procedural images only. It diagnoses nothing.",
     "embedded-nnunet": "A small nnU-Net for demonstration, trained on procedural phantoms only. It diagnoses nothing.",
+    "embedded-unetr": "A small UNETR for demonstration, trained on procedural phantoms only. It diagnoses nothing.",
 }
 """What is said of the embedded models wherever their masks are shown."""
 
@@ -76,6 +78,7 @@ def list_models() -> list[ModelEntry]:
 def _embedded() -> list[ModelEntry]:
     promptable, bytes_promptable = _size_of(EMBEDDED_PROMPTABLE)
     automatic, bytes_automatic = _size_of(EMBEDDED_NNUNET)
+    hybrid, bytes_hybrid = _size_of(EMBEDDED_UNETR)
     return [
         ModelEntry(
             name="embedded",
@@ -100,6 +103,18 @@ def _embedded() -> list[ModelEntry]:
             bytes_on_disk=bytes_automatic,
             licence="Apache-2.0",
             offline=EMBEDDED_NNUNET.is_dir(),
+        ),
+        ModelEntry(
+            name="embedded-unetr",
+            family="monai",
+            title="UNETR trained on phantoms",
+            task="demonstration: abdominal organs of the phantom",
+            modality="CT",
+            prompt="none",
+            parameters=hybrid,
+            bytes_on_disk=bytes_hybrid,
+            licence="Apache-2.0",
+            offline=EMBEDDED_UNETR.is_dir(),
         ),
     ]
 

@@ -20,13 +20,14 @@ from medquant.models.catalogue import (
     AUTHORS_FILES,
     EMBEDDED_NNUNET,
     EMBEDDED_PROMPTABLE,
+    EMBEDDED_UNETR,
     SAM_FILES,
     STUNET_SUFFIX,
     ModelEntry,
     list_models,
 )
 from medquant.models.prompt_images import MEDSAM, SAM
-from medquant.models.weight_files import SUFFIXES
+from medquant.models.weight_files import SUFFIXES, read_json
 from medquant.progress import CancelCheck, Progress, ProgressCallback
 
 if TYPE_CHECKING:
@@ -73,6 +74,10 @@ def load_model(
     (`weights`: the results folder), "monai:UNETR" and other MONAI networks (`weights`: the state dict), "stunet",
     "medsam2", "published:unest" and other published networks (`weights`: the authors' file). A path may be
     a SAM or MedSAM weight file, a folder saved by transformers, an nnU-Net results folder, or a quantized model file.
+    Names: "embedded", "embedded-nnunet", "embedded-unetr", "medsam" (or its Hub id), "sam-vit-b", "sam-vit-l",
+    "sam-vit-h", "nnunet" (`weights`: the results folder), "monai:UNETR" and other MONAI networks (`weights`: the state
+    dict). A path may be a SAM or MedSAM weight file, a folder saved by transformers, an nnU-Net results folder, or a
+    quantized model file.
     `device`: "auto" (CUDA where there is one), "cpu", "cuda" ... `progress` and `cancelled` follow a download.
     `options` go to the adapter's `load`. Raises `UserError` with what is missing or wrong.
     """
@@ -129,6 +134,9 @@ def _find(spec: str, weights: str | Path | None, progress: Progress) -> _Found:
         return _Found("medsam", _require_embedded(EMBEDDED_PROMPTABLE, name), free)
     if name == "embedded-nnunet":
         return _Found("nnunet", _require_embedded(EMBEDDED_NNUNET, name), free)
+    if name == "embedded-unetr":
+        folder = _require_embedded(EMBEDDED_UNETR, name)
+        return _Found("monai", folder / "model.safetensors", read_json(folder / "model.json"))
     if name in ("medsam", hub.MEDSAM_REPOSITORY):
         source = weights if weights is not None else hub.download_medsam(progress=progress)
         return _Found("medsam", source, {**free, "preprocessing": MEDSAM})
