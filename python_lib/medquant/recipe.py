@@ -137,8 +137,17 @@ class Recipe:
 
     @property
     def label(self) -> str:
-        """The bits of weights and of activations, where those are integers too: "W4", "W4A8"."""
-        return f"W{self.weights.bits}" + (f"A{self.activations.bits}" if self.activations is not None else "")
+        """The bits of weights and of activations, where those are integers too: "W4", "W4A8", "mixed", "mixed A8"."""
+        weights = "mixed " if self.nominal_bits is None else f"W{self.nominal_bits}"
+        return (weights + (f"A{self.activations.bits}" if self.activations is not None else "")).strip()
+
+    @property
+    def nominal_bits(self) -> int | None:
+        """Of a weight; None where layers were given several numbers of bits by name."""
+        return None if len(self._named_bits()) > 1 else self.weights.bits
+
+    def _named_bits(self) -> set[int]:
+        return {grid.bits for grid in self.overrides.values() if grid is not None}
 
     @property
     def needs_moments(self) -> bool:
@@ -185,7 +194,9 @@ class Recipe:
         grain = granularity_name(w.granularity)
         if isinstance(w.granularity, PerGroup):
             grain += f" of {w.granularity.size}"
-        parts = [f"W{w.bits}", grain, "symmetric" if w.symmetric else "asymmetric", self.method]
+        named = self._named_bits()
+        bits = f"W{min(named)} to W{max(named)} layer by layer" if self.nominal_bits is None else f"W{w.bits}"
+        parts = [bits, grain, "symmetric" if w.symmetric else "asymmetric", self.method]
         if self.scope == "layer":
             parts.append("sorted over the layer")
         if self.ends_bits and self.ends_bits > w.bits:

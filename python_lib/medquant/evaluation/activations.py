@@ -106,7 +106,7 @@ def study_activations(
     with stoppable(network, tracker.check), torch.inference_mode():
         for number, batch in enumerate(batches):
             tracker.report(number / len(batches), f"Looking at input {number + 1} of {len(batches)}")
-            with FlopCounterMode(display=False) as counter, _first_inputs(network, look):
+            with FlopCounterMode(display=False) as counter, first_inputs(network, look):
                 model.forward_for_calibration(network, *batch.inputs)
             flops = flops_by_kind(counter, network)
         if not layers:
@@ -118,7 +118,7 @@ def study_activations(
             if name in peaked:
                 maps[name] = outlier_map(module, inputs)
 
-        with _first_inputs(network, draw):
+        with first_inputs(network, draw):
             model.forward_for_calibration(network, *batches[0].inputs)
     tracker.report(1.0, "Looked at")
     return ActivationStudy(tuple(layers), flops, maps)
@@ -210,7 +210,7 @@ def _mean(values: torch.Tensor) -> float:
 
 
 @contextmanager
-def _first_inputs(network: nn.Module, look: Callable[[str, nn.Module, torch.Tensor], None]) -> Iterator[None]:
+def first_inputs(network: nn.Module, look: Callable[[str, nn.Module, torch.Tensor], None]) -> Iterator[None]:
     """Inside, `look` gets each layer's input at its first call."""
     seen: set[str] = set()
 
