@@ -26,6 +26,16 @@ KNOWN_MODELS = (
         is_demo=True,
     ),
     ModelLine(
+        spec="embedded-unetr",
+        title="UNETR trained on phantoms",
+        task="demonstration: abdominal organs of the phantom",
+        needs_box=False,
+        modality="CT",
+        size="5.7 MB",
+        licence="Apache-2.0",
+        is_demo=True,
+    ),
+    ModelLine(
         spec="medsam",
         title="MedSAM ViT-B",
         task="any structure in a box",

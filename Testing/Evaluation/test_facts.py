@@ -7,7 +7,7 @@ from torch import nn
 
 from medquant.evaluation.facts import facts_of
 from medquant.models.base import Model
-from medquant.models.catalogue import EMBEDDED_NNUNET, EMBEDDED_PROMPTABLE
+from medquant.models.catalogue import EMBEDDED_NNUNET, EMBEDDED_PROMPTABLE, EMBEDDED_UNETR
 from medquant.models.registry import load_model
 from medquant.quantized_model import Provenance, QuantizationReport, QuantizedModel
 from medquant.recipe import IntWeights, Recipe
@@ -58,6 +58,7 @@ def test_facts_of_a_quantized_model():
     ("name", "files"),
     [
         ("embedded", [EMBEDDED_PROMPTABLE / "model.safetensors"]),
+        ("embedded-unetr", [EMBEDDED_UNETR / "model.safetensors"]),
         ("embedded-nnunet", sorted(EMBEDDED_NNUNET.glob("fold_*/checkpoint_final.pth"))),
     ],
 )
@@ -66,5 +67,5 @@ def test_the_size_on_disk_is_that_of_the_files(name, files):
     facts = facts_of(model)
     assert files and facts.bytes_on_disk == sum(file.stat().st_size for file in files)
     assert facts.bytes_fp32 == 4 * sum(parameter.numel() for parameter in model.network.parameters())
-    if name == "embedded":
+    if name in ("embedded", "embedded-unetr"):
         assert facts.bytes_on_disk < 0.51 * facts.bytes_fp32, "stored in 16 bits"

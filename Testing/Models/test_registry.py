@@ -16,7 +16,7 @@ import torch
 from medquant.errors import UserError
 from medquant.imaging.volume import Volume
 from medquant.models.base import CalibrationSelection
-from medquant.models.catalogue import EMBEDDED_NNUNET, EMBEDDED_PROMPTABLE
+from medquant.models.catalogue import EMBEDDED_NNUNET, EMBEDDED_PROMPTABLE, EMBEDDED_UNETR
 from medquant.models.prompt_images import MEDSAM, SAM, SlicePreprocessing
 from medquant.models.registry import adapter_class, choose_device, list_models, load_model
 from medquant.models.sam import SamModelAdapter
@@ -36,7 +36,8 @@ def folder(small_adapter: MakeModel, tmp_path: Path) -> Path:
 
 def test_the_list_tells_what_a_user_must_know() -> None:
     entries = {entry.name: entry for entry in list_models()}
-    for name in ("embedded", "embedded-nnunet", "medsam", "sam-vit-b", "sam-vit-l", "sam-vit-h", "nnunet"):
+    own = ("embedded", "embedded-nnunet", "embedded-unetr")
+    for name in (*own, "medsam", "sam-vit-b", "sam-vit-l", "sam-vit-h", "nnunet"):
         assert name in entries
     for name in ("UNet", "DynUNet", "SegResNet", "UNETR", "SwinUNETR"):
         assert entries[f"monai:{name}"].family == "monai"
@@ -171,7 +172,14 @@ def test_a_deeply_nested_file_is_no_quantized_model(tmp_path: Path) -> None:
         load_model(path)
 
 
-@pytest.mark.parametrize(("name", "place"), [("embedded", EMBEDDED_PROMPTABLE), ("embedded-nnunet", EMBEDDED_NNUNET)])
+@pytest.mark.parametrize(
+    ("name", "place"),
+    [
+        ("embedded", EMBEDDED_PROMPTABLE),
+        ("embedded-nnunet", EMBEDDED_NNUNET),
+        ("embedded-unetr", EMBEDDED_UNETR),
+    ],
+)
 def test_embedded_models_load_without_a_network(name: str, place: Path) -> None:
     assert place.is_dir(), f"{name} is a part of this checkout"
     model = load_model(name, device="cpu")

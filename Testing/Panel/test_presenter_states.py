@@ -33,7 +33,7 @@ def test_without_a_scan_only_models_and_the_cache_can_be_cared_for(panel: Panel)
     assert panel.action("quantize").tooltip == "Open a scan first."
     assert panel.primary() == []
     assert "DICOM" in panel.shown.hint
-    assert [one.spec for one in panel.shown.models] == ["embedded", "embedded-nnunet", "medsam"]
+    assert [one.spec for one in panel.shown.models] == ["embedded", "embedded-nnunet", "embedded-unetr", "medsam"]
     assert panel.engine.asked == []
 
 

@@ -280,7 +280,7 @@ def test_a_report_that_is_ended_leaves_nothing_half_written(worker: EventLoop, t
 def test_quick_questions_do_not_wait_for_long_work(worker: EventLoop) -> None:
     busy = worker.ask(worker.made, "deaf", {"listens": True})
     models = worker.result(worker.made, "models")["models"]
-    assert [one["spec"] for one in models[:3]] == ["embedded", "embedded-nnunet", "medsam"]
+    assert [one["spec"] for one in models[:4]] == ["embedded", "embedded-nnunet", "embedded-unetr", "medsam"]
     assert not busy.done
     busy.request.cancel()
     worker.wait(lambda: busy.done)

@@ -91,13 +91,24 @@ def sorted_grid(matrix: torch.Tensor, importance: torch.Tensor, weights: IntWeig
 
     Permutation-COMQ, section 3.3, "Permutation". Every weight needs the number of its run to be decoded.
     """
+    return grid_of_runs(matrix, matrix.reshape(-1).argsort(stable=True), len(matrix), importance, weights)
+
+
+def grid_of_runs(
+    matrix: torch.Tensor,
+    order: torch.Tensor,
+    length: int,
+    importance: torch.Tensor,
+    weights: IntWeights,
+    factors: tuple[float, ...] = CLIPPING_FACTORS,
+) -> Grid:
+    """The elements of a matrix (m, n) in `order` (m n,), cut into runs of `length` with a grid each."""
     m, n = matrix.shape
-    order = matrix.reshape(-1).argsort(stable=True)
     runs = torch.empty(m * n, dtype=torch.long)
-    runs[order] = torch.arange(m * n) // m
-    columns = matrix.reshape(-1)[order].reshape(n, m).T
-    weight = importance[order // n].reshape(n, m).T
-    scale, offset = _search(columns, weight, weights, 1, CLIPPING_FACTORS)
+    runs[order] = torch.arange(m * n) // length
+    columns = matrix.reshape(-1)[order].reshape(-1, length).T
+    weight = importance[order // n].reshape(-1, length).T
+    scale, offset = _search(columns, weight, weights, 1, factors)
     return Grid(scale, offset, 2**weights.bits, runs.reshape(m, n))
 
 

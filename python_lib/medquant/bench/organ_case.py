@@ -6,6 +6,7 @@ against the FP32 masks and against the reference.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,15 +15,19 @@ from typing import Any
 import numpy as np
 import torch
 
-from medquant.bench.allconvunet import ORGANS, AllConvUNet, box_around, load, to_cube, to_network_axes
+from medquant.bench.allconvunet import ORGANS, SIDE, AllConvUNet, box_around, load, to_cube, to_network_axes
 from medquant.errors import UserError
+from medquant.files import sha256_of_file
 from medquant.imaging.reading import read_labels, read_volume
 from medquant.imaging.volume import Volume
-from medquant.models.base import CalibrationBatch, CalibrationSelection, Model
+from medquant.models.base import CalibrationBatch, CalibrationSelection, Model, Part, refuse_boxes
 from medquant.models.body import body_mask
+from medquant.models.network_part import network_part
+from medquant.models.orientation import Reorientation
+from medquant.network_edit import stoppable
 from medquant.progress import Progress
 from medquant.prompts import BoxPrompt
-from medquant.segmentation import Segmentation
+from medquant.segmentation import Segmentation, Structure
 
 REFERENCE_LABELS = {1: 1, 7: 2, 3: 3, 4: 4, 15: 5, 5: 6, 6: 7, 19: 8}
 """Label in the reference of `ct_abdomen_3mm` -> label of the network."""
@@ -54,7 +59,14 @@ class OrganModel(Model):
         source = Path(source)
         if not source.is_file():
             raise UserError(f"There are no weights at {source}. Give the data folder with --data.")
-        return cls(load(source), name=source.stem, spec={"family": cls.family}, weights_hash="")
+        return cls(
+            load(source),
+            name=source.stem,
+            spec={"family": cls.family},
+            weights_hash=sha256_of_file(source),
+            structures=tuple(Structure(label, name) for label, name in ORGANS.items()),
+            modality="CT",
+        )
 
     def calibration_batches(
         self, volume: Volume, selection: CalibrationSelection, progress: Progress | None = None
@@ -69,10 +81,22 @@ class OrganModel(Model):
             )
             yield CalibrationBatch((to_cube(array, box),))
 
+    def parts(self) -> dict[str, Part]:
+        """ "network": cubes (1, 1, 144, 144, 144) in HU -> logits (1, 9, 144, 144, 144)."""
+        return network_part(self.network, (1, 1, *(SIDE,) * 3))
+
     def segment(
         self, volume: Volume, prompt: BoxPrompt | None = None, progress: Progress | None = None
     ) -> Segmentation:
-        raise UserError("This network belongs to the benchmark. Run `medquant bench quality`.")
+        """Labels of a scan that is the network's input already, as `test_cube` gives it. Raises `UserError` else."""
+        refuse_boxes(self.name, prompt)
+        if volume.shape != (SIDE,) * 3:
+            raise UserError("This network belongs to the benchmark. Run `medquant bench quality`.")
+        began = time.perf_counter()
+        with torch.inference_mode(), stoppable(self.network, (progress or Progress()).check):
+            logits = self.compute("network", torch.from_numpy(volume.array.copy())[None, None])
+        labels = logits[0].argmax(0).numpy().astype(np.uint8)
+        return Segmentation(labels, volume, self.structures, self.name, stages={"network": time.perf_counter() - began})
 
 
 @dataclass(frozen=True)
@@ -93,7 +117,8 @@ class OrganCase:
     def all(cls, data: Path, folds: Sequence[int]) -> Iterator[OrganCase]:
         """One of each fold, 1 or 2, from the folder of scans and weights. Raises `UserError` for what is missing."""
         calibration = read_volume(data / "ct_calibration_dicom" / "series")
-        cube, reference = _test_case(data)
+        volume, known = test_cube(data)
+        cube, reference = torch.from_numpy(volume.array.copy())[None, None], torch.from_numpy(known.labels).long()
         for fold in folds:
             model = OrganModel.load(data / "weights" / "allconvunet" / f"allconvunet_tcia_fold{fold}.pth")
             full = logits_of(model.network, cube).argmax(1)[0]
@@ -121,8 +146,8 @@ def dice(a: torch.Tensor, b: torch.Tensor, label: int) -> float:
     return 2 * int((inside_a & inside_b).sum()) / total if total else 1.0
 
 
-def _test_case(data: Path) -> tuple[torch.Tensor, torch.Tensor]:
-    """The network's input (1, 1, 144, 144, 144) and the reference labels (144, 144, 144)."""
+def test_cube(data: Path) -> tuple[Volume, Segmentation]:
+    """The network's input (144, 144, 144) of the scan that tests, along its three axes, and the reference on it."""
     volume = read_volume(data / "ct_abdomen_3mm" / "ct.nii.gz")
     labels = read_labels(data / "ct_abdomen_3mm" / "labels.nii.gz", volume).labels
     renamed = np.zeros(labels.shape, dtype=np.uint8)
@@ -130,7 +155,15 @@ def _test_case(data: Path) -> tuple[torch.Tensor, torch.Tensor]:
         renamed[labels == theirs] = ours
     renamed = to_network_axes(volume, renamed)
     box = box_around(np.isin(renamed, BOXED), MARGIN)
-    return to_cube(to_network_axes(volume), box), to_cube(renamed, box, labels=True)[0, 0].long()
+    spacing = np.array(Reorientation.to(volume, "LAI").volume(volume).spacing[::-1])  # of the network's axes
+    step = spacing * [along.stop - along.start for along in box] / SIDE
+    # The network's axes grow to the left, the front and the feet: k, j, i of the cube.
+    affine = np.zeros((4, 4))
+    affine[[2, 1, 0, 3], [0, 1, 2, 3]] = -step[2], -step[1], step[0], 1.0
+    cube = Volume(to_cube(to_network_axes(volume), box)[0, 0].numpy(), affine, name="ct_abdomen_3mm", modality="CT")
+    on_cube = to_cube(renamed, box, labels=True)[0, 0].numpy().astype(np.uint8)
+    structures = tuple(Structure(label, name) for label, name in ORGANS.items())
+    return cube, Segmentation(on_cube, cube, structures)
 
 
 def logits_of(network: AllConvUNet, cube: torch.Tensor) -> torch.Tensor:

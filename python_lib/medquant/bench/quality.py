@@ -23,11 +23,17 @@ from medquant.layers import QuantizedLayer
 from medquant.models.base import CalibrationSelection, Part
 from medquant.progress import CancelCheck, Progress, ProgressCallback
 from medquant.quantize import quantize
-from medquant.recipe import METHODS, CalibrationSettings, IntWeights, Recipe
+from medquant.recipe import METHODS, CalibrationSettings, IntWeights, Method, Recipe
 
 PLAIN = CalibrationSettings(sequential=False, foreground_share=0.0, centred=False, shrink=False)
 """No more than a solver needs: evenly drawn positions, raw moments, the FP32 network's inputs."""
 SETTINGS = ("default", "uniform", "plain")
+PUBLISHED = {
+    "per-tensor": (PerTensor(), PerTensor()),
+    "per-channel/token": (PerToken(), PerChannel()),
+    "adaptive": (Adaptive(), PerChannel()),
+}
+"""MedQuanBench's granularities (section 3.1): that of the inputs and that of the weights."""
 
 
 def recipes(
@@ -55,26 +61,31 @@ def recipes(
 def activation_recipes(bits: Sequence[int]) -> Iterator[tuple[str, str, Recipe]]:
     """Settings, method and recipe of the rows with integer activations, weights and activations of the same bits.
 
-    "default": the product's, all of it in integer kernels. "published": MedQuanBench's three granularities as the paper
-    has them: symmetric, with the range of each input, rounded to the nearest, and the same bits everywhere.
+    "default": the product's, all of it in integer kernels. "published": MedQuanBench's three granularities.
     """
     for b in bits:
         yield "default", "permutation-comq", Recipe(weights=IntWeights(b), activations=IntActivations(b))
-        for grain, of_weights in ((PerTensor(), PerTensor()), (PerToken(), PerChannel()), (Adaptive(), PerChannel())):
-            published = {"symmetric": True, "mode": "dynamic", "equalize": False, "dither": False}
-            yield (
-                "published",
-                "rtn",
-                Recipe(
-                    weights=IntWeights(b, granularity=of_weights, symmetric=True),
-                    method="rtn",
-                    ends_bits=None,
-                    extra_bits=0.0,
-                    drop_dead_channels=False,
-                    calibration=PLAIN,
-                    activations=IntActivations(b, granularity=grain, **published),
-                ),
-            )
+        for granularity in PUBLISHED:
+            yield "published", "rtn", published(b, granularity)
+
+
+def published(bits: int, granularity: str, method: Method = "rtn") -> Recipe:
+    """A granularity of `PUBLISHED` as the paper has it, weights and activations of the same bits everywhere.
+
+    Symmetric, with the range of each input; `method` rounds the weights: the paper to the nearest.
+    """
+    of_inputs, of_weights = PUBLISHED[granularity]
+    return Recipe(
+        weights=IntWeights(bits, granularity=of_weights, symmetric=True),
+        method=method,
+        ends_bits=None,
+        extra_bits=0.0,
+        drop_dead_channels=False,
+        calibration=PLAIN,
+        activations=IntActivations(
+            bits, granularity=of_inputs, symmetric=True, mode="dynamic", equalize=False, dither=False
+        ),
+    )
 
 
 def run(

@@ -25,6 +25,8 @@ from medquant.matrices import Layout, is_quantizable
 from medquant.models.base import CalibrationBatch, CalibrationSelection, Model
 from medquant.network_edit import stoppable, structural_twin
 from medquant.progress import CancelCheck, Progress, ProgressCallback
+from medquant.rewrites.scaling import reach_of_inputs
+from medquant.rewrites.smoothing import smoothing_factors
 
 BINS = 64
 OUTLIER = 6.0
@@ -177,7 +179,8 @@ def _described(name: str, module: nn.Module, values: torch.Tensor) -> LayerActiv
     across = kurtosis(values, 0) if len(values) >= 4 else torch.zeros(0)
     counts = torch.histc(values, BINS, low, high) if high > low else torch.tensor([values.numel()] + [0] * (BINS - 1))
     largest = values.abs().amax(1)
-    smoothed = largest / smoothing_factors(largest, strength_of_inputs(module))
+    strength = reach_of_inputs(module.weight.detach().float(), Layout.of(module))
+    smoothed = largest / smoothing_factors(largest, strength)
     return LayerActivations(
         layer=name,
         kind=type(module).__name__,
@@ -193,24 +196,6 @@ def _described(name: str, module: nn.Module, values: torch.Tensor) -> LayerActiv
         outliers=float(far.float().mean()),
         smoothed_ratio=_unevenness(smoothed) / max(_unevenness(largest), 1e-12),
     )
-
-
-def strength_of_inputs(module: nn.Module) -> torch.Tensor:
-    """Largest absolute weight that meets each input channel."""
-    layout = Layout.of(module)
-    matrices = layout.to_matrices(module.weight.detach().float())
-    return matrices.reshape(layout.groups * layout.inputs, -1).abs().amax(1)
-
-
-def smoothing_factors(reach: torch.Tensor, strength: torch.Tensor, alpha: float = 0.5) -> torch.Tensor:
-    """What each input channel is divided by, and the weights that meet it are multiplied by.
-
-    s_j = max|X_j|^alpha / max|W_j|^(1 - alpha) (SmoothQuant, Xiao et al. 2023, Eq. 4), from the `reach` of the inputs
-    and the `strength` of the weights; 1 where either is nothing.
-    """
-    used = (reach > 0) & (strength > 0)
-    factors = reach.clamp_min(1e-12).pow(alpha) / strength.clamp_min(1e-12).pow(1 - alpha)
-    return torch.where(used, factors, 1.0)
 
 
 def _unevenness(largest: torch.Tensor) -> float:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from pathlib import Path
 
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure
+from matplotlib.font_manager import FontProperties
 
 from medquant.evaluation import wording
 from medquant.evaluation.effect_colors import ANCHORS, FLOOR, depth, is_dark
@@ -18,6 +20,7 @@ _MAP = LinearSegmentedColormap.from_list("effect", list(ANCHORS))
 _TEXT, _QUIET = "#1C2024", "#6B7480"
 _ROW, _COLUMN, _LEFT = 0.2, 0.85, 3.4
 _WORST = 5
+_DPI = 150
 
 
 def sensitivity_figure(path: str | Path, found: SensitivityMap) -> Path:
@@ -28,12 +31,13 @@ def sensitivity_figure(path: str | Path, found: SensitivityMap) -> Path:
     """
     views = list(dict.fromkeys(cell.view for cell in found.cells))
     rows, columns = len(found.layers), len(found.roundings)
-    width = _LEFT + len(views) * (columns * _COLUMN + 0.5)
-    figure = Figure(figsize=(width, rows * _ROW + 1.3), dpi=150)
+    margin = max(_LEFT, _widest(found.layers) + 0.15)
+    width = margin + len(views) * (columns * _COLUMN + 0.5)
+    figure = Figure(figsize=(width, rows * _ROW + 1.3), dpi=_DPI)
     FigureCanvasAgg(figure)
     worst = set(found.worst(_WORST))
     for number, view in enumerate(views):
-        left = (_LEFT + number * (columns * _COLUMN + 0.5)) / width
+        left = (margin + number * (columns * _COLUMN + 0.5)) / width
         height = rows * _ROW / figure.get_figheight()
         axes = figure.add_axes((left, 0.35 / figure.get_figheight(), columns * _COLUMN / width, height))
         by_layer = [found.column(rounding, view) for rounding in found.roundings]
@@ -65,6 +69,13 @@ def sensitivity_figure(path: str | Path, found: SensitivityMap) -> Path:
     with atomic_path(path) as temporary:
         figure.savefig(temporary, facecolor="white", format=Path(path).suffix.lstrip(".") or "png")
     return Path(path)
+
+
+def _widest(layers: Sequence[str]) -> float:
+    """Inches that the longest name takes where it stands in bold."""
+    renderer = FigureCanvasAgg(Figure(dpi=_DPI)).get_renderer()
+    font = FontProperties(size=7, weight="bold")
+    return max(renderer.get_text_width_height_descent(layer, font, False)[0] for layer in layers) / _DPI
 
 
 def _effect(cell: LayerEffect | None) -> float:

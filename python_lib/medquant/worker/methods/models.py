@@ -19,7 +19,8 @@ if TYPE_CHECKING:
 DOWNLOADABLE = ("medsam",)
 NOT_MEASURED = "not measured"
 _TRAINED = "what it was trained for"
-_FAMILIES = {"medsam": "any structure in a box", "nnunet": _TRAINED, "monai": _TRAINED}
+_BOX = "any structure in a box"
+_FAMILIES = {"medsam": _BOX, "medsam2": _BOX, "nnunet": _TRAINED, "monai": _TRAINED, "published": _TRAINED}
 
 
 def models(params: dict[str, Any], work: Work) -> dict[str, Any]:
@@ -129,7 +130,7 @@ def _described(spec: str, model: Model | QuantizedModel) -> dict[str, Any]:
     return {
         "spec": spec,
         "title": model.name,
-        "task": "box" if adapter.family == "medsam" else "automatic",
+        "task": "box" if adapter.takes_boxes else "automatic",
         "about": names or _FAMILIES.get(adapter.family, ""),
         "modality": adapter.modality,
         "bytes": size,

@@ -1,0 +1,239 @@
+"""MedQuanBench's protocol on a real network that is tiny, untrained, and so computed in a moment."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from small_subject import scores
+from typer.testing import CliRunner
+
+from medquant.bench.medquanbench.measure import backbone, run_cell, scores_of
+from medquant.bench.medquanbench.mini import mini_settings
+from medquant.bench.medquanbench.plan import PRODUCT, Cell, cells, settings
+from medquant.bench.medquanbench.records import Records, write_rows
+from medquant.bench.medquanbench.running import Locally, Outcome, run
+from medquant.bench.medquanbench.subjects import NamedNetwork, Subject, fingerprint
+from medquant.bench.organ_case import test_cube as cube_that_tests
+from medquant.cli import app
+from medquant.errors import UserError
+from medquant.evaluation.metrics import dice
+from medquant.imaging.reading import read_labels, read_volume
+from medquant.progress import Progress
+from medquant.segmentation import Segmentation, Structure
+
+
+def _plan(subject: Subject, **chosen: Any) -> list[Cell]:
+    return list(cells([subject], settings(**chosen)))
+
+
+def test_the_grid_is_the_papers_with_the_product_beside_it() -> None:
+    found = settings()
+    assert [one.precision for one in found].count("W8A8") == 4 and len(found) == 1 + 2 * (3 + 1)
+    assert len({json.dumps(one.recipe and one.recipe.to_dict(), sort_keys=True) for one in found}) == len(found)
+    for one in found[1:]:
+        weights, inputs = one.recipe.weights, one.recipe.activations
+        assert weights.bits == inputs.bits == int(one.precision[1])
+        if one.method == "rtn":  # symmetric uniform, the range of each input, the same bits everywhere
+            assert weights.symmetric and inputs.symmetric and inputs.mode == "dynamic"
+            assert one.recipe.ends_bits is None and one.data_free
+    assert not next(one for one in found if one.method == PRODUCT).data_free
+    assert {one.method for one in mini_settings()[1:]} == {"rtn", "permutation-comq", PRODUCT}
+
+
+@pytest.mark.parametrize("wrong", [{"precisions": ("W2A2",)}, {"granularities": ("fine",)}, {"methods": ("magic",)}])
+def test_an_unknown_choice_is_named(wrong: dict) -> None:
+    with pytest.raises(UserError, match="Choose"):
+        settings(**wrong)
+
+
+def test_every_cell_has_a_key_of_its_own_that_stays(subject: Subject) -> None:
+    plan = _plan(subject)
+    assert len({cell.key for cell in plan}) == len(plan) == 2 * 9
+    assert [cell.key for cell in plan] == [cell.key for cell in _plan(subject)]
+    assert len({cell.model_key for cell in plan}) == 9
+    other = [cell.key for cell in _plan(replace(subject, inputs=3))]
+    assert [a.key == b for a, b in zip(plan, other)] == [
+        cell.setting.recipe is None or cell.setting.data_free for cell in plan
+    ]
+
+
+def test_keys_know_weights_and_files(subject: Subject, tmp_path: Path) -> None:
+    network = tmp_path / "other.pt"
+    state = torch.load(subject.network.weights, weights_only=True)
+    torch.save({name: value + (value.is_floating_point() and 1e-3) for name, value in state.items()}, network)
+    here = {cell.key for cell in _plan(subject)}
+    assert not here & {cell.key for cell in _plan(replace(subject, network=replace(subject.network, weights=network)))}
+    case = subject.cases[0]
+    before = fingerprint(case)
+    os.utime(case.labels, ns=(1, 1))
+    assert fingerprint(case) != before
+    with pytest.raises(UserError, match="Two networks"):
+        list(cells([subject, subject], settings()))
+
+
+def test_the_rows_do_not_depend_on_the_order(subject: Subject, tmp_path: Path) -> None:
+    plan = _plan(subject, precisions=("W4A4",), granularities=("adaptive",))
+    rows = [run_cell(cell, tmp_path / "a") for cell in plan]
+    again = [run_cell(cell, tmp_path / "b") for cell in reversed(plan)][::-1]
+    assert scores(rows) == scores(again)
+    full, rounded, product = rows[0], rows[2], rows[4]
+    assert full["bytes"] == 4 * sum(p.numel() for p in subject.network.load("cpu").network.parameters())
+    assert rounded["simulated"] and rounded["runtime"] is None  # per-channel scales of inputs have no integer kernel
+    assert "int8" in product["runtime"] and product["runtime_seconds"] > 0
+    assert rounded["effective_bits"] < full["effective_bits"] == 32
+    assert full["backbone"] == "CNN"
+
+
+def test_scores_are_those_of_the_masks(subject: Subject, tmp_path: Path) -> None:
+    cell = _plan(subject)[0]
+    row = run_cell(cell, tmp_path)
+    volume, reference = cell.case.volume(), cell.case.reference()
+    found = subject.network.load("cpu").segment(volume)
+    shown = [structure for structure in reference.structures if reference.mask(structure).any()]
+    expected = {s.name: dice(found.labels == s.label, reference.labels == s.label) for s in shown}
+    assert {score["name"]: score["dsc"] for score in row["structures"]} == pytest.approx(expected)
+    assert row["dsc"] == pytest.approx(np.mean(list(expected.values())))
+
+
+@pytest.mark.heavy
+def test_a_model_that_needs_boxes_gets_those_of_the_reference(subject: Subject, tmp_path: Path) -> None:
+    prompted = replace(subject, network=NamedNetwork("embedded"), cases=subject.cases[:1])
+    row = run_cell(_plan(prompted, precisions=())[0], tmp_path)
+    shown = np.unique(subject.cases[0].reference().labels[subject.cases[0].reference().labels > 0])
+    assert len(row["structures"]) == len(shown) and row["dsc"] > 0.3  # coarse voxels, but a box tells the most
+
+
+def test_a_reference_without_any_of_the_structures_is_told(subject: Subject) -> None:
+    volume, reference = subject.cases[0].volume(), subject.cases[0].reference()
+    found = subject.network.load("cpu").segment(volume)
+    foreign = Segmentation(reference.labels, volume, tuple(Structure(s.label, "bone") for s in reference.structures))
+    with pytest.raises(UserError, match="none of the structures"):
+        scores_of(found, foreign)
+
+
+def test_a_backbone_is_told_by_its_layers() -> None:
+    convolution, linear = torch.nn.Conv3d(1, 1, 1), torch.nn.Linear(1, 1)
+    assert backbone(torch.nn.Sequential(convolution)) == "CNN"
+    assert backbone(torch.nn.Sequential(convolution, linear)) == "hybrid"
+    assert backbone(torch.nn.Sequential(linear)) == "transformer"
+
+
+@dataclass
+class Stopping:
+    """Runs cells until it is killed, then leaves at once as a killed process does; notes what it was asked for."""
+
+    runner: Locally
+    after: int
+    asked: int = 0
+
+    def __call__(self, plan: Sequence[Cell], progress: Progress) -> Iterator[tuple[Cell, Outcome]]:
+        self.asked = len(plan)
+        for number, outcome in enumerate(self.runner(plan, progress)):
+            if number == self.after:
+                raise KeyboardInterrupt
+            yield outcome
+
+
+def test_a_stopped_run_goes_on_where_it_stopped(subject: Subject, tmp_path: Path) -> None:
+    plan = _plan(subject, precisions=("W8A8",), methods=("rtn",))
+    records, runner = Records(tmp_path), Locally(tmp_path / "models")
+    first, second = Stopping(runner, 3), Stopping(runner, 100)
+    with pytest.raises(KeyboardInterrupt):
+        run(plan, records, first, Progress())
+    kept = {file.name: file.stat().st_mtime_ns for file in records.folder.iterdir()}
+    assert len(kept) == 3
+    rows, failed = run(plan, records, second, Progress())
+    assert (first.asked, second.asked) == (len(plan), len(plan) - 3) and not failed
+    assert kept.items() <= {file.name: file.stat().st_mtime_ns for file in records.folder.iterdir()}.items()
+    whole, _ = run(plan, Records(tmp_path / "whole"), Locally(tmp_path / "other"), Progress())
+    assert scores(rows) == scores(whole)
+
+
+def test_a_damaged_record_is_measured_again(tmp_path: Path) -> None:
+    records = Records(tmp_path)
+    records.put({"key": "a", "dsc": 0.5})
+    assert records.get("a") == {"key": "a", "dsc": 0.5} and records.get("b") is None
+    (records.folder / "a.json").write_text('{"key": "a", "ds', encoding="utf-8")
+    assert records.get("a") is None
+    (records.folder / "b.json").write_text('{"key": "a"}', encoding="utf-8")
+    assert records.get("b") is None
+
+
+def test_a_cell_that_cannot_be_measured_does_not_stop_the_others(subject: Subject, tmp_path: Path) -> None:
+    alone = replace(subject, cases=(subject.cases[0], replace(subject.cases[1], labels=None)))
+    rows, failed = run(_plan(alone, precisions=()), Records(tmp_path), Locally(tmp_path), Progress())
+    assert len(rows) == 1 and "has no labels" in str(*failed.values())
+
+
+def test_rows_are_kept_as_parquet(subject: Subject, tmp_path: Path) -> None:
+    parquet = pytest.importorskip("pyarrow.parquet")
+    rows = [run_cell(cell, tmp_path) for cell in _plan(subject, precisions=("W8A8",))[:3]]
+    assert parquet.read_table(write_rows(rows, tmp_path)).to_pylist() == rows
+
+
+def test_rows_are_kept_as_csv_where_there_is_no_pyarrow(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(__import__("sys").modules, "pyarrow", None)
+    rows = [{"key": "a", "dsc": 0.5, "structures": [{"name": "liver", "dsc": 0.5}]}]
+    text = write_rows(rows, tmp_path).read_text(encoding="utf-8").splitlines()
+    assert text[0] == "key,dsc,structures" and '""liver""' in text[1] and len(text) == 2
+
+
+def test_the_command_measures_and_goes_on(subject: Subject, tmp_path: Path) -> None:
+    words = ["bench", "medquanbench", "--output", tmp_path / "out", "--model", subject.network.spec, "--threads", "1"]
+    words += ["--weights", subject.network.weights, "--method", "rtn", "--json", tmp_path / "rows.json"]
+    for name, value in json.loads(subject.network.options).items():
+        words += ["--option", f"{name}={json.dumps(value)}"]
+    for case in (*subject.calibration, *subject.cases):
+        words += ["--case", case.image, "--labels", case.labels]
+    words += ["--precision", "W4A4"]
+    result = CliRunner().invoke(app, [str(word) for word in words], env={"COLUMNS": "250"})
+    assert result.exit_code == 0, result.output
+    told = json.loads((tmp_path / "rows.json").read_text(encoding="utf-8"))
+    assert len(told["rows"]) == 2 * (1 + 3) and not told["failed"]
+    assert {row["case"] for row in told["rows"]} == {"scan1", "scan2"}  # the first case calibrates
+    page, text = ((tmp_path / "out" / f"tables.{kind}").read_text(encoding="utf-8") for kind in ("html", "md"))
+    for line in told["lines"]:
+        assert f"{line['dsc']:.3f}" in page and f"{line['dsc']:.3f}" in text and f"{line['dsc']:.3f}" in result.output
+    records = {file: file.stat().st_mtime_ns for file in (tmp_path / "out" / "cells").iterdir()}
+    result = CliRunner().invoke(app, [str(word) for word in words], env={"COLUMNS": "250"})
+    assert result.exit_code == 0 and records == {file: file.stat().st_mtime_ns for file in records}
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        ([], "There is no case"),
+        (["--case", "a.nii.gz"], "do not fit"),
+        (["--case", "a.nii.gz", "--labels", "b.nii.gz"], "There is no model"),
+        (["--case", "a.nii.gz", "--labels", "b.nii.gz", "--model", "embedded"], "no case left"),
+        (["--mini", "--model", "embedded"], "Leave the others out"),
+    ],
+    ids=["nothing", "no-labels", "no-model", "calibrates", "mini-and-model"],
+)
+def test_what_is_missing_is_told(words: list[str], told: str, tmp_path: Path) -> None:
+    words = ["bench", "medquanbench", "--output", str(tmp_path / "out"), *words]
+    result = CliRunner().invoke(app, words, env={"COLUMNS": "250", "MEDQUANT_TEST_DATA": ""})
+    assert isinstance(result.exception, (UserError, SystemExit)) and result.exit_code != 0
+    assert told in result.output + str(result.exception)
+
+
+def test_the_cube_of_the_real_scan_keeps_millimetres(test_data: Path) -> None:
+    cube, reference = cube_that_tests(test_data)
+    whole = read_volume(test_data / "ct_abdomen_3mm" / "ct.nii.gz")
+    labels = read_labels(test_data / "ct_abdomen_3mm" / "labels.nii.gz", whole).labels
+    assert np.linalg.det(cube.affine[:3, :3]) * np.linalg.det(whole.affine[:3, :3]) != 0
+    for theirs, ours in ((5, 6), (1, 1)):  # liver and spleen
+        expected = np.count_nonzero(labels == theirs) * whole.voxel_volume_ml
+        found = np.count_nonzero(reference.labels == ours) * cube.voxel_volume_ml
+        assert found == pytest.approx(expected, rel=0.02)
+    # The spleen lies to the left of the liver, whichever way the array runs.
+    left = {label: (cube.affine @ [*np.argwhere(reference.labels == label).mean(0)[::-1], 1])[0] for label in (1, 6)}
+    assert left[1] > left[6] + 50

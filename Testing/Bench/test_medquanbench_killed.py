@@ -1,0 +1,104 @@
+"""Processes that are killed in the middle: a run of this machine, and a worker of a Ray cluster."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from small_subject import a_subject, scores
+
+from medquant.bench.medquanbench.plan import Cell, cells, settings
+from medquant.bench.medquanbench.records import Records
+from medquant.bench.medquanbench.running import Locally, run
+from medquant.bench.medquanbench.subjects import Subject
+from medquant.errors import UserError
+from medquant.progress import Progress
+
+
+def _command(subject: Subject, output: Path) -> list[str]:
+    words = [sys.executable, "-m", "medquant", "bench", "medquanbench", "--output", output, "--threads", "1"]
+    words += ["--model", subject.network.spec, "--weights", subject.network.weights, "--json", output.parent / "told"]
+    for name, value in json.loads(subject.network.options).items():
+        words += ["--option", f"{name}={json.dumps(value)}"]
+    for case in (*subject.calibration, *subject.cases):
+        words += ["--case", case.image, "--labels", case.labels]
+    return [str(word) for word in words]
+
+
+@pytest.mark.heavy
+@pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="this system has no SIGKILL")
+def test_a_killed_run_goes_on_where_it_stopped(tmp_path: Path, own_cache: Path) -> None:
+    subject = a_subject(tmp_path, count=5)
+    kept = tmp_path / "out" / "cells"
+    with subprocess.Popen(_command(subject, tmp_path / "out"), stdout=subprocess.DEVNULL) as process:
+        while len(list(kept.glob("*.json"))) < 5 and process.poll() is None:
+            time.sleep(0.01)
+        process.send_signal(signal.SIGKILL)
+    assert process.returncode == -signal.SIGKILL
+    before = {file.name: file.stat().st_mtime_ns for file in kept.glob("*.json")}
+    plan = list(cells([subject], settings()))
+    assert 5 <= len(before) < len(plan)
+    subprocess.run(_command(subject, tmp_path / "out"), check=True, stdout=subprocess.DEVNULL)
+    after = {file.name: file.stat().st_mtime_ns for file in kept.glob("*.json")}
+    assert before.items() <= after.items() and len(after) == len(plan)
+    rows, _ = run(plan, Records(tmp_path / "whole"), Locally(tmp_path / "models"), Progress())
+    told = json.loads((tmp_path / "told").read_text(encoding="utf-8"))
+    assert scores(told["rows"]) == scores(rows)
+
+
+@pytest.mark.heavy
+def test_a_cluster_gives_the_same_when_a_worker_is_lost(
+    tmp_path: Path, own_cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("ray", reason="Ray is not installed (pip install medquant[cluster])")
+    import ray
+    from ray.cluster_utils import Cluster
+
+    from medquant.bench.medquanbench.cluster import OnRay
+
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join(filter(None, sys.path)))  # workers find what this process finds
+    subject = a_subject(tmp_path, count=6)
+    plan = list(cells([subject], settings()))
+    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0})
+    try:
+        workers = [cluster.add_node(num_cpus=1) for _ in range(2)]
+        rows: list[dict] = []
+        alive = []
+        for _, outcome in OnRay(cluster.address)(plan, Progress()):
+            assert not isinstance(outcome, UserError), outcome
+            rows.append(outcome)
+            if len(rows) == 8:
+                cluster.remove_node(workers.pop(), allow_graceful=False)
+            if len(rows) in (1, len(plan)):
+                alive.append(sum(node["Alive"] for node in ray.nodes()))
+        assert alive == [3, 2], "the head and two workers, then one"
+    finally:
+        cluster.shutdown()
+    assert list(own_cache.with_name("medquanbench").glob("*.safetensors")), "kept beside what is compiled"
+    by_key = {row["key"]: row for row in rows}
+    assert len(rows) == len(by_key) == len(plan)
+    here, _ = run(plan, Records(tmp_path), Locally(tmp_path / "models"), Progress())
+    assert scores([by_key[cell.key] for cell in plan]) == scores(here)
+
+
+def test_where_no_cluster_is_that_is_told(subject: Subject) -> None:
+    pytest.importorskip("ray", reason="Ray is not installed (pip install medquant[cluster])")
+    from medquant.bench.medquanbench.cluster import OnRay
+
+    plan: list[Cell] = list(cells([subject], settings(precisions=())))
+    with pytest.raises(UserError, match=r"no Ray cluster at 127\.0\.0\.1:1 "):
+        list(OnRay("127.0.0.1:1")(plan, Progress()))
+
+
+def test_where_ray_is_missing_that_is_told(subject: Subject, monkeypatch: pytest.MonkeyPatch) -> None:
+    from medquant.bench.medquanbench.cluster import OnRay
+
+    monkeypatch.setitem(sys.modules, "ray", None)
+    with pytest.raises(UserError, match="Ray is not installed"):
+        list(OnRay("auto")(list(cells([subject], settings(precisions=()))), Progress()))

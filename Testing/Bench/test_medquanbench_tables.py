@@ -1,0 +1,148 @@
+"""Means, drops, findings and tables come from the rows and from nothing else."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from medquant.bench.medquanbench.findings import findings
+from medquant.bench.medquanbench.plan import FP32, PRODUCT
+from medquant.bench.medquanbench.summary import Line, summarize
+from medquant.bench.medquanbench.tables import markdown, tables, write_tables
+from medquant.evaluation.wording import TIMES
+
+
+def a_row(precision: str, grain: str, method: str, scores: dict[str, float], **other: Any) -> dict[str, Any]:
+    return {
+        "model": "net",
+        "backbone": "CNN",
+        "precision": precision,
+        "granularity": grain,
+        "method": method,
+        "case": "one",
+        "case_id": "one",
+        "dsc": float(np.mean(list(scores.values()))),
+        "structures": [{"name": name, "dsc": dsc, "nsd": dsc / 2} for name, dsc in scores.items()],
+        "effective_bits": 4.0,
+        "bytes": 100,
+        "seconds": 1.0,
+        "runtime": None,
+        "runtime_seconds": None,
+        "runtime_dsc": None,
+    } | other
+
+
+SETTINGS = (
+    (FP32, "", ""),
+    ("W8A8", "per-tensor", "rtn"),
+    ("W8A8", "adaptive", "rtn"),
+    ("W4A4", "per-tensor", "rtn"),
+    ("W4A4", "per-channel/token", "rtn"),
+    ("W4A4", "adaptive", "rtn"),
+    ("W4A4", "adaptive", "gptq"),
+    ("W4A4", "per-tensor", PRODUCT),
+)
+LIKE_THE_PAPER = (0.9, 0.895, 0.9, 0.1, 0.5, 0.6, 0.7, 0.85)
+UNLIKE_IT = (0.9, 0.8, 0.9, 0.88, 0.5, 0.4, 0.41, 0.8)
+
+
+def lines_of(values: tuple[float, ...]) -> list[Line]:
+    return summarize([a_row(*setting, {"liver": value}) for setting, value in zip(SETTINGS, values, strict=True)])
+
+
+@given(
+    st.lists(st.tuples(st.floats(0.01, 1), st.floats(0, 1), st.floats(0, 1)), min_size=1, max_size=5),
+    st.randoms(use_true_random=False),
+)
+def test_means_and_drops(cases: list[tuple[float, float, float]], random: Any) -> None:
+    rows = [
+        a_row(precision, "", "", {"liver": liver, "spleen": spleen}, case_id=str(number))
+        for number, (full, low, high) in enumerate(cases)
+        for precision, liver, spleen in ((FP32, full, full), ("W4A4", low, high))
+    ]
+    full, four = summarize(rows)
+    assert full.dsc_drop == 0 and four.cases == len(cases)
+    assert four.dsc == pytest.approx(np.mean([(low + high) / 2 for _, low, high in cases]))
+    assert four.dsc_drop == pytest.approx(100 * (1 - four.dsc / np.mean([full for full, *_ in cases])))
+    assert four.nsd == pytest.approx(four.dsc / 2) and four.nsd_drop == pytest.approx(four.dsc_drop)
+    random.shuffle(rows)
+    again = {line.precision: line.dsc for line in summarize(rows)}
+    assert again == pytest.approx({FP32: full.dsc, "W4A4": four.dsc})
+
+
+def test_what_fp32_did_not_find_does_not_count() -> None:
+    rows = [
+        a_row(FP32, "", "", {"liver": 0.9, "pancreas": 0.1}),
+        a_row("W4A4", "", "", {"liver": 0.6, "pancreas": 0.0}),
+    ]
+    assert [line.dsc for line in summarize(rows)] == pytest.approx([0.5, 0.3])
+    assert [line.dsc for line in summarize(rows, found_by_fp32=0.5)] == pytest.approx([0.9, 0.6])
+
+
+def test_a_setting_is_compared_on_the_cases_that_it_was_measured_on() -> None:
+    rows = [a_row(FP32, "", "", {"liver": dsc}, case_id=case) for case, dsc in (("a", 0.8), ("b", 0.4))]
+    rows.append(a_row("W8A8", "", "", {"liver": 0.4}, case_id="b"))
+    rows.append(a_row("W8A8", "", "", {"liver": 0.9}, case_id="c"))  # FP32 is still missing there
+    full, eight = summarize(rows)
+    assert full.dsc == pytest.approx(0.6) and eight.cases == 1 and eight.dsc_drop == pytest.approx(0)
+
+
+def test_findings_follow_the_numbers() -> None:
+    alike, unlike = findings(lines_of(LIKE_THE_PAPER)), findings(lines_of(UNLIKE_IT))
+    assert [one.claim for one in alike] == [one.claim for one in unlike] and len(alike) == 6
+    assert [one.holds for one in alike] == [True] * 6
+    assert [one.holds for one in unlike] == [False] * 6
+    assert "0.100" in alike[1].evidence and "88.9 %" in alike[1].evidence
+
+
+def test_of_two_ruins_neither_is_better() -> None:
+    values = list(LIKE_THE_PAPER)
+    values[4:6] = 0.1, 0.2
+    claims = [one.claim for one in findings(lines_of(tuple(values)))]
+    assert len(claims) == 5 and not any("Adaptive" in claim for claim in claims)
+
+
+@pytest.mark.parametrize("left", range(len(SETTINGS)))
+def test_nothing_is_found_in_what_was_not_measured(left: int) -> None:
+    only = [line for number, line in enumerate(lines_of(LIKE_THE_PAPER)) if number in (0, left)]
+    assert {one.claim[:4] for one in findings(only)} <= {"W8A8", "W4A4"} and len(findings(only)) <= 1
+    assert findings(only[1:]) == [] or only[1:] == []
+
+
+def test_each_model_has_its_own_findings() -> None:
+    rows = [
+        a_row(*setting, {"liver": value}, model=model)
+        for model, values in (("good", LIKE_THE_PAPER), ("bad", UNLIKE_IT))
+        for setting, value in zip(SETTINGS, values, strict=True)
+    ]
+    found = findings(summarize(rows))
+    assert {(one.model, one.holds) for one in found} == {("good", True), ("bad", False)} and len(found) == 12
+
+
+def test_tables_hold_every_number(tmp_path) -> None:
+    kernels = {"runtime": "openvino int8", "runtime_seconds": 0.5, "runtime_dsc": 0.77}
+    rows = [a_row(*setting, {"liver": value}) for setting, value in zip(SETTINGS, LIKE_THE_PAPER, strict=True)]
+    rows[0] |= {"bytes": 800, "runtime": "openvino fp32", "runtime_seconds": 1.0, "runtime_dsc": 0.9}
+    rows[-1] |= kernels | {"model": "net"}
+    lines = summarize(rows)
+    made = tables(lines, findings(lines))
+    assert [len(table.rows) for table in made] == [len(SETTINGS), 2, 6]
+    assert all(len(row) == len(table.head) for table in made for row in table.rows)
+    text = markdown(made)
+    assert "0.100 (88.9 %)" in text and f"8.00{TIMES}" in text and f"(2.00{TIMES})" in text and "-0.080" in text
+    assert text.count("| net |") == 1 + 1 + 6
+    paths = write_tables(made, tmp_path)
+    assert [path.name for path in paths] == ["tables.md", "tables.html"]
+    assert paths[0].read_text(encoding="utf-8") == text
+    assert paths[1].read_text(encoding="utf-8").count("<tr") == len(SETTINGS) + 2 + 6 + 3
+
+
+def test_names_do_not_become_markup(tmp_path) -> None:
+    lines = summarize([a_row(FP32, "", "", {"liver": 0.5}, model="<b>|net")])
+    text, page = (path.read_text(encoding="utf-8") for path in write_tables(tables(lines, []), tmp_path))
+    assert "<b>" not in page and "&lt;b&gt;|net" in page
+    assert "<b>\\|net" in text

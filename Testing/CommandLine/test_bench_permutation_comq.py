@@ -1,0 +1,123 @@
+"""`medquant bench permutation-comq` as a command, on a small data set in the published layout."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from medquant.evaluation.metrics import agreement
+from medquant.imaging.labels import read_labels
+from medquant.imaging.reading import read_volume
+from medquant.models.registry import load_model
+from medquant.prompts import Box, BoxPrompt
+from medquant.segment import segment
+
+TABLES = ("bench", "permutation-comq", "--part", "tables")
+
+
+@pytest.fixture(scope="module")
+def abdomenct(scan: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """AbdomenCT-1K with three cases, all of them the phantom."""
+    folder = tmp_path_factory.mktemp("abdomenct")
+    for number in (1, 2, 3):
+        for part, name in (("Image", f"Case_0000{number}_0000"), ("Mask", f"Case_0000{number}")):
+            (folder / part).mkdir(exist_ok=True)
+            source = scan / ("ct.nii.gz" if part == "Image" else "labels.nii.gz")
+            shutil.copy(source, folder / part / f"{name}.nii.gz")
+    return folder
+
+
+def test_tables_on_the_data_set_and_on_where_they_stopped(
+    medquant, monkeypatch: pytest.MonkeyPatch, abdomenct: Path, small_sam: Path
+) -> None:
+    monkeypatch.delenv("MEDQUANT_TEST_DATA", raising=False)
+    words = (*TABLES, "--dataset", abdomenct, "--cases", "1", "-m", small_sam, "--bits", "2", "-o", "out")
+    methods = ("fp32", "rtn", "comq", "per-layer", "layer", "rows")
+    first = medquant(*words, "--method", "fp32", "--method", "layer", "--json", "first.json")
+    assert first.exit_code == 0, first.output
+    kept = Path("out/tables.jsonl")
+    kept.write_text(kept.read_text() + '{"key": "cut of')
+    again = medquant(*words, *(w for m in methods for w in ("--method", m)), "--json", "rows.json")
+    assert again.exit_code == 0, again.output
+    rows = {row["method"]: row for row in json.loads(Path("rows.json").read_text())["tables"]}
+    assert list(rows) == list(methods)
+    for row in json.loads(Path("first.json").read_text())["tables"]:
+        assert rows[row["method"]] == row
+    assert len(kept.read_text().splitlines()) == 2 + 4, "what was there was not measured again"
+    for row in rows.values():
+        assert list(row["by_organ"]) == ["Case_00002"] and row["calibration"] == "Case_00001"
+        pairs = [pair for organs in row["by_organ"].values() for pair in organs.values()]
+        assert row["dsc"] == pytest.approx(np.mean([dsc for dsc, _ in pairs]))
+        assert row["nsd"] == pytest.approx(np.mean([nsd for _, nsd in pairs]))
+    assert rows["rtn"]["effective_bits"] < 6 < rows["layer"]["effective_bits"] < rows["fp32"]["effective_bits"] == 32
+    assert rows["per-layer"]["published_nsd"] == pytest.approx(0.54825)
+    assert (
+        "Table 1" in again.stdout
+        and "Table 2" in again.stdout
+        and "Measured on 1 case of AbdomenCT-1K." in again.stdout
+    )
+    second = again.stdout[again.stdout.index("Table 2") :]
+    assert "a scale for each layer" in second and "RTN" not in second
+
+
+def test_scores_are_those_of_boxes_around_each_section(medquant, abdomenct: Path, small_sam: Path) -> None:
+    found = medquant(*TABLES, "--dataset", abdomenct, "--cases", "1", "-m", small_sam, "--method", "fp32",
+                     "-o", "out", "--json", "-")  # fmt: skip
+    assert found.exit_code == 0, found.output
+    told = json.loads(found.stdout)["tables"][0]["by_organ"]["Case_00002"]
+    volume = read_volume(abdomenct / "Image" / "Case_00002_0000.nii.gz")
+    mask = read_labels(abdomenct / "Mask" / "Case_00002.nii.gz", volume).labels == 1
+    boxes = []
+    for k in np.flatnonzero(mask.any((1, 2))):
+        rows, columns = np.nonzero(mask[k])
+        corners = (columns.min(), rows.min(), k), (columns.max(), rows.max(), k)
+        boxes.append(Box(*(tuple(map(int, corner)) for corner in corners), plane="axial"))
+    wanted = segment(load_model(str(small_sam)), volume, prompt=BoxPrompt(tuple(boxes))).labels > 0
+    one = agreement(wanted, mask, volume.spacing)
+    assert told["liver"] == pytest.approx([one.dsc, one.nsd])
+
+
+def test_the_simulation_needs_nothing(medquant, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("MEDQUANT_TEST_DATA", raising=False)
+    monkeypatch.setattr("medquant.bench.permutation_comq.simulation.LARGE", 96)
+    monkeypatch.setattr("medquant.bench.permutation_comq.simulation.LARGE_TOKENS", 128)
+    found = medquant("bench", "permutation-comq", "--bits", "2", "-o", "out", "--json", "rows.json")
+    assert found.exit_code == 0, found.output
+    rows = json.loads(Path("rows.json").read_text())["simulation"]
+    for row in rows:
+        assert f"{row['effective_bits']:.2f}" in found.stdout and f"{100 * row['output_error']:#.3g}" in found.stdout
+    assert {path.name for path in Path("out").iterdir()} >= {"figure2.png", "figure3.svg"}
+    assert "give scans" in found.stdout
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (("--part", "appendix"), "Unknown part 'appendix'"),
+        (("--part", "tables", "--data", "nowhere"), "There is no folder"),
+        (("--part", "tables", "--data", "."), "The scans of the tables are not in"),
+        (("--part", "tables", "--dataset", "."), "does not hold AbdomenCT-1K"),
+    ],
+)
+def test_a_mistake_is_told(medquant, words: tuple[str, ...], told: str) -> None:
+    result = medquant("bench", "permutation-comq", *words)
+    assert result.exit_code == 2 and told in result.output
+    assert not list(Path().iterdir())
+
+
+def test_its_help_has_examples_and_fits_a_narrow_terminal(medquant, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    told = medquant("bench", "permutation-comq", "--help").stdout
+    assert "medquant bench permutation-comq" in told.partition("Examples")[2]
+    assert "\N{HORIZONTAL ELLIPSIS}" not in told
+
+
+def test_a_model_without_boxes_is_refused(medquant, abdomenct: Path) -> None:
+    result = medquant(*TABLES, "--dataset", abdomenct, "-m", "embedded-nnunet")
+    assert result.exit_code == 2 and "takes no boxes" in result.output
+    result = medquant(*TABLES, "--dataset", abdomenct, "--method", "magic")
+    assert result.exit_code == 2 and "Unknown method 'magic'" in result.output

@@ -1,0 +1,97 @@
+"""Cells on a Ray cluster: a task for each; a task whose worker is lost runs again on another."""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from medquant.bench.medquanbench.measure import run_cell
+from medquant.bench.medquanbench.plan import Cell
+from medquant.bench.medquanbench.running import Outcome
+from medquant.cache_place import cache_folder
+from medquant.errors import Cancelled, UserError
+from medquant.progress import Progress
+
+SECONDS_BETWEEN_CHECKS, SECONDS_TO_ANSWER = 1.0, 10.0
+
+
+@dataclass(frozen=True)
+class OnRay:
+    """Runs cells on an existing cluster.
+
+    Every machine of it needs medquant with the extra "cluster", and the files of weights and cases under the paths
+    given here. A task takes `threads` processors and `gpus` GPUs; it computes on the GPU where it has one. Quantized
+    models are kept in the cache of the machine that made them.
+    """
+
+    address: str
+    """ "auto", "HOST:PORT", or "ray://HOST:PORT"."""
+    gpus: float = 0.0
+    threads: int = 1
+    retries: int = 3
+    """Times that a cell whose worker was lost runs again."""
+
+    def __call__(self, cells: Sequence[Cell], progress: Progress) -> Iterator[tuple[Cell, Outcome]]:
+        """Rows as they come. Raises `UserError` where there is no Ray or no cluster; `Cancelled`."""
+        if not cells:
+            return
+        ray = _connected(self.address)
+        try:
+            device = "cuda" if self.gpus else "cpu"
+            task = ray.remote(num_cpus=self.threads, num_gpus=self.gpus, max_retries=self.retries)(_run_anywhere)
+            waiting = {task.remote(cell, device, self.threads): cell for cell in cells}
+            progress.report(0.0, f"{len(cells)} cells on {len(ray.nodes())} machines")
+            while waiting:
+                done, _ = ray.wait(list(waiting), timeout=SECONDS_BETWEEN_CHECKS)
+                for reference in done:
+                    cell = waiting.pop(reference)
+                    progress.report(1 - len(waiting) / len(cells), cell.describe())
+                    yield cell, _outcome(ray, reference)
+                progress.check()
+        except Cancelled:
+            for reference in waiting:
+                ray.cancel(reference, force=True)
+            raise
+        finally:
+            ray.shutdown()
+
+
+def _run_anywhere(cell: Cell, device: str, threads: int) -> Outcome:
+    try:
+        return run_cell(cell, cache_folder().with_name("medquanbench"), device=device, threads=threads)
+    except UserError as error:  # as a value: Ray would wrap it
+        return error
+
+
+def _outcome(ray: Any, reference: Any) -> Outcome:
+    try:
+        return ray.get(reference)
+    except (ray.exceptions.WorkerCrashedError, ray.exceptions.NodeDiedError, ray.exceptions.OutOfMemoryError) as error:
+        return UserError(
+            f"Its worker was lost every time ({type(error).__name__}). Give workers more memory, or fewer --threads."
+        )
+
+
+def _connected(address: str) -> Any:
+    try:
+        import ray
+    except ImportError as error:
+        raise UserError("Ray is not installed here. Install it with: pip install 'medquant[cluster]'") from error
+    try:
+        _knock(address)
+        ray.init(address=address, log_to_driver=False, logging_level="error")
+    except Exception as error:  # of many kinds, by how the cluster is not there
+        raise UserError(
+            f"There is no Ray cluster at {address} ({type(error).__name__}). Start one with `ray start --head`, "
+            "or correct --ray."
+        ) from error
+    return ray
+
+
+def _knock(address: str) -> None:
+    """Raise where nobody listens at HOST:PORT: Ray itself would try for minutes."""
+    host, _, port = address.removeprefix("ray://").rpartition(":")
+    if host and port.isdecimal():
+        socket.create_connection((host, int(port)), SECONDS_TO_ANSWER).close()

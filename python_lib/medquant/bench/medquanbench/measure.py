@@ -1,0 +1,195 @@
+"""One cell: quantize, segment, score. Runs in any process on any machine that sees the files."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import torch
+from filelock import FileLock
+from torch import nn
+
+import medquant
+from medquant import artifact
+from medquant.bench.medquanbench.plan import Cell, code_version
+from medquant.bench.medquanbench.subjects import Network
+from medquant.deploy.accelerate import accelerate
+from medquant.deploy.program import runs_on_integers
+from medquant.deploy.runtime import RUNTIMES
+from medquant.errors import UserError
+from medquant.evaluation.metrics import agreement
+from medquant.evaluation.structures import find_structure
+from medquant.imaging.boxes import boxes_from_labels
+from medquant.imaging.volume import Volume
+from medquant.layers import QuantizedLayer
+from medquant.matrices import is_quantizable
+from medquant.models.base import CalibrationSelection, Model
+from medquant.models.registry import choose_device
+from medquant.progress import Progress
+from medquant.prompts import BoxPrompt
+from medquant.quantize import quantize
+from medquant.quantized_model import QuantizedModel
+from medquant.segment import segment
+from medquant.segmentation import Segmentation
+
+TOLERANCE_MM = 2.0
+"""Of the normalized surface Dice."""
+
+
+def run_cell(
+    cell: Cell, models: Path, *, device: str = "cpu", threads: int = 1, progress: Progress | None = None
+) -> dict[str, Any]:
+    """The row of a cell: plain data.
+
+    `models`: folder of this machine for quantized models, which cells of one recipe share. The scores do not depend on
+    where or in which order cells run; with other `threads` sums may be rounded otherwise. Raises `UserError` for what
+    cannot be loaded, quantized or segmented.
+    """
+    progress = progress or Progress()
+    with _threads(threads):
+        original = _loaded(cell.network, device)
+        model: Model | QuantizedModel = original
+        if cell.setting.recipe is not None:
+            model = _opened(_quantized(cell, original, models, progress.span(0.0, 0.6)), cell.network, device)
+        volume, reference = cell.case.volume(), cell.case.reference()
+        prompt = _boxes(original, volume, reference)
+        found = segment(model, volume, prompt=prompt, **progress.span(0.6, 0.9).callbacks(cell.describe()))
+        scores = scores_of(found, reference)
+        row = {
+            "key": cell.key,
+            "model": cell.network.name,
+            "backbone": backbone(original.network),
+            "precision": cell.setting.precision,
+            "granularity": cell.setting.granularity,
+            "method": cell.setting.method,
+            "recipe": cell.setting.recipe.describe() if cell.setting.recipe else "",
+            "case": cell.case.name,
+            "case_id": cell.case_id,
+            "dsc": _mean(scores, "dsc"),
+            "nsd": _mean(scores, "nsd"),
+            "structures": scores,
+            "seconds": found.stages.get("network", found.seconds),
+            "simulated": found.execution.simulated,
+            "device": found.execution.device,
+            "threads": threads,
+            "version": medquant.__version__,
+            "code": code_version(),
+        }
+        row |= _sizes(model) | _compiled(model, volume, reference, prompt, device)
+    progress.report(1.0, cell.describe())
+    return row
+
+
+def scores_of(found: Segmentation, reference: Segmentation) -> list[dict[str, Any]]:
+    """`name, dsc, nsd` of every structure of the model that the reference shows."""
+    scores = []
+    for structure in found.structures:
+        known = find_structure(structure, reference)
+        if known is not None and (truth := reference.mask(known)).any():
+            agreed = agreement(found.mask(structure), truth, reference.volume.spacing, TOLERANCE_MM)
+            scores.append({"name": structure.name, "dsc": agreed.dsc, "nsd": agreed.nsd})
+    if not scores:
+        raise UserError(
+            f"The reference of {reference.volume.name} shows none of the structures of {found.model_name}. "
+            "Choose cases of what the model segments."
+        )
+    return scores
+
+
+def backbone(network: nn.Module) -> str:
+    """ "CNN", "hybrid" or "transformer", by the kinds of its layers."""
+    layers = [module for module in network.modules() if is_quantizable(module)]
+    linear = [isinstance(layer, nn.Linear) for layer in layers]
+    return "transformer" if all(linear) else "hybrid" if any(linear) else "CNN"
+
+
+@lru_cache(maxsize=1)
+def _loaded(network: Network, device: str) -> Model:
+    return network.load(device)
+
+
+@lru_cache(maxsize=1)
+def _opened(file: Path, network: Network, device: str) -> QuantizedModel:
+    """From its file, also where it was made just now: what is measured is what a user would have."""
+    opened = artifact.load(file, model=_loaded(network, device))
+    opened.model.network.to(choose_device(device))
+    return opened
+
+
+def _quantized(cell: Cell, original: Model, models: Path, progress: Progress) -> Path:
+    """The file of the quantized model, made where it is not there; of several processes one makes it."""
+    models.mkdir(parents=True, exist_ok=True)
+    file = models / f"{cell.model_key}{artifact.SUFFIX}"
+    with FileLock(f"{file}.lock"):
+        if not file.exists():
+            quantized = quantize(
+                original,
+                [case.volume() for case in cell.calibration],
+                recipe=cell.setting.recipe,
+                selection=CalibrationSelection(count=cell.inputs),
+                **progress.callbacks(cell.describe()),
+            )
+            quantized.save(file)
+    return file
+
+
+def _boxes(model: Model, volume: Volume, reference: Segmentation) -> BoxPrompt | None:
+    """For models that need boxes: around the reference on each slice, as the papers do."""
+    try:
+        model.require_prompt(None, volume)
+    except UserError:
+        return boxes_from_labels(reference.labels, volume, reference.structures, per_slice=True)
+    return None
+
+
+def _sizes(model: Model | QuantizedModel) -> dict[str, Any]:
+    if isinstance(model, QuantizedModel):
+        report = model.report
+        return {
+            "effective_bits": report.effective_bits,
+            "bytes": report.bytes_on_disk,
+            "quantize_seconds": report.seconds.get("total"),
+        }
+    count = sum(parameter.numel() for parameter in model.network.parameters())
+    return {"effective_bits": 32.0, "bytes": 4 * count, "quantize_seconds": None}
+
+
+def _compiled(
+    model: Model | QuantizedModel, volume: Volume, reference: Segmentation, prompt: BoxPrompt | None, device: str
+) -> dict[str, Any]:
+    """The same masks by a runtime's own kernels, where these can compute the model; quantized ones on integers."""
+    runtime = "tensorrt" if choose_device(device).type == "cuda" else "openvino"
+    nothing = {"runtime": None, "runtime_seconds": None, "runtime_dsc": None}
+    adapter = getattr(model, "model", model)
+    layers = [layer for layer in adapter.network.modules() if isinstance(layer, QuantizedLayer)]
+    if RUNTIMES[runtime].version() is None or not all(runs_on_integers(layer) for layer in layers):
+        return nothing
+    try:
+        twin = accelerate(model, runtime, threads=torch.get_num_threads())
+    except UserError:  # the runtime can do no part of it
+        return nothing
+    found = segment(twin, volume, prompt=prompt)
+    if found.execution.simulated:
+        return nothing
+    return {
+        "runtime": found.execution.describe(),
+        "runtime_seconds": found.stages.get("network", found.seconds),
+        "runtime_dsc": _mean(scores_of(found, reference), "dsc"),
+    }
+
+
+def _mean(scores: list[dict[str, Any]], name: str) -> float:
+    return sum(score[name] for score in scores) / len(scores)
+
+
+@contextmanager
+def _threads(count: int) -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(count)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)

@@ -1,0 +1,135 @@
+"""The cells of the benchmark: every model, recipe and case, each with a key that is its own."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+
+import medquant
+from medquant.activation_settings import IntActivations
+from medquant.bench.medquanbench.subjects import Case, Network, Subject, fingerprint
+from medquant.bench.quality import PUBLISHED, published
+from medquant.errors import UserError, one_of
+from medquant.recipe import METHODS, IntWeights, Recipe
+
+FP32 = "FP32"
+PRECISIONS = {"W8A8": 8, "W4A4": 4}
+PRODUCT = "medquant"
+"""Not a solver but the product's whole recipe: its calibration, static scales equalized over channels, the first and
+the last layer at 8 bits; per tensor, so that ordinary integer kernels compute it."""
+_DECIDING = ("bench/allconvunet.py", "bench/organ_case.py", "bench/medquanbench/measure.py")
+_NOT_DECIDING = ("bench", "commands", "worker")
+
+
+@dataclass(frozen=True)
+class Setting:
+    """A column of the paper's tables, and a method beside it; `recipe` None is FP32."""
+
+    precision: str
+    granularity: str = ""
+    method: str = ""
+    recipe: Recipe | None = None
+
+    @property
+    def data_free(self) -> bool:
+        """Whether calibration decides nothing: weights rounded as they are, scales found on each input."""
+        recipe = self.recipe
+        return recipe is not None and not recipe.needs_moments and recipe.activations.mode == "dynamic"
+
+    def describe(self) -> str:
+        """In a few words: "W4A4 per-tensor rtn"."""
+        return " ".join(filter(None, (self.precision, self.granularity, self.method)))
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One measurement: a network under a setting, on one case."""
+
+    network: Network
+    setting: Setting
+    calibration: tuple[Case, ...]
+    inputs: int
+    """Slices or patches of each of these scans."""
+    case: Case
+    case_id: str
+    model_key: str
+    """Of the quantized model: cells that differ in nothing but the case share it."""
+    key: str
+
+    def describe(self) -> str:
+        """In words, for progress and errors."""
+        return f"{self.network.name}, {self.setting.describe()}, {self.case.name}"
+
+
+def settings(
+    precisions: Sequence[str] = tuple(PRECISIONS),
+    granularities: Sequence[str] = tuple(PUBLISHED),
+    methods: Sequence[str] = ("rtn", PRODUCT),
+) -> list[Setting]:
+    """FP32, then every precision, granularity and method. Raises `UserError` for an unknown one.
+
+    The paper's method is "rtn"; another solver rounds the weights under the same granularities. `PRODUCT` comes once
+    for each precision.
+    """
+    _refuse_unknown("precision", precisions, PRECISIONS)
+    _refuse_unknown("granularity", granularities, PUBLISHED)
+    _refuse_unknown("method", methods, (*METHODS, PRODUCT))
+    found = [Setting(FP32)]
+    for precision in precisions:
+        bits = PRECISIONS[precision]
+        for granularity in granularities:
+            for method in (method for method in methods if method != PRODUCT):
+                found.append(Setting(precision, granularity, method, published(bits, granularity, method)))
+        if PRODUCT in methods:
+            recipe = Recipe(weights=IntWeights(bits), activations=IntActivations(bits))
+            found.append(Setting(precision, "per-tensor", PRODUCT, recipe))
+    return found
+
+
+def _refuse_unknown(what: str, given: Iterable[str], known: Iterable[str]) -> None:
+    for name in given:
+        if name not in known:
+            raise UserError(f"There is no {what} {name!r}. Choose {one_of(known)}.")
+
+
+def cells(subjects: Sequence[Subject], chosen: Sequence[Setting]) -> Iterator[Cell]:
+    """Every cell, those of one quantized model together.
+
+    Each network is loaded once, for the hash of its weights. Raises `UserError` for a network that cannot be loaded,
+    and for two of one name.
+    """
+    names = [subject.network.name for subject in subjects]
+    if twice := next((name for name in names if names.count(name) > 1), None):
+        raise UserError(f"Two networks are called {twice}. Measure them one after the other, in folders of their own.")
+    for subject in subjects:
+        weights = subject.network.load("cpu").weights_hash
+        calibration = [fingerprint(case) for case in subject.calibration]
+        cases = [(case, fingerprint(case)) for case in subject.cases]
+        for setting in chosen:
+            recipe = setting.recipe and setting.recipe.to_dict()
+            inputs = 1 if setting.data_free else subject.inputs
+            of_model = [subject.network.name, weights, code_version()]
+            of_model += [recipe, calibration, inputs] if recipe else []
+            for case, known in cases:
+                keys = _hash(of_model), _hash([*of_model, known])
+                yield Cell(subject.network, setting, subject.calibration, inputs, case, known[:12], *keys)
+
+
+def _hash(parts: object) -> str:
+    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:24]
+
+
+@cache
+def code_version() -> str:
+    """A hash of the code that decides a cell's numbers: the engine, not commands or tables."""
+    root = Path(medquant.__file__).parent
+    engine = [file for file in root.rglob("*.py") if file.relative_to(root).parts[0] not in _NOT_DECIDING]
+    digest = hashlib.sha256()
+    for file in sorted([*engine, *(root / name for name in _DECIDING)]):
+        digest.update(f"{file.relative_to(root).as_posix()}\n".encode())
+        digest.update(file.read_bytes())
+    return digest.hexdigest()[:12]

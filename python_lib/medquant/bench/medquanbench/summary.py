@@ -1,0 +1,95 @@
+"""Rows of cells brought together: the mean over the cases for each model and setting, and the drop from FP32."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+
+from medquant.bench.medquanbench.plan import FP32
+
+
+@dataclass(frozen=True)
+class Line:
+    """A line of the paper's tables."""
+
+    model: str
+    backbone: str
+    precision: str
+    granularity: str
+    method: str
+    cases: int
+    dsc: float
+    nsd: float
+    dsc_drop: float
+    """Per cent of FP32's; negative where it is better."""
+    nsd_drop: float
+    effective_bits: float
+    bytes: int
+    seconds: float
+    """Of the network on a case, computed by PyTorch; quantized ones are simulated there."""
+    runtime: str | None
+    """What computed it with kernels of its own, FP32 or integers; None: nothing could."""
+    runtime_seconds: float | None
+    runtime_dsc_change: float | None
+    """DSC there less that of PyTorch, over all structures."""
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain data for JSON."""
+        return asdict(self)
+
+
+def summarize(rows: Sequence[dict[str, Any]], *, found_by_fp32: float = 0.0) -> list[Line]:
+    """A line for each model and setting, in the order of the rows.
+
+    Only cases that FP32 was run on count, and of these only structures that FP32 itself finds with a DSC of
+    `found_by_fp32` at least: what was never found cannot be lost. A case is the mean of its structures.
+    """
+    full = {(row["model"], row["case_id"]): row for row in rows if row["precision"] == FP32}
+    groups: dict[tuple[str, str, str, str], list[dict[str, Any]]] = {}
+    for row in rows:
+        kept = _kept(full.get((row["model"], row["case_id"])), found_by_fp32)
+        scores = [score for score in row["structures"] if score["name"] in kept]
+        if scores:
+            counted = {name: float(np.mean([score[name] for score in scores])) for name in ("dsc", "nsd")}
+            counted["runtime_dsc_change"] = row["runtime_dsc"] - row["dsc"] if row["runtime"] else None
+            group = (row["model"], row["precision"], row["granularity"], row["method"])
+            groups.setdefault(group, []).append({**row, **counted})
+    reference = {group[0]: members for group, members in groups.items() if group[1] == FP32}
+    return [_line(members, reference[group[0]]) for group, members in groups.items() if group[0] in reference]
+
+
+def _kept(full: dict[str, Any] | None, least: float) -> set[str]:
+    return set() if full is None else {score["name"] for score in full["structures"] if score["dsc"] >= least}
+
+
+def _line(members: list[dict[str, Any]], full: list[dict[str, Any]]) -> Line:
+    first, cases = members[0], {row["case_id"] for row in members}
+    # Where a part of the cells is still missing, FP32 is that of the cases which are there.
+    full = [row for row in full if row["case_id"] in cases]
+    drops = {name: _drop(_mean(members, name), _mean(full, name)) for name in ("dsc", "nsd")}
+    by_runtime = all(row["runtime"] for row in members)
+    return Line(
+        **{name: first[name] for name in ("model", "backbone", "precision", "granularity", "method")},
+        cases=len(members),
+        dsc=_mean(members, "dsc"),
+        nsd=_mean(members, "nsd"),
+        dsc_drop=drops["dsc"],
+        nsd_drop=drops["nsd"],
+        effective_bits=first["effective_bits"],
+        bytes=first["bytes"],
+        seconds=_mean(members, "seconds"),
+        runtime=first["runtime"] if by_runtime else None,
+        runtime_seconds=_mean(members, "runtime_seconds") if by_runtime else None,
+        runtime_dsc_change=_mean(members, "runtime_dsc_change") if by_runtime else None,
+    )
+
+
+def _drop(value: float, full: float) -> float:
+    return 100.0 * (full - value) / full if full else 0.0
+
+
+def _mean(rows: list[dict[str, Any]], name: str) -> float:
+    return float(np.mean([row[name] for row in rows]))

@@ -1,0 +1,122 @@
+"""What Tables 1 and 2 are measured on: scans with references, one scan to calibrate, boxes from the reference."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+from scipy import ndimage
+
+from medquant.datasets import Case, open_dataset
+from medquant.errors import UserError
+from medquant.evaluation.metrics import agreement
+from medquant.imaging.boxes import boxes_from_labels
+from medquant.imaging.reading import read_volume
+from medquant.imaging.volume import Volume
+from medquant.models.base import Model
+from medquant.progress import Progress
+from medquant.prompts import BoxPrompt
+from medquant.quantized_model import QuantizedModel
+from medquant.segment import segment
+from medquant.segmentation import Segmentation, Structure
+
+ORGANS = ("liver", "kidney", "spleen", "pancreas")
+"""Those of AbdomenCT-1K; a structure counts whose name has one of these words."""
+PAIRED = "kidney"
+SMALLEST_PART = 0.05
+"""Of a paired organ's voxels: a smaller piece is no organ of its own."""
+LABELS = {1: "spleen", 2: "right kidney", 3: "left kidney", 5: "liver", 7: "pancreas"}
+AT_HAND = (
+    ("ct_abdomen_dicom", "series", "labels.nii.gz", LABELS),
+    ("ct_abdomen_3mm", "ct.nii.gz", "labels.nii.gz", LABELS),
+    ("ct_spleen_5mm", "sub-spleen2_ct.nii.gz", "sub-spleen2_ct_seg-manual.nii.gz", {1: "spleen"}),
+)
+"""Folder, scan, reference, names. The first two references are another model's output, the last is manual."""
+CALIBRATION_AT_HAND = ("ct_calibration_dicom", "series")
+
+
+@dataclass(frozen=True)
+class Material:
+    """Cases that test, a scan that calibrates and is none of them, and what must be said of both."""
+
+    title: str
+    """For the head of every table."""
+    cases: Sequence[Case]
+    calibration_name: str
+    calibration_path: Path
+
+    def calibration(self) -> Volume:
+        """The scan that calibrates. Raises `UserError` where it cannot be read."""
+        return read_volume(self.calibration_path)
+
+
+def at_hand(data: Path) -> Material:
+    """The scans of the project's own test data. Raises `UserError` where there are none."""
+    cases = [
+        Case(folder, data / folder / scan, names, labels=data / folder / labels)
+        for folder, scan, labels, names in AT_HAND
+        if (data / folder / labels).exists()
+    ]
+    calibration = data.joinpath(*CALIBRATION_AT_HAND)
+    if not cases or not calibration.exists():
+        raise UserError(f"The scans of the tables are not in {data}. Give the folder of the real scans with --data.")
+    told = ", ".join(f"{case.name} ({'manual' if 'manual' in str(case.labels) else 'by a model'})" for case in cases)
+    return Material(f"{len(cases)} scans at hand; reference of {told}", cases, CALIBRATION_AT_HAND[0], calibration)
+
+
+def abdomenct_1k(folder: Path, count: int | None) -> Material:
+    """AbdomenCT-1K, the paper's data set: the first case calibrates, the next `count` (None: all) test.
+
+    Raises `UserError` where its layout is not found, or holds one case only.
+    """
+    first, *others = open_dataset("abdomenct-1k", folder).with_reference()[: None if count is None else count + 1]
+    if not others:
+        raise UserError(f"{folder} has one case only. One calibrates, and others are needed to test.")
+    plural = "s" if len(others) > 1 else ""
+    return Material(f"{len(others)} case{plural} of AbdomenCT-1K", others, first.name, first.image)
+
+
+def scores(model: Model | QuantizedModel, case: Case, tracker: Progress) -> dict[str, tuple[float, float]]:
+    """DSC and NSD (2 mm) of each organ of a case, in three dimensions; each slice boxed by the reference's section."""
+    reference = case.reference()
+    found = list(organs(reference))
+    result = {}
+    for number, structure in enumerate(found):
+        part = tracker.span(number / len(found), (number + 1) / len(found))
+        prompt = boxes_of(reference, structure)
+        callbacks = part.callbacks(f"{case.name}, {structure.name}")
+        mask = segment(model, reference.volume, prompt=prompt, **callbacks).labels > 0
+        one = agreement(mask, reference.mask(structure), reference.volume.spacing)
+        result[structure.name] = (one.dsc, one.nsd)
+    return result
+
+
+def organs(reference: Segmentation) -> Iterator[Structure]:
+    """The structures that count, where the scan shows them."""
+    for structure in reference.structures:
+        if any(organ in structure.name.lower() for organ in ORGANS) and reference.mask(structure).any():
+            yield structure
+
+
+def boxes_of(reference: Segmentation, structure: Structure) -> BoxPrompt:
+    """A tight box on each slice that shows the structure; where both kidneys are one structure, one for each."""
+    mask = reference.mask(structure)
+    parts = mask.astype(np.uint8)
+    if PAIRED in structure.name.lower():
+        parts = _largest_parts(mask)
+    numbers = [Structure(number, structure.name) for number in range(1, int(parts.max()) + 1)]
+    boxes = boxes_from_labels(parts, reference.volume, numbers, per_slice=True).boxes
+    return BoxPrompt(tuple(replace(box, label=1) for box in boxes))
+
+
+def _largest_parts(mask: np.ndarray) -> np.ndarray:
+    """The one or two largest connected pieces of a mask as labels 1 and 2; crumbs are nobody's."""
+    pieces, count = ndimage.label(mask)
+    sizes = np.bincount(pieces.ravel(), minlength=count + 1)[1:]
+    kept = [piece for piece in np.argsort(-sizes)[:2] if sizes[piece] >= SMALLEST_PART * sizes.sum()]
+    parts = np.zeros(mask.shape, dtype=np.uint8)
+    for number, piece in enumerate(kept, start=1):
+        parts[pieces == piece + 1] = number
+    return parts

@@ -1,0 +1,105 @@
+"""One scan of a data set, its reference, and the sequence of them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import overload
+
+import numpy as np
+
+from medquant.errors import UserError
+from medquant.imaging.labels import read_labels
+from medquant.imaging.reading import read_volume
+from medquant.imaging.volume import Volume
+from medquant.segmentation import Segmentation, Structure
+
+
+@dataclass(frozen=True)
+class Case:
+    """A scan and its reference on disk; nothing is read before it is asked for.
+
+    The reference is one label map (`labels`), or one mask for each structure (`masks`), or missing.
+    """
+
+    name: str
+    image: Path
+    structures: Mapping[int, str]
+    """Names of the reference's label numbers."""
+    labels: Path | None = None
+    masks: Mapping[int, Path] = field(default_factory=dict)
+    """Label number -> the file of that structure's mask; what is not 0 belongs to it."""
+    split: str = ""
+    """ "train", "val", "test", or "" where the layout has no split."""
+    modality: str = ""
+    """What the data set holds ("CT", "MR"); "": guessed from the voxels."""
+
+    @property
+    def has_reference(self) -> bool:
+        """Whether the layout has a reference for this case."""
+        return self.labels is not None or bool(self.masks)
+
+    def volume(self) -> Volume:
+        """The scan. Raises `UserError` where its file cannot be read."""
+        volume = read_volume(self.image)
+        return replace(volume, name=self.name, modality=self.modality or volume.modality)
+
+    def reference(self) -> Segmentation:
+        """The reference on the scan's own grid, with the names of its structures.
+
+        Masks of single structures become one label map; where two of them overlap, the larger number wins. All
+        structures that the data set names are listed, those that this scan does not show too. Raises `UserError`
+        where there is no reference, where a file cannot be read, and where it does not lie on the scan.
+        """
+        if not self.has_reference:
+            raise UserError(f"The case {self.name} has no reference. Choose cases of another split.")
+        volume = self.volume()
+        if self.labels is None:
+            return self._merged(volume)
+        found = read_labels(self.labels, volume, names=self.structures)
+        named = {s.label: s for s in found.structures} | {n: Structure(n, name) for n, name in self.structures.items()}
+        return replace(found, structures=tuple(named[number] for number in sorted(named)))
+
+    def _merged(self, volume: Volume) -> Segmentation:
+        merged = np.zeros(volume.shape, dtype=np.uint8 if max(self.masks) < 256 else np.uint16)
+        for number in sorted(self.masks):
+            np.copyto(merged, number, where=read_labels(self.masks[number], volume).labels > 0)
+        structures = tuple(Structure(number, self.structures[number]) for number in sorted(self.masks))
+        return Segmentation(merged, volume, structures, model_name=f"reference of {self.name}")
+
+
+class Dataset(Sequence[Case]):
+    """The cases of a data set, in the order of their names."""
+
+    def __init__(self, name: str, title: str, folder: Path, cases: Sequence[Case]) -> None:
+        self.name, self.title, self.folder = name, title, folder
+        self._cases = tuple(cases)
+
+    @overload
+    def __getitem__(self, index: int) -> Case: ...
+    @overload
+    def __getitem__(self, index: slice) -> Dataset: ...
+    def __getitem__(self, index: int | slice) -> Case | Dataset:
+        if isinstance(index, slice):
+            return Dataset(self.name, self.title, self.folder, self._cases[index])
+        return self._cases[index]
+
+    def __len__(self) -> int:
+        return len(self._cases)
+
+    @property
+    def splits(self) -> tuple[str, ...]:
+        """The splits of the layout, in the order of the cases; empty where it has none."""
+        return tuple(dict.fromkeys(case.split for case in self if case.split))
+
+    def of_split(self, split: str) -> Dataset:
+        """The cases of one split. Raises `UserError` where there is no such split."""
+        if split not in self.splits:
+            known = f"It has {', '.join(self.splits)}" if self.splits else "Its layout has none"
+            raise UserError(f"{self.title} in {self.folder} has no split {split!r}. {known}.")
+        return Dataset(self.name, self.title, self.folder, [case for case in self if case.split == split])
+
+    def with_reference(self) -> Dataset:
+        """The cases that have a reference."""
+        return Dataset(self.name, self.title, self.folder, [case for case in self if case.has_reference])
