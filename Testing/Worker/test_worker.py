@@ -325,7 +325,7 @@ def test_sensitivity_cell_by_cell(bench: Bench) -> None:
 
 def test_views_of_the_layers_come_with_histograms_and_their_agreement(bench: Bench) -> None:
     """A view that was measured before is told again, and compared with what is measured now."""
-    shared = {"model": "embedded", "volume": bench.volume, "bits": [2, 4], "slices": 1, "what": "both"}
+    shared = {"model": "embedded", "volume": bench.volume, "bits": [2, 4], "slices": 1, "what": "weights"}
     answer = bench.loop.ask(bench.engine, "sensitivity", {**shared, "views": ["proxy"]})
     bench.loop.wait(lambda: answer.done)
     first, *cells = answer.partial
@@ -337,7 +337,7 @@ def test_views_of_the_layers_come_with_histograms_and_their_agreement(bench: Ben
     assert not any("dsc" in told["cell"] for told in cells), "masks were not looked at"
     assert answer.result["agreement"] == []
     layers = {one["layer"]: {k: one[k] for k in ("kind", "shape", "share")} for one in answer.result["cells"]}
-    known = {"view": "one-at-a-time", "what": "both", "layers": [{"name": n, **told} for n, told in layers.items()]}
+    known = {"view": "one-at-a-time", "what": "weights", "layers": [{"name": n, **told} for n, told in layers.items()]}
     known["cells"] = [{k: one[k] for k in ("layer", "bits", "effect")} for one in answer.result["cells"]]
     again = bench.loop.result(bench.engine, "sensitivity", {**shared, "views": ["proxy"], "known": [known]})
     rows = again["agreement"]
@@ -360,6 +360,7 @@ def test_effects_on_masks_are_told_with_their_dice(bench: Bench) -> None:
     assert max(cell["dsc_loss"] for cell in masks) > 0.005
 
 
+@pytest.mark.heavy
 def test_the_smallest_safe_model_is_a_quantized_model(bench: Bench, masks: dict, tmp_path: Path) -> None:
     """With a tolerance that the embedded model's few slices can keep; every other method is slower."""
     asked = {"model": "embedded", "volume": bench.volume, "method": "rtn", "slices": 3, "widths": [2, 8]}
