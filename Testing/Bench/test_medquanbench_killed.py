@@ -63,24 +63,24 @@ def test_a_cluster_gives_the_same_when_a_worker_is_lost(
     from medquant.bench.medquanbench.cluster import OnRay
 
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join(filter(None, sys.path)))  # workers find what this process finds
-    subject = a_subject(tmp_path, count=6)
+    subject, kept = a_subject(tmp_path, count=6), own_cache.with_name("medquanbench")
     plan = list(cells([subject], settings()))
     cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0})
     try:
         workers = [cluster.add_node(num_cpus=1) for _ in range(2)]
         rows: list[dict] = []
-        alive = []
+        made = []
         for _, outcome in OnRay(cluster.address)(plan, Progress()):
             assert not isinstance(outcome, UserError), outcome
             rows.append(outcome)
             if len(rows) == 8:
+                made = list(kept.glob("*.safetensors"))
                 cluster.remove_node(workers.pop(), allow_graceful=False)
-            if len(rows) in (1, len(plan)):
-                alive.append(sum(node["Alive"] for node in ray.nodes()))
-        assert alive == [3, 2], "the head and two workers, then one"
+                while sum(node["Alive"] for node in ray.nodes()) > 2:  # the head and the other worker
+                    time.sleep(0.1)
+        assert 0 < len(made) < len({cell.model_key for cell in plan}) - 1, "it was in the middle"
     finally:
         cluster.shutdown()
-    assert list(own_cache.with_name("medquanbench").glob("*.safetensors")), "kept beside what is compiled"
     by_key = {row["key"]: row for row in rows}
     assert len(rows) == len(by_key) == len(plan)
     here, _ = run(plan, Records(tmp_path), Locally(tmp_path / "models"), Progress())

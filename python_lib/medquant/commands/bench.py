@@ -7,11 +7,9 @@ from typing import Annotated
 
 import typer
 
-from medquant.commands import bench_permutation_comq
+from medquant.commands import bench_medquanbench, bench_permutation_comq
 from medquant.commands import options as o
 from medquant.commands.app import need_window
-from medquant.commands.bench_medquanbench import EXAMPLES as MEDQUANBENCH_EXAMPLES
-from medquant.commands.bench_medquanbench import medquanbench
 from medquant.commands.bench_tables import (
     print_autoquant,
     print_facts,
@@ -27,8 +25,8 @@ app = typer.Typer(
     no_args_is_help=True,
     help="Measure what is claimed: quality of the masks, size, time and memory, beside their peers in the same run.",
 )
+app.command("medquanbench", epilog=bench_medquanbench.EXAMPLES)(bench_medquanbench.medquanbench)
 app.command("permutation-comq", epilog=bench_permutation_comq.EPILOG)(bench_permutation_comq.permutation_comq)
-app.command("medquanbench", epilog=MEDQUANBENCH_EXAMPLES)(medquanbench)
 DATA = typer.Option(envvar="MEDQUANT_TEST_DATA", help="Folder of the real scans and weights.")
 
 
