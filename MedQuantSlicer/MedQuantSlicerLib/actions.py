@@ -12,6 +12,7 @@ from MedQuantSlicerLib.state import Action, State
 STATE_OF = {
     "download": State.DOWNLOADING,
     "quantize": State.QUANTIZING,
+    "find_safe": State.SEARCHING,
     "segment": State.SEGMENTING,
     "compare": State.COMPARING,
     "find_sensitivity": State.MEASURING,
@@ -37,7 +38,7 @@ def next_step(facts: Facts) -> str:
     if not line.present:
         return "download" if line.can_download else "add_weights"
     if not facts.quantized_fits and QUANTIZED in facts.wanted_masks():
-        return "quantize"
+        return "find_safe" if facts.safe else "quantize"
     if facts.needs_box and not facts.boxes:
         return "place_box"
     if not all(facts.is_current(kind) for kind in facts.wanted_masks()):
@@ -67,6 +68,7 @@ def hint_of(facts: Facts) -> str:
         "download": m.HINT_DOWNLOAD,
         "add_weights": m.HINT_DOWNLOAD,
         "quantize": m.HINT_QUANTIZE,
+        "find_safe": m.HINT_FIND_SAFE,
         "place_box": m.HINT_BOX,
         "segment": m.HINT_SEGMENT if facts.needs_box else m.HINT_SEGMENT_ALL,
         "compare": m.HINT_COMPARE,
@@ -86,6 +88,8 @@ def _action(facts: Facts, name: str) -> Action:
 def _text(facts: Facts, name: str) -> str:
     if name == "keep_precise" and facts.layer in facts.wishes:
         return m.NO_LONGER_PRECISE
+    if name == "find_safe" and facts.safe_model is not None:
+        return m.safe(facts.safe_model.text.partition(",")[0]) if facts.safe else m.USE_SAFE
     if name == "difference" and facts.difference_shown:
         return m.HIDE_DIFFERENCE
     if name == "export" and facts.latest is not None:
@@ -96,7 +100,9 @@ def _text(facts: Facts, name: str) -> str:
 def _tip(facts: Facts, name: str) -> str:
     if name == "segment" and not facts.needs_box:
         return m.TIPS["segment_automatic"]
-    if name == "quantize" and facts.quantized is not None:
+    if name == "find_safe" and facts.safe_model is not None:
+        return m.SAFE_FITS if facts.safe else m.USE_SAFE_TIP
+    if name == "quantize" and facts.quantized is not None and not facts.safe:
         return m.FITS if facts.quantized_fits else m.FITS_ELSEWHERE
     return m.TIPS[name]
 
@@ -152,7 +158,7 @@ def _model_missing(facts: Facts, name: str) -> str:
         return "" if line.needs_box else m.NEED_NO_BOX
     if not line.present:
         return m.NEED_WEIGHTS
-    if name in ("quantize", "find_sensitivity"):
+    if name in ("quantize", "find_safe", "find_sensitivity"):
         return m.IS_QUANTIZED if line.is_quantized else ""
     if QUANTIZED in facts.wanted_masks() and facts.quantized is None:
         return m.NEED_QUANTIZED_OR_FP32 if FP32 in facts.wanted_masks() else m.NEED_QUANTIZED

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from math import isfinite
 
-from MedQuantSlicerLib.messages import _
-
 # Equal steps of CIE lightness from 100 to 20, through yellow and red to a dark violet.
 _ANCHORS = (
     (255, 255, 255),
@@ -37,17 +35,19 @@ def is_light(color: tuple[int, int, int]) -> bool:
 
 
 def percent(effect: float) -> str:
-    """An effect in few characters: "0.03", "1.2", "34"; per cent."""
+    """An effect in few characters: "0.03", "1.2", "34"; per cent. Nothing, at these digits, is "0"."""
     if not isfinite(effect):
         return "\N{INFINITY}"
     value = 100 * effect
-    if value >= 9.95:
+    if abs(value) < 0.005:
+        return "0"
+    if abs(value) >= 9.95:
         return f"{value:.0f}"
-    return f"{value:.1f}" if value >= 0.095 else f"{value:.2f}"
+    return f"{value:.1f}" if abs(value) >= 0.095 else f"{value:.2f}"
 
 
-def legend(largest: float) -> str:
-    """The scale as a line of rich text."""
+def legend(largest: float, words: str) -> str:
+    """What it is about, and the scale: two lines of rich text."""
     top = max(largest, FLOOR)
     steps = "".join(
         "<span style='background-color:#{:02x}{:02x}{:02x}'>&nbsp;&nbsp;&nbsp;</span>".format(
@@ -55,4 +55,4 @@ def legend(largest: float) -> str:
         )
         for n in range(12)
     )
-    return _("Output changes by") + f" 0 % {steps} {percent(top)} %"
+    return f"{words}<br>0 % {steps} {percent(top)} %"

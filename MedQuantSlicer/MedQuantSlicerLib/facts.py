@@ -8,9 +8,11 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from MedQuantSlicerLib.host import FP32, QUANTIZED, BoxInfo, VolumeInfo
-from MedQuantSlicerLib.state import RESTING, HeatCell, HeatLayer, ModelLine, Options, Problem, State, Table
+from MedQuantSlicerLib.state import RESTING, HeatCell, HeatLayer, Histogram, ModelLine, Options, Problem, State, Table
 
 REFERENCE = "reference"
+FLOAT = 32
+"""Bits of a layer that stays in floating point."""
 CLOSE_MM = 1e-3
 """Of places that went through a file."""
 Settings = tuple
@@ -29,6 +31,10 @@ class Quantized:
     """Of a scan, that it was calibrated on."""
     scan: str = ""
     """That scan's `digest`; "" where it is not known."""
+    found: str = ""
+    """What a search for the smallest safe model has reached with it."""
+    precise: tuple[str, ...] = ()
+    """Its layers with the most bits, where a search gave others fewer."""
 
 
 @dataclass(frozen=True)
@@ -70,6 +76,25 @@ class Running:
 
 
 @dataclass
+class Heat:
+    """The sensitivity of the layers in one view."""
+
+    cells: dict[tuple[str, int], HeatCell] = field(default_factory=dict)
+    """By layer and bits."""
+    complete: bool = False
+
+
+@dataclass(frozen=True)
+class Agreement:
+    """How far two views put the layers in the same order."""
+
+    what: str
+    views: tuple[str, str]
+    bits: int
+    spearman: float
+
+
+@dataclass
 class Facts:
     """Everything that is known. `Shown` follows from it."""
 
@@ -83,6 +108,8 @@ class Facts:
     models: list[ModelLine] = field(default_factory=list)
     model: str = "embedded"
     bits: int = 4
+    safe: bool = False
+    """Whether the smallest safe model is chosen, not one of so many bits everywhere."""
     options: Options = field(default_factory=Options)
     choices: dict[tuple, dict[str, Any]] = field(default_factory=dict)
     """The engine's `sizes` by model and recipe."""
@@ -110,10 +137,13 @@ class Facts:
     reference: str = ""
 
     heat_layers: dict[str, HeatLayer] = field(default_factory=dict)
-    heat_cells: dict[tuple[str, int], HeatCell] = field(default_factory=dict)
+    heats: dict[tuple[str, str], Heat] = field(default_factory=dict)
+    """By view and what is rounded."""
     heat_of: str = ""
     """The model that they belong to."""
-    heat_complete: bool = False
+    agreements: list[Agreement] = field(default_factory=list)
+    histograms: dict[str, tuple[Histogram, Histogram]] = field(default_factory=dict)
+    """Of weights and inputs, by layer."""
     layer: str = ""
 
     exported: str = ""
@@ -157,6 +187,18 @@ class Facts:
     @property
     def recipe(self) -> dict[str, Any]:
         """The choices that decide a quantized model, as the engine takes them."""
+        return self.safe_recipe if self.safe else self.uniform_recipe
+
+    @property
+    def safe_recipe(self) -> dict[str, Any]:
+        """Those of the smallest safe model: bits and activations are not chosen."""
+        chosen = {name: value for name, value in self.uniform_recipe.items() if name not in ("bits", "activations")}
+        floating = {layer: bits for layer, bits in self.wishes.items() if bits == FLOAT}
+        return {**chosen, "overrides": floating, "tolerance": self.options.tolerance}
+
+    @property
+    def uniform_recipe(self) -> dict[str, Any]:
+        """Those of so many bits everywhere."""
         options = self.options
         slices: dict[str, Any] = {"count": options.slices, "where": options.where}
         if options.where == "range":
@@ -177,8 +219,14 @@ class Facts:
 
     def choice_key(self) -> tuple:
         """What the sizes of the chosen model depend on."""
-        recipe = {name: value for name, value in self.recipe.items() if name not in ("bits", "slices")}
+        recipe = {name: value for name, value in self.uniform_recipe.items() if name not in ("bits", "slices")}
         return (self.model, repr(recipe))
+
+    @property
+    def safe_model(self) -> Quantized | None:
+        """The smallest safe model of the present choices and the chosen scan, where it was found."""
+        made = self.made.get((self.model, repr(self.safe_recipe)))
+        return made if self.calibrated_here(made) is not False else None
 
     @property
     def quantized(self) -> Quantized | None:
@@ -263,7 +311,8 @@ class Facts:
 
     def forget_heat(self) -> None:
         """The sensitivity belongs to something else now."""
-        self.heat_layers, self.heat_cells, self.heat_of, self.heat_complete, self.layer = {}, {}, "", False, ""
+        self.heat_layers, self.heats, self.heat_of, self.layer = {}, {}, "", ""
+        self.agreements, self.histograms = [], {}
 
 
 def frozen(value: Any) -> Any:

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from math import isfinite
 from typing import Any
 
 import qt
 
 from MedQuantSlicerLib.colormap import color_of, is_light, percent
-from MedQuantSlicerLib.messages import _
-from MedQuantSlicerLib.state import HeatLayer, Heatmap
+from MedQuantSlicerLib.messages import _, score
+from MedQuantSlicerLib.state import HeatCell, HeatLayer, Heatmap
 from MedQuantSlicerLib.widgets import row_height
 
 NAME_ROLE = 0x0100  # Qt.UserRole, as a plain number for both bindings
@@ -19,6 +19,12 @@ FOLD_FROM = 60
 MOST_ROWS = 16
 """As many are seen at once; the rest is scrolled to."""
 CELL_TEXT = "8 bits"
+ABOUT = {
+    "proxy": _("Quick estimate: the layer's own output changes by"),
+    "one-at-a-time": _("Masks: Dice against FP32 falls by"),
+    "incremental": _("Masks: Dice that giving the layer back wins"),
+}
+"""What the numbers of a view are."""
 
 
 class HeatmapTree:
@@ -29,6 +35,8 @@ class HeatmapTree:
         self._row = 0
         self._items: dict[str, Any] = {}
         self._blocks: dict[str, Any] = {}
+        self._painted: dict[tuple[bool, str, int], tuple[HeatCell, float]] = {}
+        """What stands in each cell of blocks and layers, and the largest of all when it was painted."""
         tree.itemClicked.connect(lambda item, column=0: chosen(item.data(0, NAME_ROLE) or ""))
         tree.setSelectionMode(qt.QAbstractItemView.SingleSelection)
         tree.setTextElideMode(qt.Qt.ElideLeft)  # the ends of their names tell layers apart
@@ -38,8 +46,8 @@ class HeatmapTree:
 
     @property
     def largest(self) -> float:
-        """The largest effect that was measured."""
-        return max((cell.effect for cell in self._map.cells if isfinite(cell.effect)), default=0.0)
+        """The largest effect of this view that was measured."""
+        return max((cell.harm for cell in self._map.cells if isfinite(cell.harm)), default=0.0)
 
     def show(self, heatmap: Heatmap | None) -> None:
         """Paint; cells that came since the last time are added, folds stay as the user left them."""
@@ -47,16 +55,27 @@ class HeatmapTree:
         row = row_height(self._tree)
         if heatmap is None or (heatmap is self._map and row == self._row):
             return
-        known = [layer.name for layer in self._map.layers], self._map.bits, self._row
+        known, before = self._columns(), [layer.name for layer in self._map.layers]
         self._map, self._row = heatmap, row
-        if ([layer.name for layer in heatmap.layers], heatmap.bits, row) != known:
+        names = [layer.name for layer in heatmap.layers]
+        grown = names[: len(before)] == before and (len(before) < FOLD_FROM) == (len(names) < FOLD_FROM)
+        if self._columns() != known or not grown:
+            opened = {name: block.isExpanded() for name, block in self._blocks.items()} if names == before else {}
             self._build()
+            for name, is_open in opened.items():
+                self._blocks[name].setExpanded(is_open)
+        elif names != before:
+            self._add(heatmap.layers[len(before) :])
         self._paint()
+
+    def _columns(self) -> tuple[Any, ...]:
+        """What decides how the rows look."""
+        return self._map.bits, self._map.view, self._map.what, self._row
 
     def _build(self) -> None:
         tree = self._tree
         tree.clear()
-        self._items, self._blocks = {}, {}
+        self._items, self._blocks, self._painted = {}, {}, {}
         columns = len(self._map.bits)
         tree.setColumnCount(columns + 1)
         tree.setHeaderLabels([_("Layer"), *(_("{bits} bits").format(bits=bits) for bits in self._map.bits)])
@@ -68,17 +87,19 @@ class HeatmapTree:
             header.setSectionResizeMode(place, qt.QHeaderView.Fixed)
             tree.setColumnWidth(place, tree.fontMetrics().horizontalAdvance(CELL_TEXT) + 10)
             tree.headerItem().setTextAlignment(place, qt.Qt.AlignCenter)
-            tree.headerItem().setToolTip(place, _("Change of the model's output in per cent"))
-        for layer in self._map.layers:
+            tree.headerItem().setToolTip(place, _("{about}, per cent").format(about=ABOUT[self._map.view]))
+        self._add(self._map.layers)
+
+    def _add(self, layers: Sequence[HeatLayer]) -> None:
+        for layer in layers:
             parent = self._block(layer.block)
             item = qt.QTreeWidgetItem([short_name(layer)])
-            item.setSizeHint(0, qt.QSize(0, row_height(tree)))
+            item.setSizeHint(0, qt.QSize(0, row_height(self._tree)))
             item.setData(0, NAME_ROLE, layer.name)
-            item.setToolTip(0, about(layer))
-            (parent or tree.invisibleRootItem()).addChild(item)
+            (parent or self._tree.invisibleRootItem()).addChild(item)
             self._items[layer.name] = item
-        for block in self._blocks.values():
-            block.setExpanded(len(self._map.layers) < FOLD_FROM)
+            if parent is not None and parent.childCount() == 1:
+                parent.setExpanded(len(self._map.layers) < FOLD_FROM)
         self._fit()
 
     def _fit(self) -> None:
@@ -119,15 +140,17 @@ class HeatmapTree:
             layer, place = layers.get(cell.layer), places.get(cell.bits)
             if layer is None or place is None:
                 continue
-            self._cell(self._items[cell.layer], place, cell.effect, largest)
+            self._cell(self._items, cell.layer, place, cell, largest)
             if layer.block:
-                worst[layer.block, place] = max(cell.effect, worst.get((layer.block, place), 0.0))
+                known = worst.get((layer.block, place), cell)
+                worst[layer.block, place] = cell if cell.harm > known.harm else known
         # A folded block shows its worst layer.
-        for (block, place), effect in worst.items():
-            self._cell(self._blocks[block], place, effect, largest)
+        for (block, place), cell in worst.items():
+            self._cell(self._blocks, block, place, cell, largest)
         for layer in self._map.layers:
             item = self._items[layer.name]
-            kept = "\N{BLACK DIAMOND} " if layer.kept is not None else ""
+            kept = "\N{BLACK DIAMOND} " if layer.kept is not None or layer.precise else ""
+            item.setToolTip(0, about(layer))
             rank = self._rank([layer.name])
             item.setText(0, f"{kept}{short_name(layer)}{rank}")
             font = item.font(0)
@@ -141,23 +164,42 @@ class HeatmapTree:
         """The places of layers among the most sensitive ones, after their name or their block's: "  #1 #3"."""
         return "".join(f"  #{place}" for place, name in enumerate(self._map.worst, 1) if name in names)
 
-    @staticmethod
-    def _cell(item: Any, place: int, effect: float, largest: float) -> None:
-        color = color_of(effect, largest)
-        item.setText(place, percent(effect))
+    def _cell(self, items: dict[str, Any], name: str, place: int, cell: HeatCell, largest: float) -> None:
+        key, now = (items is self._blocks, name, place), (cell, largest)
+        if self._painted.get(key) == now:
+            return
+        self._painted[key], item = now, items[name]
+        color = color_of(cell.harm, largest)
+        item.setText(place, percent(cell.harm))
         item.setTextAlignment(place, qt.Qt.AlignCenter)
         item.setBackground(place, qt.QBrush(qt.QColor(*color)))
         item.setForeground(place, qt.QBrush(qt.QColor("black" if is_light(color) else "white")))
+        item.setToolTip(place, told_of(cell, self._map.view))
+
+
+def told_of(cell: HeatCell, view: str) -> str:
+    """What hovering over a cell tells."""
+    head = _("{name} at {bits} bits").format(name=cell.layer, bits=cell.bits)
+    effect = percent(cell.effect)
+    if cell.dsc is None or cell.dsc_loss is None:
+        return f"{head}\n" + _("its own output changes by {effect} %; masks were not looked at").format(effect=effect)
+    loss, dice = percent(cell.dsc_loss), score(cell.dsc)
+    if view == "incremental":
+        words = _("Dice against FP32 {dice} with all layers but this one rounded: {loss} % more than with all of them")
+    else:
+        words = _("Dice against FP32 {dice} with this layer alone rounded: {loss} % less")
+    more = _("the network's output: {effect} %").format(effect=effect)
+    return f"{head}\n{words.format(dice=dice, loss=loss)}\n{more}"
 
 
 def worst_of(heatmap: Heatmap, color: str) -> str:
     """The most sensitive layers as rich text, each a link of this colour that names it."""
     fewest = min(heatmap.bits)
-    effects = {cell.layer: cell.effect for cell in heatmap.cells if cell.bits == fewest}
+    effects = {cell.layer: cell.harm for cell in heatmap.cells if cell.bits == fewest}
     blocks = {layer.name: layer for layer in heatmap.layers}
     lines = "".join(
         f"<tr><td>#{place}&nbsp;</td><td align='right'><b>{percent(effects[name])}&nbsp;%</b>&nbsp;&nbsp;</td>"
-        f"<td><a href='{name}' style='color:{color}'>{within(name)}</a></td></tr>"
+        f"<td><a href='{name}' style='color:{color}'>{within(name, blocks[name].block)}</a></td></tr>"
         for place, name in enumerate(heatmap.worst, 1)
         if name in effects and name in blocks
     )
@@ -172,13 +214,20 @@ def breakable(name: str, most: int = 44) -> str:
     return name.replace(".", ".\N{ZERO WIDTH SPACE}").replace("_", "_\N{ZERO WIDTH SPACE}")
 
 
-def within(name: str, most: int = 27) -> str:
-    """The end of a layer's name: "...layers.1.mlp.lin1". It begins with a whole word where there is one near."""
+def within(name: str, block: str, most: int = 34) -> str:
+    """A layer's name in little room: the last of its words, with the number of its block, which tells alike ones
+    apart."""
     if len(name) <= most:
         return name
-    end = name[-most:]
-    dot = end.find(".")
-    return f"\N{HORIZONTAL ELLIPSIS}{end[dot + 1 :] if 0 <= dot < most // 2 else end}"
+    words, ellipsis = name.split("."), "\N{HORIZONTAL ELLIPSIS}"
+    ends = (".".join(words[first:]) for first in range(1, len(words)))
+    end = next((one for one in ends if most // 2 < len(one) < most), name[1 - most :])
+    number = block.rpartition(".")[2]
+    inside = name[len(block) + 1 :] if block else name
+    if not number.isdigit() or len(end) > len(inside):
+        return f"{ellipsis}{end}"
+    head = ".".join(block.split(".")[-2:])
+    return f"{ellipsis}{head}.{ellipsis}{inside[len(head) + 3 - most :]}"
 
 
 def short_name(layer: HeatLayer) -> str:
@@ -191,6 +240,7 @@ def about(layer: HeatLayer) -> str:
     """What hovering tells."""
     shape = " \N{MULTIPLICATION SIGN} ".join(str(length) for length in layer.shape)
     kept = "" if layer.kept is None else "\n" + _("kept more precise by your wish")
+    kept += "\n" + _("kept most precise in the smallest safe model") if layer.precise else ""
     return (
         _("{name}\n{kind} {shape}, {share:.1f} % of the weights").format(
             name=layer.name, kind=layer.kind, shape=shape, share=100 * layer.share

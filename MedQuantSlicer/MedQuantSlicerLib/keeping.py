@@ -10,16 +10,16 @@ from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any
 
-from MedQuantSlicerLib.facts import Computed, Quantized, frozen, same
+from MedQuantSlicerLib.facts import Agreement, Computed, Heat, Quantized, frozen, same
 from MedQuantSlicerLib.host import CHOICES, COMPARISON, FP32, QUANTIZED
 from MedQuantSlicerLib.portable import local, portable
 from MedQuantSlicerLib.showing import table_of
-from MedQuantSlicerLib.state import HeatCell, HeatLayer, Table
+from MedQuantSlicerLib.state import HeatCell, HeatLayer, Histogram, Table
 from MedQuantSlicerLib.works import Works
 
 NOT_OURS = (AttributeError, IndexError, KeyError, TypeError, ValueError)
 """What text of another version, or damaged text, makes of us: that item is ignored."""
-PLAIN = {"str": str, "int": int, "bool": bool, "float": int | float}
+PLAIN = {"str": str, "int": int, "bool": bool, "float": int | float, "float | None": int | float | None}
 
 
 class Keeping:
@@ -54,15 +54,20 @@ class Keeping:
         made = [[*settings, asdict(one)] for settings, one in facts.made.items()]
         heat = {
             "of": facts.heat_of,
-            "complete": facts.heat_complete,
             "layers": [asdict(one) for one in facts.heat_layers.values()],
-            "cells": [asdict(one) for one in facts.heat_cells.values()],
+            "views": [
+                {"view": view, "what": what, "complete": one.complete, "cells": list(map(asdict, one.cells.values()))}
+                for (view, what), one in facts.heats.items()
+            ],
+            "agreements": [asdict(one) for one in facts.agreements],
+            "histograms": [[layer, *map(asdict, pair)] for layer, pair in facts.histograms.items()],
             "scan": facts.volume.name if facts.volume else "",
             **self._scan(),
         }
         wishes = {model: kept for model, kept in facts.overrides.items() if kept}
-        if made or wishes or facts.heat_cells or self._host.kept(CHOICES):
-            self._keep(CHOICES, made=made, wishes=wishes, heat=heat if facts.heat_cells else None)
+        measured = any(one.cells for one in facts.heats.values())
+        if made or wishes or measured or self._host.kept(CHOICES):
+            self._keep(CHOICES, made=made, wishes=wishes, heat=heat if measured else None)
 
     # -- back from it
 
@@ -79,7 +84,7 @@ class Keeping:
 
     def _take_made(self, kept: Any) -> None:
         model, recipe, told = kept
-        one = _made_of(Quantized, told)
+        one = _made_of(Quantized, {**told, "precise": _words(told.get("precise", ()))})
         if Path(one.handle).is_file():
             self._facts.made.setdefault((str(model), str(recipe)), one)
 
@@ -114,13 +119,28 @@ class Keeping:
 
     def _take_heat(self, kept: dict[str, Any] | None) -> None:
         facts = self._facts
-        if facts.heat_cells or not kept or not self._is_about_scan(kept) or kept["scan"] != facts.volume.name:
+        if facts.heats or not kept or not self._is_about_scan(kept) or kept["scan"] != facts.volume.name:
             return
         layers = [_made_of(HeatLayer, {**one, "shape": tuple(_numbers(one["shape"]))}) for one in kept["layers"]]
+        facts.heat_of, facts.heat_layers = str(kept["of"]), {one.name: one for one in layers}
+        _each(kept["views"], self._take_view)
+        _each(kept["agreements"], self._take_agreement)
+        _each(kept["histograms"], self._take_histograms)
+
+    def _take_view(self, kept: dict[str, Any]) -> None:
         cells = [_made_of(HeatCell, {**one, "effect": float(one["effect"])}) for one in kept["cells"]]
-        facts.heat_of, facts.heat_complete = str(kept["of"]), bool(kept["complete"])
-        facts.heat_layers = {one.name: one for one in layers}
-        facts.heat_cells = {(one.layer, one.bits): one for one in cells if one.layer in facts.heat_layers}
+        known = {(one.layer, one.bits): one for one in cells if one.layer in self._facts.heat_layers}
+        if known:
+            self._facts.heats[str(kept["view"]), str(kept["what"])] = Heat(known, bool(kept["complete"]))
+
+    def _take_agreement(self, kept: dict[str, Any]) -> None:
+        one, other = _words(kept["views"])
+        self._facts.agreements.append(_made_of(Agreement, {**kept, "views": (one, other)}))
+
+    def _take_histograms(self, kept: Any) -> None:
+        layer, *pair = kept
+        weights, inputs = (_made_of(Histogram, {**one, "counts": tuple(_numbers(one["counts"]))}) for one in pair)
+        self._facts.histograms[str(layer)] = weights, inputs
 
     # -- text
 
@@ -168,6 +188,12 @@ def _numbers(values: Any) -> list[float]:
     if not all(isinstance(value, int | float) for value in values):
         raise TypeError("no numbers")
     return list(values)
+
+
+def _words(values: Any) -> tuple[str, ...]:
+    if not isinstance(values, list | tuple) or not all(isinstance(value, str) for value in values):
+        raise TypeError("no words")
+    return tuple(values)
 
 
 def _table(told: Mapping[str, Any]) -> Table:

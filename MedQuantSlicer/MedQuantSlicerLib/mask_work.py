@@ -54,8 +54,8 @@ class MaskWork:
         if self._works.can("compare"):
             self._works.begin("compare", self._compare)
 
-    def report(self, path: str) -> None:
-        """Write the page."""
+    def report(self, path: str, sensitivity: Told | None = None) -> None:
+        """Write the page, with the layers' sensitivity where it was measured."""
         facts, params = self._facts, self._pair()
         line = facts.line_of(params["of"])  # another model may be chosen by now
         params |= {
@@ -63,6 +63,7 @@ class MaskWork:
             "title": line.title if line else "",
             "licence": line.licence if line else "",
             "reference_from": facts.reference,
+            "sensitivity": sensitivity if params["of"] == facts.model else None,
         }
 
         def known(result: Told) -> None:

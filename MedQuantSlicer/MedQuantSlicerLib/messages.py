@@ -37,6 +37,7 @@ TEXTS = {
     "clear_cache": _("Clear"),
     "open_cache": _("Open folder"),
     "quantize": _("Quantize"),
+    "find_safe": _("Find the smallest safe model"),
     "place_box": _("Place box"),
     "box_from_segment": _("Box from segment"),
     "segment": _("Segment"),
@@ -58,6 +59,10 @@ TIPS = {
     "clear_cache": _("Remove what was compiled and quantized on this machine; downloads and exports stay."),
     "open_cache": _("Show the folder of what is kept to start faster."),
     "quantize": _("Make the model smaller, fitted on slices of this scan. The scan is neither labelled nor stored."),
+    "find_safe": _(
+        "Give each layer as few bits as the masks allow: candidates are quantized, and checked on slices of this scan "
+        "that did not calibrate them. Activations stay in floating point. Takes minutes."
+    ),
     "place_box": _("Draw a box around a structure (B)."),
     "box_from_segment": _("Put a box around the selected segment."),
     "segment": _("Segment what lies in the boxes (S)."),
@@ -66,7 +71,7 @@ TIPS = {
     "jump_to_worst": _("Show the slice in which the masks differ most."),
     "difference": _("What only FP32 and only the quantized model have, as a segmentation of its own (D)."),
     "save_report": _("Write the comparison to a page that prints well. It names no patient."),
-    "find_sensitivity": _("Quantize one layer at a time and measure what that does to the output."),
+    "find_sensitivity": _("Round every layer of the model and measure what that does, as chosen below."),
     "keep_precise": _("Give the chosen layer more bits the next time the model is quantized."),
     "forget_wishes": _("Let the recipe decide about every layer again."),
     "export": _("Write the quantized model to files that other programs open."),
@@ -74,6 +79,9 @@ TIPS = {
     "open_log": _("Show what the engine wrote about this."),
     "cancel": CANCEL_TIP,
 }
+USE_SAFE = _("Use the smallest safe model")
+USE_SAFE_TIP = _("It was found already for this scan and what is to be kept.")
+SAFE_FITS = _("It is chosen. Press to look for it once more.")
 NO_LONGER_PRECISE = _("Do not keep precise")
 HIDE_DIFFERENCE = _("Hide difference")
 
@@ -113,6 +121,7 @@ ASK_REPLACE = _("Masks were edited by hand. Segmenting replaces them. Go on?")
 HINT_OPEN = _("Open a scan: drop a DICOM folder here, or open the sample CT.")
 HINT_DOWNLOAD = _("Download the model, or add its weights.")
 HINT_QUANTIZE = _("Choose the bits, then quantize.")
+HINT_FIND_SAFE = _("Find the smallest safe model, or choose the bits yourself.")
 HINT_BOX = _("Place a box around a structure.")
 HINT_PLACING = _("Click two opposite corners of the structure in a view. Esc stops.")
 HINT_SEGMENT = _("Segment, or drag the box first to where the structure begins and ends.")
@@ -129,6 +138,19 @@ NOT_MEASURED = _("not measured")
 NOT_QUANTIZED = _("no quantized model")
 DEMONSTRATION = _("demonstration")
 MEASURED_ALL = _("All layers are measured.")
+
+
+VIEWS = {
+    "proxy": _("the quick estimate"),
+    "one-at-a-time": _("one at a time"),
+    "incremental": _("all but this one"),
+}
+TOLERANCES = {
+    "dice-99": _("Dice at least .99"),
+    "dice-98": _("Dice at least .98"),
+    "dice-95": _("Dice at least .95"),
+    "volume-1": _("volumes within 1 % and Dice at least .95"),
+}
 
 
 def left(minutes: int, seconds: int) -> str:
@@ -149,7 +171,9 @@ def boxes(count: int, names: str) -> str:
 
 
 def bits(number: int) -> str:
-    """ "4-bit", "FP32"."""
+    """ "4-bit", "FP32"; 0: several."""
+    if not number:
+        return _("mixed")
     return "FP32" if number >= 32 else _("{number}-bit").format(number=number)
 
 
@@ -215,8 +239,43 @@ def saved(path: str) -> str:
     return _("Saved: {path}").format(path=path)
 
 
-def layer(name: str, kind: str, shape: str, share: str, effects: str) -> str:
+EFFECTS = {
+    "proxy": _("Its own output changes by {effects}"),
+    "one-at-a-time": _("Dice against FP32 with it alone rounded: {effects}"),
+    "incremental": _("Dice against FP32 with all but it rounded: {effects}"),
+}
+
+
+def layer(name: str, kind: str, shape: str, share: str) -> str:
     """What is known of a layer."""
-    return _("{name}: {kind} {shape}, {share} of the weights. Effect: {effects}").format(
-        name=name, kind=kind, shape=shape, share=share, effects=effects
-    )
+    return _("{name}: {kind} {shape}, {share} of the weights.").format(name=name, kind=kind, shape=shape, share=share)
+
+
+def score(value: float) -> str:
+    """ ".994", "1.000"."""
+    text = f"{value:.3f}"
+    return text.replace("0.", ".", 1) if abs(value) < 0.9995 else text
+
+
+def at_bits(spearman: float, number: int) -> str:
+    """A rank correlation: ".93 at 2 bits"."""
+    text = f"{spearman:.2f}".replace("0.", ".", 1).replace("-", "\N{MINUS SIGN}")
+    return _("{value} at {bits} bits").format(value=text, bits=number)
+
+
+def agreement(view: str, told: str) -> str:
+    """How far another view puts the layers in the same order."""
+    return _("Rank agreement with {view}: {told} (1: the same order, 0: none).").format(view=view, told=told)
+
+
+def safe(size: str) -> str:
+    """The button, while that model is chosen."""
+    return _("Smallest safe model: {size}").format(size=size)
+
+
+def nothing_safe(tolerance: str, found: str, text: str) -> str:
+    """No model that is smaller is safe."""
+    return _(
+        "Nothing smaller is safe: no quantized model keeps {tolerance}. The most precise that was tried, {text}:\n"
+        "{found}"
+    ).format(tolerance=tolerance, text=text, found=found)

@@ -116,7 +116,7 @@ class Panel:
         chosen = {name: fields.option(self._parameters, name) for name in fields.OPTIONS}
         chosen |= {
             name: getattr(self._parameters, name)
-            for name in ("inputVolume", "referenceSegmentation", "model", "bits", "opacity", "filled")
+            for name in ("inputVolume", "referenceSegmentation", "model", "bits", "safe", "opacity", "filled")
         }
         changed = {
             name: value for name, value in chosen.items() if name not in self._chosen or self._chosen[name] != value
@@ -129,6 +129,8 @@ class Panel:
             self.presenter.model_chosen(local(chosen["model"]))
         if "bits" in changed:
             self.presenter.bits_chosen(chosen["bits"])
+        if "safe" in changed:
+            self.presenter.safe_chosen(chosen["safe"])
         if "inputVolume" in changed:
             self._host.watch_volume(chosen["inputVolume"])
             self.presenter.volume_chosen(chosen["inputVolume"])
@@ -161,6 +163,9 @@ class Panel:
         if self._parameters is not None and model and model != self._parameters.model:
             self._chosen["model"] = model
             self._parameters.model = model
+        if self._parameters is not None and shown.safe != self._parameters.safe:
+            self._chosen["safe"] = shown.safe
+            self._parameters.safe = shown.safe
 
     # -- keys
 

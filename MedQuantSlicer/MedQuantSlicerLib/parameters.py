@@ -85,6 +85,31 @@ class Runtime(Words):
     ONNXRUNTIME = "onnxruntime"
 
 
+class View(Words):
+    """How layers are looked at."""
+
+    PROXY = "proxy"
+    ONE = "one-at-a-time"
+    INCREMENTAL = "incremental"
+
+
+class What(Words):
+    """What of a layer is rounded."""
+
+    WEIGHTS = "weights"
+    ACTIVATIONS = "activations"
+    BOTH = "both"
+
+
+class Tolerance(Words):
+    """What masks of the smallest safe model keep."""
+
+    DICE_99 = "dice-99"
+    DICE_98 = "dice-98"
+    DICE_95 = "dice-95"
+    VOLUME_1 = "volume-1"
+
+
 _LABELS = {
     Method.PERMUTATION_COMQ: _("Permutation-COMQ (best)"),
     Method.COMQ: _("COMQ"),
@@ -112,6 +137,16 @@ _LABELS = {
     Runtime.PYTORCH: _("PyTorch"),
     Runtime.OPENVINO: _("OpenVINO"),
     Runtime.ONNXRUNTIME: _("ONNX Runtime"),
+    View.PROXY: _("Quick estimate"),
+    View.ONE: _("One at a time"),
+    View.INCREMENTAL: _("All but this one"),
+    What.WEIGHTS: _("Weights"),
+    What.ACTIVATIONS: _("Activations"),
+    What.BOTH: _("Weights and activations"),
+    Tolerance.DICE_99: _("Dice at least .99"),
+    Tolerance.DICE_98: _("Dice at least .98"),
+    Tolerance.DICE_95: _("Dice at least .95"),
+    Tolerance.VOLUME_1: _("Volumes within 1 %"),
 }
 OPTIONS = (
     "method",
@@ -125,6 +160,9 @@ OPTIONS = (
     "extent",
     "plane",
     "runtime",
+    "view",
+    "what",
+    "tolerance",
 )
 """Fields that are options of the presenter, by the same name."""
 
@@ -148,6 +186,11 @@ class MedQuantSlicerParameterNode:
     extent: Extent = Extent.BOX
     plane: Plane = Plane.NATIVE
     runtime: Runtime = Runtime.AUTO
+    view: View = View.PROXY
+    what: What = What.WEIGHTS
+    tolerance: Tolerance = Tolerance.DICE_99
+    safe: bool = False
+    """Whether the smallest safe model is chosen, not one of so many bits everywhere."""
     opacity: Annotated[float, WithinRange(0.0, 1.0)] = 0.9
     filled: bool = False
     kept: str = ""

@@ -14,18 +14,19 @@ from typing import Any
 
 from MedQuantSlicerLib import messages as m
 from MedQuantSlicerLib.engine_process import EngineProcess
-from MedQuantSlicerLib.facts import Facts, Quantized
+from MedQuantSlicerLib.facts import Facts
 from MedQuantSlicerLib.host import DIFFERENCE, Host
 from MedQuantSlicerLib.keeping import Keeping
 from MedQuantSlicerLib.known_models import KNOWN_MODELS
 from MedQuantSlicerLib.layer_work import LayerWork
 from MedQuantSlicerLib.mask_work import MaskWork
+from MedQuantSlicerLib.quantize_work import QuantizeWork
 from MedQuantSlicerLib.questions import Questions
 from MedQuantSlicerLib.showing import shown_of
 from MedQuantSlicerLib.state import BITS, OPTION_VALUES, Shown, State
 from MedQuantSlicerLib.works import Works
 
-WITH_SCAN = frozenset({State.QUANTIZING, State.SEGMENTING, State.COMPARING, State.MEASURING})
+WITH_SCAN = frozenset({State.QUANTIZING, State.SEGMENTING, State.COMPARING, State.MEASURING, State.SEARCHING})
 """What is about the chosen scan, and stops when another one is chosen."""
 
 
@@ -54,6 +55,7 @@ class Presenter:
         self._keeping = Keeping(self._works)
         self._masks = MaskWork(self._works, self._keeping, self._questions.measured)
         self._layers = LayerWork(self._works, self._keeping)
+        self._quantizing = QuantizeWork(self._works, self._keeping, self._questions.measured)
         self._works.installed = self._questions.look_around
         engine.restarted = host.restarted
 
@@ -151,6 +153,7 @@ class Presenter:
         if spec != self.facts.model and any(one.spec == spec for one in self.facts.models):
             self.facts.model = spec
             self.facts.layer = ""
+            self.facts.safe = self.facts.safe and self.facts.safe_model is not None
             self._works.dismiss()
             self._questions.sizes()
         self.update()
@@ -203,8 +206,13 @@ class Presenter:
     def bits_chosen(self, bits: int) -> None:
         """8, 4 or 2."""
         if bits in BITS:
-            self.facts.bits = bits
+            self.facts.bits, self.facts.safe = bits, False
             self._works.dismiss()
+        self.update()
+
+    def safe_chosen(self, safe: bool) -> None:
+        """Whether the smallest safe model is chosen, as it is kept with the scene."""
+        self.facts.safe = bool(safe)
         self.update()
 
     def set_option(self, name: str, value: object) -> None:
@@ -222,20 +230,14 @@ class Presenter:
 
     def quantize(self) -> None:
         """Quantize the chosen model with slices of the scan; while that runs: cancel."""
-        if self._works.cancels("quantize"):
-            return
-        settings, scan = self.facts.settings, self.facts.volume.digest if self.facts.volume else ""
-        params = {"model": self.facts.model, **self.facts.recipe, "again": self.facts.quantized_fits}
+        if not self._works.cancels("quantize"):
+            self._quantizing.quantize()
 
-        def known(result: dict[str, Any]) -> None:
-            self.facts.made.pop(settings, None)
-            self.facts.made[settings] = Quantized(
-                result["handle"], result["bits"], result["text"], result["pieces"], scan
-            )
-            self._keeping.keep_choices()
-            self._questions.measured()
-
-        self._works.run("quantize", "quantize", "quantize", params, known, with_volume=True)
+    def find_safe(self) -> None:
+        """Find the smallest model whose masks stay within the tolerance, or take the one that was found; while it is
+        looked for: cancel."""
+        if not self._works.cancels("find_safe"):
+            self._quantizing.find_safe()
 
     # -- segment and compare
 
@@ -313,12 +315,12 @@ class Presenter:
     def save_report(self, path: str = "") -> None:
         """Write the comparison as a page."""
         if path and self._works.can("save_report"):
-            self._masks.report(path)
+            self._masks.report(path, self._layers.for_report())
 
     # -- layers
 
     def find_sensitivity(self) -> None:
-        """Quantize one layer at a time and measure what that does to the output; while that runs: cancel."""
+        """Round the layers as the options say and measure what that does; while that runs: cancel."""
         if not self._works.cancels("find_sensitivity"):
             self._layers.measure()
 
@@ -344,9 +346,10 @@ class Presenter:
         self._questions.sizes()
         self.update()
 
-    def measured_layers(self) -> frozenset[tuple[str, str, int]]:
-        """The cells of the heatmap, by model, layer and bits."""
-        return frozenset((self.facts.heat_of, *cell) for cell in self.facts.heat_cells)
+    def measured_layers(self) -> frozenset[tuple[str, ...]]:
+        """The cells of all heatmaps, by model, view, what is rounded, layer and bits."""
+        facts = self.facts
+        return frozenset((facts.heat_of, *kind, *cell) for kind, heat in facts.heats.items() for cell in heat.cells)
 
     # -- export and the rest
 

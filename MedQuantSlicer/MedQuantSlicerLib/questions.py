@@ -45,7 +45,7 @@ class Questions:
         facts, key = self._facts, self._facts.choice_key()
         if facts.usable_volume is None or facts.line is None or (key in facts.choices and not again):
             return
-        recipe = {name: value for name, value in facts.recipe.items() if name not in ("bits", "slices")}
+        recipe = {name: value for name, value in facts.uniform_recipe.items() if name not in ("bits", "slices")}
 
         def known(told: Told) -> None:
             facts.choices[key] = told["choices"]

@@ -8,12 +8,18 @@ import qt
 
 from MedQuantSlicerLib import style
 from MedQuantSlicerLib.colormap import legend
-from MedQuantSlicerLib.heatmap import HeatmapTree, breakable, worst_of
+from MedQuantSlicerLib.heatmap import ABOUT, HeatmapTree, breakable, worst_of
+from MedQuantSlicerLib.histograms import HistogramPair
 from MedQuantSlicerLib.messages import _
 from MedQuantSlicerLib.state import Shown
-from MedQuantSlicerLib.widgets import show_action, show_text
+from MedQuantSlicerLib.widgets import Fold, show_action, show_text
 
 FLOATING_POINT = 32
+LEADS = {
+    "proxy": _("Which layers suffer when they become integers: a quick estimate from what each of them computes."),
+    "one-at-a-time": _("Which layers suffer when they become integers: each is rounded alone, and the masks compared."),
+    "incremental": _("Which layers suffer when they become integers: all are rounded but one, and the masks compared."),
+}
 
 
 class LayersSection:
@@ -24,6 +30,12 @@ class LayersSection:
         self._heatmap = HeatmapTree(ui.heatmap, presenter.layer_chosen)
         style.mark(ui.layersLabel, "quiet")
         style.mark(ui.wishesLabel, "quiet")
+        style.mark(ui.agreementLabel, "quiet")
+        for small in (ui.weightsLabel, ui.inputsLabel):
+            style.mark(small, "small")
+        pair = (ui.weightsPicture, ui.weightsLabel), (ui.inputsPicture, ui.inputsLabel)
+        self._histograms = HistogramPair(ui.histograms, *pair)
+        self._view = Fold(ui.viewFold, ui.viewBody)
         ui.worstLayersLabel.linkActivated.connect(lambda name: self._find(presenter, name))
         ui.sensitivityButton.clicked.connect(lambda *_: presenter.find_sensitivity())
         ui.keepButton.clicked.connect(lambda *_: presenter.keep_precise())
@@ -37,7 +49,10 @@ class LayersSection:
         show_action(ui.sensitivityButton, shown.actions.get("find_sensitivity"))
         link = ui.worstLayersLabel.palette.color(qt.QPalette.Link).name()
         show_text(ui.worstLayersLabel, worst_of(shown.heatmap, link) if measured and shown.heatmap.worst else "")
-        show_text(ui.legendLabel, legend(self._heatmap.largest) if measured else "")
+        show_text(ui.layersLabel, LEADS[shown.options.view])
+        show_text(ui.legendLabel, legend(self._heatmap.largest, ABOUT[shown.heatmap.view]) if measured else "")
+        show_text(ui.agreementLabel, "\n".join(shown.heatmap.agreement) if measured else "")
+        self._histograms.show(shown.layer)
         show_text(ui.layerLabel, layer_of(shown) if shown.layer else _("Click on a layer.") if measured else "")
         keep = shown.actions.get("keep_precise")
         for button in (ui.keepButton, ui.keepFloatButton):

@@ -9,7 +9,7 @@ from typing import Any
 import qt
 
 from MedQuantSlicerLib.messages import _
-from MedQuantSlicerLib.state import SECTIONS, Shown
+from MedQuantSlicerLib.state import SECTIONS, Shown, State
 
 SETTLE_MS = 30
 FOLDED_BY_RESULT = ("scan", "model", "segment")
@@ -18,6 +18,7 @@ STEPS = {
     "add_weights": ("model", "addWeightsButton"),
     "download": ("model", "downloadButton"),
     "quantize": ("quantize", "quantizeButton"),
+    "find_safe": ("quantize", "safeButton"),
     "place_box": ("segment", "placeBoxButton"),
     "segment": ("segment", "segmentButton"),
     "compare": ("compare", "compareButton"),
@@ -41,10 +42,10 @@ class SectionPath:
 
     def follow(self, shown: Shown) -> None:
         """Fold, open and scroll as what is shown now asks for; only after a change: the user has the last word."""
-        table, problem, step, measured = self._seen
+        table, problem, step, measuring = self._seen
         next_step = next((verb for verb in STEPS if verb in shown.actions and shown.actions[verb].primary), "")
-        heatmap = shown.heatmap is not None and shown.heatmap.complete
-        self._seen = (shown.table, shown.problem, next_step, heatmap)
+        measures = shown.state is State.MEASURING
+        self._seen = (shown.table, shown.problem, next_step, measures)
         if shown.table is not None and shown.table is not table:
             self._fold(FOLDED_BY_RESULT, True)
             self._fold(("compare",), False)
@@ -55,7 +56,7 @@ class SectionPath:
             section, button = STEPS[next_step]
             self._fold((section,), False)
             self._bring(section, getattr(self._ui, button))
-        if heatmap and not measured:
+        if measuring and not measures and shown.heatmap is not None and shown.heatmap.complete:
             self._bring("layers", self._sections["layers"])
         if shown.problem is not None and shown.problem is not problem:
             self._fold((shown.problem.section,), False)
@@ -121,6 +122,8 @@ def chosen_in(name: str, shown: Shown) -> str:
         return ", ".join(shown.scan.split(", ")[:2])
     if name == "model":
         return next((line.title for line in shown.models if line.spec == shown.model), "")
+    if name == "quantize" and shown.safe:
+        return _("smallest safe model")
     if name == "quantize":
         choice = next((one for one in shown.choices if one.chosen), None)
         return ", ".join(filter(None, (_("{bits}-bit").format(bits=choice.bits), choice.size))) if choice else ""

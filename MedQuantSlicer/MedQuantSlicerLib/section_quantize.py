@@ -7,9 +7,14 @@ from typing import Any
 import qt
 
 from MedQuantSlicerLib import style
+from MedQuantSlicerLib.heatmap import within
+from MedQuantSlicerLib.layer_showing import block_of
 from MedQuantSlicerLib.messages import NOT_MEASURED, _
 from MedQuantSlicerLib.state import BITS, BitsChoice, Shown
 from MedQuantSlicerLib.widgets import Fold, label, show_action, show_text
+
+NAMED = 3
+"""So many layers are told by name."""
 
 
 class BitsButton:
@@ -66,23 +71,41 @@ class QuantizeSection:
             one.button.clicked.connect(self._choose(parameters, bits))
         self._method = Fold(ui.methodFold, ui.methodBody)
         style.mark(ui.quantizedLabel, "quiet")
+        style.mark(ui.safeLabel, "quiet")
+        ui.safeButton.clicked.connect(lambda *_: presenter.find_safe())
         ui.quantizeButton.clicked.connect(lambda *_: presenter.quantize())
 
     @staticmethod
     def _choose(parameters: Any, bits: int) -> Any:
         def choose(*_: Any) -> None:
             parameters().bits = bits
+            parameters().safe = False
 
         return choose
 
     def show(self, shown: Shown) -> None:
         """Paint."""
         ui = self._ui
+        self._group.setExclusive(not shown.safe)  # else one of them would stay pressed
         for choice in shown.choices:
             self.bits[choice.bits].show(choice)
         show_action(ui.quantizeButton, shown.actions.get("quantize"))
+        show_action(ui.safeButton, shown.actions.get("find_safe"))
+        style.mark(ui.safeButton, "chosen", shown.safe and bool(shown.safe_found))
+        show_text(ui.safeLabel, safe_of(shown))
+        ui.safeLabel.toolTip = "\n".join(shown.safe_precise)
         # After a comparison its table and the chosen button say the same.
-        show_text(ui.quantizedLabel, shown.quantized if shown.table is None else "")
+        show_text(ui.quantizedLabel, shown.quantized if shown.table is None and not shown.safe else "")
         ranged = shown.options.where == "range"
         ui.rangeWidget.setVisible(ranged)
         ui.rangeLabel.setVisible(ranged)
+
+
+def safe_of(shown: Shown) -> str:
+    """What the smallest safe model is, with the first of the layers that it keeps precise."""
+    if not shown.safe_found or not shown.safe_precise:
+        return shown.safe_found
+    named = ", ".join(within(name, block_of(name)) for name in shown.safe_precise[:NAMED])
+    more = len(shown.safe_precise) - NAMED
+    rest = _(" and {count} more").format(count=more) if more > 0 else ""
+    return shown.safe_found + "\n" + _("Kept most precise: {names}{rest}").format(names=named, rest=rest)

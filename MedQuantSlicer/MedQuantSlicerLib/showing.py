@@ -11,16 +11,13 @@ from MedQuantSlicerLib import messages as m
 from MedQuantSlicerLib.actions import actions_of, hint_of
 from MedQuantSlicerLib.facts import Facts
 from MedQuantSlicerLib.host import FP32, QUANTIZED, VolumeInfo
+from MedQuantSlicerLib.layer_showing import TIMES, heatmap_of, layer_of
 from MedQuantSlicerLib.messages import _
 from MedQuantSlicerLib.state import (
     BITS,
     BitsChoice,
     Cell,
     ExportChoice,
-    HeatCell,
-    HeatLayer,
-    Heatmap,
-    LayerLine,
     ModelLine,
     Row,
     Shown,
@@ -28,8 +25,6 @@ from MedQuantSlicerLib.state import (
     Waiting,
 )
 
-TIMES = "\N{MULTIPLICATION SIGN}"
-WORST = 5
 EXPORTS = (
     ExportChoice("artifact", _("MedQuant's own, the smallest"), _("One .mq.safetensors file, a card and a script")),
     ExportChoice("onnx", _("ONNX, for most programs"), _("ONNX files, a card, an example and a script")),
@@ -41,7 +36,7 @@ EXPORTS = (
 def shown_of(facts: Facts, now: float) -> Shown:
     """All that is to be shown."""
     section, notice = facts.notice
-    latest = facts.latest
+    latest, safe = facts.latest, facts.safe_model
     return Shown(
         state=facts.state,
         scan=scan_line(facts.volume),
@@ -50,13 +45,18 @@ def shown_of(facts: Facts, now: float) -> Shown:
         models=tuple(facts.models),
         model=facts.model,
         bits=facts.bits,
+        safe=facts.safe,
+        safe_found=f"{safe.text}\n{safe.found}" if safe is not None else "",
+        safe_precise=safe.precise if safe is not None else (),
         choices=_choices(facts),
         options=facts.options,
         waiting=_waiting(facts, now),
         problem=facts.problem,
         notice=notice,
         notice_section=section,
-        quantized=m.quantized(latest.bits, latest.text, latest.pieces, facts.calibrated_here(latest)) if latest else "",
+        quantized=m.quantized(latest.bits, latest.text, latest.pieces, facts.calibrated_here(latest))
+        if latest and (facts.safe or not latest.found)
+        else "",
         quantized_fits=facts.quantized_fits,
         boxes=_boxes(facts) if facts.needs_box else "",
         needs_box=facts.needs_box,
@@ -65,8 +65,8 @@ def shown_of(facts: Facts, now: float) -> Shown:
         table=facts.table if facts.table is None or facts.is_compared else out_of_date(facts.table),
         difference_shown=facts.difference_shown,
         worst=str(facts.worst["text"]) if facts.worst else "",
-        heatmap=_heatmap(facts),
-        layer=_layer(facts),
+        heatmap=heatmap_of(facts),
+        layer=layer_of(facts),
         overrides=tuple(facts.wishes.items()),
         exports=EXPORTS,
         exported=facts.exported,
@@ -143,13 +143,6 @@ def table_of(told: Mapping[str, Any]) -> Table:
     )
 
 
-def block_of(layer: str) -> str:
-    """The block that a layer belongs to: its name up to the last number, or else its parent."""
-    words = layer.split(".")
-    numbers = [place for place, word in enumerate(words) if word.isdigit()]
-    return ".".join(words[: numbers[0] + 1] if numbers else words[:-1])
-
-
 def _choices(facts: Facts) -> tuple[BitsChoice, ...]:
     known = facts.choices.get(facts.choice_key(), {})
     only = facts.quantized.bits if facts.line is not None and facts.line.is_quantized else None
@@ -157,7 +150,8 @@ def _choices(facts: Facts) -> tuple[BitsChoice, ...]:
     for bits in BITS:
         told = known.get(str(bits), {})
         words = (told.get("size", ""), told.get("seconds", ""), told.get("accuracy") or m.NOT_MEASURED)
-        choices.append(BitsChoice(bits, bits == (only or facts.bits), *words, bool(told.get("measured"))))
+        chosen = bits == only if only is not None else bits == facts.bits and not facts.safe
+        choices.append(BitsChoice(bits, chosen, *words, bool(told.get("measured"))))
     return tuple(choices)
 
 
@@ -178,32 +172,3 @@ def _waiting(facts: Facts, now: float) -> Waiting | None:
 
 def _boxes(facts: Facts) -> str:
     return m.boxes(len(facts.boxes), ", ".join(dict.fromkeys(box.name for box in facts.boxes)))
-
-
-def _heatmap(facts: Facts) -> Heatmap | None:
-    if not facts.heat_cells or facts.heat_of != facts.model:
-        return None
-    cells = tuple(facts.heat_cells.values())
-    bits = tuple(sorted({cell.bits for cell in cells}, reverse=True))
-    fewest = sorted((cell for cell in cells if cell.bits == bits[-1]), key=lambda cell: -cell.effect)
-    layers = tuple(
-        HeatLayer(one.name, one.block, one.kind, one.shape, one.share, facts.wishes.get(one.name))
-        for one in facts.heat_layers.values()
-    )
-    return Heatmap(layers, bits, cells, tuple(cell.layer for cell in fewest[:WORST]), facts.heat_complete)
-
-
-def _layer(facts: Facts) -> LayerLine | None:
-    layer = facts.heat_layers.get(facts.layer)
-    if layer is None:
-        return None
-    effects = [f"{cell.effect:.1%} ({m.bits(cell.bits)})" for cell in _cells_of(facts, layer)]
-    shape = f" {TIMES} ".join(str(n) for n in layer.shape)
-    kept = facts.wishes.get(layer.name)
-    text = m.layer(layer.name, layer.kind, shape, f"{layer.share:.1%}", ", ".join(effects))
-    return LayerLine(layer.name, text if kept is None else f"{text}; {m.kept_at(kept)}", kept)
-
-
-def _cells_of(facts: Facts, layer: HeatLayer) -> list[HeatCell]:
-    cells = [cell for cell in facts.heat_cells.values() if cell.layer == layer.name]
-    return sorted(cells, key=lambda cell: -cell.bits)

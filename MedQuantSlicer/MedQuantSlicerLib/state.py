@@ -19,6 +19,8 @@ class State(Enum):
     COMPARING = "comparing"
     MEASURING = "measuring"
     """The sensitivity of the layers."""
+    SEARCHING = "searching"
+    """The smallest safe model."""
     EXPORTING = "exporting"
     FAILED = "failed"
     """As idle, with `Shown.problem` to read."""
@@ -138,8 +140,23 @@ class Options:
     plane: str = ""
     """"axial", "coronal", "sagittal" or "" for the scan's own."""
     runtime: str = "auto"
+    view: str = "proxy"
+    """How layers are looked at: "proxy" (a quick estimate), "one-at-a-time", or "incremental" (all but one)."""
+    what: str = "weights"
+    """What of a layer is rounded then."""
+    tolerance: str = "dice-99"
+    """What masks of the smallest safe model keep: a key of `TOLERANCES`."""
 
 
+TOLERANCES = MappingProxyType(
+    {
+        "dice-99": {"dsc": 0.99},
+        "dice-98": {"dsc": 0.98},
+        "dice-95": {"dsc": 0.95},
+        "volume-1": {"dsc": 0.95, "volume_change": 0.01},
+    }
+)
+"""In the engine's words. Volumes alone would let a mask wander."""
 OPTION_VALUES = MappingProxyType(
     {
         "method": ("permutation-comq", "comq", "gptq", "rtn"),
@@ -150,6 +167,9 @@ OPTION_VALUES = MappingProxyType(
         "extent": ("box", "slice"),
         "plane": ("", "axial", "coronal", "sagittal"),
         "runtime": ("auto", "pytorch", "openvino", "onnxruntime"),
+        "view": ("proxy", "one-at-a-time", "incremental"),
+        "what": ("weights", "activations", "both"),
+        "tolerance": tuple(TOLERANCES),
     }
 )
 
@@ -195,12 +215,21 @@ class Table:
 
 @dataclass(frozen=True)
 class HeatCell:
-    """What one layer at one bit-width does to the output."""
+    """What one layer at one bit-width does."""
 
     layer: str
     bits: int
     effect: float
-    """Relative error of the network's output with this layer alone quantized; 0: none."""
+    """Relative change of the output by rounding the layer (of its own output in a quick estimate); 0: none."""
+    dsc_loss: float | None = None
+    """How much Dice against FP32 the masks lose by that; None where masks were not looked at."""
+    dsc: float | None = None
+    """That Dice."""
+
+    @property
+    def harm(self) -> float:
+        """What the heatmap is about: of masks where they were looked at."""
+        return self.effect if self.dsc_loss is None else self.dsc_loss
 
 
 @dataclass(frozen=True)
@@ -217,6 +246,8 @@ class HeatLayer:
     """Its part of all weights, 0 to 1."""
     kept: int | None = None
     """Bits that the recipe gives it by the user's wish, 32 for floating point; None: no wish."""
+    precise: bool = False
+    """Whether the smallest safe model, where that is chosen, gives it more bits than others."""
 
 
 @dataclass(frozen=True)
@@ -230,6 +261,20 @@ class Heatmap:
     worst: tuple[str, ...] = ()
     """Names of the five most sensitive layers at the fewest bits."""
     complete: bool = False
+    view: str = "proxy"
+    what: str = "weights"
+    agreement: tuple[str, ...] = ()
+    """How far other views that were measured put the layers in the same order, a line for each."""
+
+
+@dataclass(frozen=True)
+class Histogram:
+    """How numbers are spread."""
+
+    minimum: float
+    maximum: float
+    counts: tuple[int, ...]
+    """In even bins from `minimum` to `maximum`."""
 
 
 @dataclass(frozen=True)
@@ -240,6 +285,9 @@ class LayerLine:
     text: str
     """Name, shape, share of the size, effects."""
     kept: int | None = None
+    weights: Histogram | None = None
+    inputs: Histogram | None = None
+    """Of what it gets; None: not known."""
 
 
 @dataclass(frozen=True)
@@ -266,6 +314,12 @@ class Shown:
     model: str = ""
     """`spec` of the chosen one."""
     bits: int = 4
+    safe: bool = False
+    """Whether the smallest safe model is chosen, not one of so many bits everywhere."""
+    safe_found: str = ""
+    """What the smallest safe model of the present tolerance has reached; empty: not looked for, or there is none."""
+    safe_precise: tuple[str, ...] = ()
+    """Its layers with the most bits, where others have fewer."""
     choices: tuple[BitsChoice, ...] = ()
     options: Options = field(default_factory=Options)
     waiting: Waiting | None = None

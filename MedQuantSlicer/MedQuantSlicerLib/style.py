@@ -23,6 +23,9 @@ QPushButton[bits="true"] {
 QPushButton[bits="true"]:hover { border: 1px solid palette(text); }
 QPushButton[bits="true"]:checked { border: 2px solid #F2A33A; background: %(chosen)s; }
 QPushButton[bits="true"]:disabled { background: palette(window); }
+QPushButton[chosen="true"] {
+    border: 2px solid #F2A33A; border-radius: 5px; background: %(chosen)s; padding: 4px 12px; min-height: %(button)dpx;
+}
 QPushButton[card="true"] {
     border: 1px solid palette(mid); border-radius: 6px; background: palette(base); padding: 0; min-height: %(card)dpx;
 }

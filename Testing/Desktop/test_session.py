@@ -104,10 +104,12 @@ def test_closing_asks_about_what_is_not_saved(opened, hands, tmp_path: Path) -> 
 
 
 def test_what_was_measured_of_layers_is_not_lost_without_a_question(opened) -> None:
+    from MedQuantSlicerLib.facts import Heat
     from MedQuantSlicerLib.state import HeatCell
 
     facts = opened.frame.presenter.facts
-    facts.heat_of, facts.heat_cells = "embedded", {("encoder.0", 4): HeatCell("encoder.0", 4, 0.1)}
+    facts.heat_of = "embedded"
+    facts.heats["proxy", "weights"] = Heat({("encoder.0", 4): HeatCell("encoder.0", 4, 0.1)})
     assert opened.documents.unsaved() == ["the sensitivity of layers"]
 
 

@@ -214,20 +214,32 @@ def save_the_report(way: Way, path: Path) -> None:
 
 
 def keep_a_layer_precise(way: Way) -> None:
-    """The map fills cell by cell; a few are enough, then Cancel keeps what was measured."""
+    """The map of the masks fills cell by cell; a few are enough, then Cancel keeps what was measured."""
     ui, hands = way.ui, way.hands
     hands.unfold(ui.layersSection)
+    hands.push(ui.viewFold)
+    hands.reach(ui.viewSelector)
+    hands.press(ui.viewSelector, "Down")  # from the quick estimate to one at a time
+    assert way.shown.options.view == "one-at-a-time"
     hands.push(ui.sensitivityButton)
-    hands.until(lambda: way.shown.heatmap is not None and len(way.shown.heatmap.cells) >= 6, BUSY)
+
+    def some() -> bool:
+        found = way.shown.heatmap
+        return found is not None and found.view == "one-at-a-time" and len(found.cells) >= 6
+
+    hands.until(some, BUSY)
     hands.push(ui.sensitivityButton)
     way.rest()
-    row = next(item for item in layers_of(ui.heatmap) if not item.childCount())
-    ui.heatmap.scrollToItem(row)
     hands.reach(ui.heatmap)
+    block = ui.heatmap.topLevelItem(0)
+    hands.click_at(ui.heatmap.viewport(), ui.heatmap.visualItemRect(block).center())
+    hands.press(ui.heatmap, "Right")  # unfolds it
+    row = next(item for item in layers_of(ui.heatmap) if not item.childCount() and item.text(3))
     hands.click_at(ui.heatmap.viewport(), ui.heatmap.visualItemRect(row).center())
     name = way.shown.layer.name
     assert name.endswith(row.toolTip(0).splitlines()[0])
-    assert name in ui.layerLabel.text
+    assert name in ui.layerLabel.text and "Dice against FP32" in ui.layerLabel.text
+    assert ui.histograms.isVisible() and ui.weightsLabel.text.startswith("Weights")
     hands.push(ui.keepButton)
     assert dict(way.shown.overrides) == {name: 8}
     assert name in ui.wishesLabel.text

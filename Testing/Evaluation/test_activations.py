@@ -17,8 +17,6 @@ from medquant.evaluation.activations import (
     by_channel,
     kurtosis,
     outlier_map,
-    smoothing_factors,
-    strength_of_inputs,
     study_activations,
 )
 from medquant.models.base import CalibrationBatch
@@ -103,17 +101,6 @@ def test_outliers_are_where_they_were_put() -> None:
     assert list(found.maps) == ["0"] and found.maps["0"].argmax() == 5 * 11 + 7
     (layer,) = found.layers
     assert layer.outliers == pytest.approx(1 / inputs.numel()) and layer.kurtosis_within > 10 > layer.kurtosis_across
-
-
-def test_smoothing_evens_the_channels_out_and_keeps_the_product() -> None:
-    torch.manual_seed(0)
-    layer = nn.Linear(16, 8, bias=False)
-    inputs = torch.randn(100, 16) * torch.logspace(-2, 2, 16)
-    factors = smoothing_factors(inputs.abs().amax(0), strength_of_inputs(layer))
-    assert torch.allclose((inputs / factors) @ (layer.weight * factors).T, layer(inputs), rtol=1e-4, atol=1e-4)
-    reach = (inputs / factors).abs().amax(0)
-    assert reach.max() / reach.min() < 0.05 * inputs.abs().amax(0).max() / inputs.abs().amax(0).min()
-    assert torch.equal(smoothing_factors(torch.tensor([0.0, 1.0]), torch.tensor([1.0, 0.0])), torch.ones(2))
 
 
 @pytest.mark.parametrize(

@@ -15,6 +15,8 @@ from medquant.evaluation import wording
 from medquant.evaluation.compare import ModelFacts, compare
 from medquant.evaluation.report import ReportDetails, write_report
 from medquant.quantized_model import LayerReport, QuantizationReport
+from medquant.sensitivity.effects import LayerEffect, SensitivityMap
+from medquant.sensitivity.trials import roundings_of
 
 ORGANS = {1: "liver", 2: "spleen"}
 VOID = {"meta", "br", "image", "path", "use", "link", "img", "hr", "input"}
@@ -170,6 +172,60 @@ def test_layers_stand_in_network_order_with_the_worst_in_bold(text):
     assert lines[7][3:] == ["4 bits", ".020", "2 bits", ".040"]
     assert text.count("<b>.020</b>") == 2  # fifth largest at 2 bits and the largest at 4 bits
     assert "<b>.003</b>" not in text
+
+
+def _map(view: str, losses: dict[str, tuple[float | None, ...]], what: str = "weights") -> SensitivityMap:
+    """Layers with their losses at 2, 4 and 8 bits; None: not measured."""
+    roundings = roundings_of((2, 4, 8), what)
+    masks = view != "proxy"
+    cells = [
+        LayerEffect(layer, "Linear", (64, 32), 0.25, r, view, 0.5 if masks else loss, dsc_loss=loss if masks else None)
+        for layer, row in losses.items()
+        for r, loss in zip(roundings, row, strict=True)
+        if loss is not None
+    ]
+    return SensitivityMap(tuple(losses), roundings, tuple(cells))
+
+
+LOSSES = {
+    **{f"encoder.{n}.lin": (0.012 * (n + 1), 0.001 * n, 0.0) for n in range(7)},
+    "encoder.7.lin": (0.21, -0.02, 0.0),
+    "encoder.8.lin": (None, None, None),
+}
+
+
+@pytest.mark.parametrize(
+    ("view", "words"),
+    [
+        ("one-at-a-time", "the Dice against FP32 that this costs"),
+        ("incremental", "the Dice that giving it back wins"),
+        ("proxy", "Masks were not looked at"),
+    ],
+)
+def test_the_map_of_layers_is_drawn_where_it_was_measured(comparison, segmentations, tmp_path, view, words):
+    path = tmp_path / "map.html"
+    write_report(path, comparison, segmentations, sensitivity=_map(view, LOSSES))
+    text = path.read_text(encoding="utf-8")
+    page = Page(text)
+    assert page.open == [] and words in text
+    head, *lines = page.tables[2]
+    assert head == ["Layer", "Kind", "Shape", "Weights", "8 bits", "4 bits", "2 bits"]
+    assert [line[0] for line in lines] == [f"encoder.{n}.lin" for n in range(8)], "what was not measured is left out"
+    assert lines[3][4:] == ["0.00", "0.3", "4.8"] and lines[7][4:] == ["0.00", "-2.0", "21"]
+    colors = re.findall(r'class="cell" style="background: (#\w+); color: (#\w+)"', text)
+    assert colors[-1] == ("#3d1654", "#ffffff") and colors[-2][0] == colors[0][0] == "#ffffff"
+    assert text.count("<b><code>") == 5 and "<b><code>encoder.2.lin" not in text
+    assert re.findall(r"<li><b>([\d.]+) %</b> <code>(.*?)</code>", text)[0] == ("21", "encoder.7.lin")
+    assert '<details class="map" open>' in text, "few layers are shown, and printed"
+
+
+def test_many_layers_are_folded(comparison, segmentations, tmp_path):
+    path = tmp_path / "map.html"
+    many = {f"layers.{n}": (0.1, 0.01, 0.0) for n in range(300)}
+    write_report(path, comparison, segmentations, sensitivity=_map("proxy", many, "both"))
+    text = path.read_text(encoding="utf-8")
+    assert '<details class="map">' in text and "(weights and activations)" in text
+    assert len(Page(text).tables[2]) == 301
 
 
 def test_each_picture_is_embedded_once(text):

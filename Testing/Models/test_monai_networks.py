@@ -148,7 +148,7 @@ def test_normalisation(tmp_path: Path, intensity: str) -> None:
     model = MonaiModel.load(
         saved("UNet", tmp_path), network="UNet", arguments=ARGUMENTS["UNet"], roi_size=ROI, preprocessing=settings
     )
-    data, _ = model.prepared(Volume(array, np.eye(4), modality="MR"))
+    data, _ = model.preprocessing.apply(Volume(array, np.eye(4), modality="MR"))
     chosen = array != 0 if intensity == "nonzero-zscore" else np.ones_like(array, dtype=bool)
     expected = array.copy()
     expected[chosen] = (array[chosen] - array[chosen].mean()) / array[chosen].std()

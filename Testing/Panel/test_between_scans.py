@@ -246,3 +246,39 @@ def test_a_reference_goes_with_its_scan(slicer, scans, widget) -> None:
         _choose(widget, second)
         assert widget.parameters.referenceSegmentation is left
         assert widget.panel.presenter.facts.reference == (left.GetName() if left is not None else "")
+
+
+def test_sensitivity_and_safe_model_are_of_the_scan_that_they_were_measured_on(widget, engine, scans) -> None:
+    first, second = scans
+    first.SetName("first")
+    _choose(widget, first)
+    presenter = widget.panel.presenter
+    presenter.find_sensitivity()
+    _settle(50)
+    cell = {"layer": "a.0", "kind": "Linear", "shape": [4, 8], "share": 1.0, "bits": 2, "effect": 0.4, "view": "proxy"}
+    histogram = {"minimum": 0.0, "maximum": 1.0, "counts": [1, 2]}
+    told = {"histograms": [{"layer": "a.0", "weights": histogram, "inputs": histogram}]}
+    engine.last("sensitivity").callbacks["on_partial"](told)
+    engine.answer("sensitivity", {"cells": [cell], "agreement": []})
+    presenter.find_safe()
+    _settle(50)
+    handle = engine.folder / "safe.mq.safetensors"
+    handle.touch()
+    found = {"safe": True, "handle": str(handle), "bits": 0, "text": "2.0 MB", "pieces": 5, "found": "Dice .99"}
+    engine.answer("find_safe", {**found, "precise": ["a.0"]})
+    presenter.layer_chosen("a.0")
+    assert presenter.shown.heatmap.layers[0].precise and presenter.shown.layer.weights.counts == (1, 2)
+    _choose(widget, second)
+    shown = presenter.shown
+    assert shown.heatmap is None and shown.layer is None and not shown.safe_found and not shown.quantized_fits
+    presenter.find_safe()
+    _settle(50)
+    request = engine.last("find_safe")
+    request.answers_later = True
+    _choose(widget, first)
+    assert request.cancelled
+    request.callbacks["on_result"]({**found, "precise": [], "found": "late"})
+    shown = presenter.shown
+    assert shown.heatmap is not None and "late" not in shown.safe_found
+    presenter.layer_chosen("a.0")
+    assert presenter.shown.layer.inputs.counts == (1, 2)

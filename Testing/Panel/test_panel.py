@@ -357,6 +357,139 @@ def test_heatmap_fills_folds_and_is_clicked(widget, engine):
     assert engine.last("quantize").params["overrides"] == {"encoder.layers.1.attn.qkv": 8}
 
 
+def _choose(combo, text):
+    """Choose an entry of a combo box by its list, as a hand does with the keys."""
+    from PySide6.QtCore import Qt
+    from PySide6.QtTest import QTest
+
+    assert combo.isVisible(), f"{combo.objectName} cannot be seen"
+    entries = [combo.itemText(place) for place in range(combo.count)]
+    QTest.keyClick(combo, Qt.Key_Home)
+    for _ in range(entries.index(text)):
+        QTest.keyClick(combo, Qt.Key_Down)
+    _settle()
+    assert combo.currentText == text
+
+
+def test_a_view_that_measures_masks_is_chosen_filled_and_read(widget, engine):
+    _scan(widget)
+    ui = widget.ui
+    ui.layersSection.collapsed = False
+    _settle()
+    assert not ui.viewSelector.isVisible(), "folded away"
+    assert "quick estimate" in ui.layersLabel.text
+    _click(ui.viewFold)
+    _choose(ui.viewSelector, "One at a time")
+    _choose(ui.whatSelector, "Weights and activations")
+    assert "masks" in ui.layersLabel.text
+    _click(ui.sensitivityButton)
+    asked = engine.last("sensitivity")
+    assert asked.params["views"] == ("proxy", "one-at-a-time") and asked.params["what"] == "both"
+    assert ui.sensitivityButton.text == "Cancel"
+    about = {"kind": "Linear", "shape": [8, 8], "share": 0.5}
+    histogram = {"minimum": -0.5, "maximum": 2.0, "counts": [0, 9, 900, 1]}
+    told = [{"layer": f"layers.{n}.lin", "weights": histogram, "inputs": histogram} for n in (0, 1)]
+    asked.callbacks["on_partial"]({"histograms": told})
+    cells = []
+    for n in (0, 1):
+        for bits in (2, 8):
+            cell = {**about, "layer": f"layers.{n}.lin", "bits": bits, "effect": 0.4}
+            cells.append({**cell, "view": "proxy", "dsc_loss": None, "dsc": None})
+            cells.append({**cell, "view": "one-at-a-time", "dsc_loss": 0.1 * n / bits, "dsc": 1 - 0.1 * n / bits})
+    asked.callbacks["on_partial"]({"cell": cells[0]})
+    _settle()
+    assert ui.legendLabel.text.startswith("Quick estimate"), "shown until the masks are measured"
+    for cell in cells[1:]:
+        asked.callbacks["on_partial"]({"cell": cell})
+    agreement = [{"views": ["proxy", "one-at-a-time"], "bits": 2, "spearman": 0.25, "rounding": "W2A2"}]
+    engine.answer("sensitivity", {"cells": cells, "agreement": agreement})
+    _settle()
+    assert ui.legendLabel.text.startswith("Masks: Dice against FP32 falls by")
+    assert ".25 at 2 bits" in ui.agreementLabel.text
+    tree = ui.heatmap
+    row = tree.topLevelItem(1).child(0)
+    assert row.text(2) == "5.0" and "Dice against FP32 .950" in row.toolTip(2) and "5.0 % less" in row.toolTip(2)
+    assert tree.headerItem().toolTip(2).startswith("Masks")
+    assert not ui.histograms.isVisible()
+    from PySide6.QtCore import Qt
+    from PySide6.QtTest import QTest
+
+    at = tree.visualItemRect(row).center()
+    QTest.mouseClick(tree.viewport(), Qt.LeftButton, Qt.NoModifier, at)
+    _settle()
+    assert ui.histograms.isVisible() and ui.weightsPicture.width > 100
+    assert ui.weightsLabel.text == "Weights \N{MINUS SIGN}0.5 to 2" and ui.inputsLabel.text.startswith("Inputs")
+    assert "layers.1.lin" in ui.layerLabel.text and ".950 (2-bit)" in ui.layerLabel.text
+    _click(ui.keepButton)
+    assert "layers.1.lin" in ui.wishesLabel.text
+    tree.topLevelItem(0).setExpanded(False)
+    _choose(ui.viewSelector, "Quick estimate")
+    assert [tree.topLevelItem(n).isExpanded() for n in (0, 1)] == [False, True], "folds stay as they were left"
+    assert ui.legendLabel.text.startswith("Quick estimate") and tree.topLevelItem(1).child(0).text(2) == "40"
+    assert "not looked at" in tree.topLevelItem(1).child(0).toolTip(2)
+    _choose(ui.viewSelector, "All but this one")
+    assert not tree.isVisible() and not ui.legendLabel.isVisible() and not ui.histograms.isVisible()
+
+
+def test_bars_of_a_histogram_are_as_high_as_the_logarithm_of_their_counts(slicer):
+    from MedQuantSlicerLib.histograms import BAR, HIGH, picture_of
+    from MedQuantSlicerLib.state import Histogram
+
+    image = picture_of(Histogram(0.0, 1.0, (0, 1, 1000, 10))).toImage()
+    bars = [sum(image.pixelColor(BAR * n + 4, y).blue() > 200 for y in range(HIGH)) for n in range(4)]
+    assert bars[0] == 0 < bars[1] < bars[3] < bars[2] == HIGH - 4
+    assert bars[3] / bars[2] == pytest.approx(np.log(11) / np.log(1001), abs=0.01)
+    assert image.pixelColor(0, 0).alpha() == 0
+
+
+def test_the_smallest_safe_model_by_clicks(widget, engine):
+    _scan(widget)
+    engine.answer("sizes", SIZES)
+    ui = widget.ui
+    _choose(ui.toleranceSelector, "Dice at least .98")
+    _click(ui.safeButton)
+    assert engine.last("find_safe").params["tolerance"] == {"dsc": 0.98}
+    assert ui.safeButton.text == "Cancel" and not ui.quantizeButton.enabled
+    engine.last("find_safe").callbacks["on_progress"]({"text": "Candidate: Quantizing layer 3", "fraction": 0.4})
+    _settle()
+    assert widget.panel.messages["quantize"].bar.value == 400
+    _click(ui.safeButton)
+    assert engine.last("find_safe").cancelled and ui.safeButton.enabled
+    _click(ui.safeButton)
+    long = "mask_decoder.transformer.layers.0.cross_attn_image_to_token.q_proj"
+    precise = [long, *(f"layers.{n}.mlp.lin1" for n in range(5))]
+    found = {"safe": True, "handle": "s1", "bits": 0, "text": "2.0 MB, 3.2 bits/weight (15 MB in FP32)", "pieces": 5}
+    engine.answer("find_safe", {**found, "found": "Dice .983 on held-out slices", "precise": precise})
+    _settle()
+    assert widget.parameters.safe and ui.safeButton.property("chosen")
+    assert not any(getattr(ui, f"bits{bits}Button").checked for bits in (8, 4, 2))
+    text = ui.safeLabel.text
+    assert "3.2 bits/weight" in text and "Dice .983" in text and "layers.0" in text and "3 more" in text
+    assert ui.safeLabel.toolTip.splitlines() == precise
+    assert widget.root.minimumSizeHint.width() <= 420
+    assert _primary(widget) == ["placeBoxButton"]
+    _click(ui.bits4Button)
+    assert not widget.parameters.safe and ui.bits4Button.checked and not ui.safeButton.property("chosen")
+    assert _primary(widget) == ["quantizeButton"]
+    _click(ui.safeButton)
+    assert widget.parameters.safe and not ui.bits4Button.checked
+    widget.parameters.bits = 8
+    _settle()
+    assert not widget.parameters.safe and ui.bits8Button.checked
+
+
+def test_where_nothing_is_safe_the_panel_says_so(widget, engine):
+    _scan(widget)
+    _click(widget.ui.safeButton)
+    told = {"safe": False, "handle": "", "found": "Dice .971 on held-out slices", "text": "8.1 bits/weight"}
+    engine.answer("find_safe", told)
+    _settle()
+    said = widget.panel.messages["quantize"].notice.text
+    assert "Nothing smaller is safe" in said and "Dice .971" in said
+    assert not widget.parameters.safe and widget.ui.bits4Button.checked
+    assert not widget.ui.safeLabel.isVisible()
+
+
 @pytest.mark.parametrize("blocks", [4, 25])
 def test_the_worst_layers_are_named_however_many_there_are(widget, engine, blocks):
     from MedQuantSlicerLib.heatmap import MOST_ROWS
@@ -595,7 +728,7 @@ def test_long_words_make_no_wide_panel(widget, engine):
     widget.ui.notesLabel.text = "\n".join(notes * 2)
     widget.ui.notesLabel.setVisible(True)
     widget.ui.layersSection.collapsed = False
-    widget.ui.legendLabel.text = legend(1.0)
+    widget.ui.legendLabel.text = legend(1.0, "Masks: Dice against FP32 falls by")
     widget.ui.legendLabel.setVisible(True)
     _settle()
     assert widget.panel.messages["quantize"].problem.isVisible()

@@ -51,7 +51,7 @@ def test_a_scan_is_described(panel: Panel) -> None:
 def test_a_scan_that_cannot_be_used_says_why_everywhere(panel: Panel) -> None:
     panel.open_scan(replace(CT, problem="It is a colour picture. Choose a grey one."))
     assert panel.shown.hint == "It is a colour picture. Choose a grey one."
-    for verb in ("quantize", "segment", "place_box", "find_sensitivity"):
+    for verb in ("quantize", "find_safe", "segment", "place_box", "find_sensitivity"):
         assert not panel.action(verb).enabled
         assert panel.action(verb).tooltip == "It is a colour picture. Choose a grey one."
     panel.presenter.quantize()
@@ -129,6 +129,7 @@ def _running(panel: Panel) -> dict[State, str]:
         State.SEGMENTING: "segment",
         State.COMPARING: "compare",
         State.MEASURING: "find_sensitivity",
+        State.SEARCHING: "find_safe",
         State.EXPORTING: "export",
         State.DOWNLOADING: "download",
     }
@@ -150,7 +151,7 @@ def test_while_something_runs_its_button_cancels_and_the_others_wait(panel: Pane
     assert panel.action(verb).enabled and panel.action("cancel").enabled
     assert panel.shown.waiting.section in SECTIONS
     assert panel.primary() == []
-    for other in ("quantize", "segment", "compare", "find_sensitivity", "export", "add_weights"):
+    for other in ("quantize", "find_safe", "segment", "compare", "find_sensitivity", "export", "add_weights"):
         if other != verb:
             assert panel.action(other).tooltip == messages.NEED_REST
     asked = panel.engine.last

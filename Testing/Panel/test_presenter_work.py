@@ -400,7 +400,7 @@ def test_a_layer_is_kept_precise_and_let_go(panel: Panel) -> None:
     panel.engine.last.tell("result", {"layers": ["a"], "bits": [2], "cells": [_cell("a", 2, 0.25)], "worst": ["a"]})
     assert not panel.action("keep_precise").enabled
     panel.presenter.layer_chosen("a")
-    assert panel.shown.layer.text == "a: Linear 4 × 8, 50.0% of the weights. Effect: 25.0% (2-bit)"  # noqa: RUF001
+    assert panel.shown.layer.text == "a: Linear 4 × 8, 50.0% of the weights. Its own output changes by 25.0% (2-bit)"  # noqa: RUF001
     panel.presenter.keep_precise()
     assert panel.shown.overrides == (("a", 8),)
     assert panel.shown.heatmap.layers[0].kept == 8

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from medquant.activation_settings import IntActivations
 from medquant.errors import UserError
 from medquant.granularity import PerChannel, PerGroup, PerTensor, granularity_from_name
 from medquant.recipe import METHODS, CalibrationSettings, IntWeights, Recipe
@@ -44,7 +46,7 @@ def test_recipes_come_back_from_json(recipe: Recipe) -> None:
     assert Recipe.from_json(text) == recipe
     assert Recipe.from_dict(recipe.to_dict()) == recipe
     assert list(Recipe.from_json(text).overrides) == list(recipe.overrides), "the order decides which pattern wins"
-    assert recipe.describe().startswith(f"W{recipe.weights.bits}, per-")
+    assert recipe.describe().startswith("W" if recipe.nominal_bits is None else f"W{recipe.nominal_bits}, per-")
 
 
 def test_the_paper_as_read_comes_back() -> None:
@@ -163,3 +165,13 @@ def test_extra_bits_stay_within_their_budget(sizes: list[int], bits: int, extra:
     spent = {name: (chosen[name] - bits) * size for name, size in layers.items()}
     ends_spent = sum(spent[name] for name in {first, last}) if ends is not None else 0
     assert sum(spent.values()) - ends_spent <= max(0.0, extra * sum(sizes) - ends_spent) + 1e-6
+
+
+def test_several_numbers_of_bits_by_name_are_a_mixed_model() -> None:
+    base = Recipe(weights=IntWeights(bits=3))
+    wish = replace(base, overrides={"a": base.grid(8), "b": None})
+    assert (wish.nominal_bits, wish.label) == (3, "W3"), "a wish makes no mixed model"
+    mixed = replace(base, overrides={"a": base.grid(8), "b": base.grid(2)})
+    assert mixed.nominal_bits is None and mixed.label == "mixed"
+    assert mixed.describe().startswith("W2 to W8 layer by layer, ")
+    assert replace(mixed, activations=IntActivations(bits=8)).label == "mixed A8"

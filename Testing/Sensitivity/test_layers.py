@@ -19,7 +19,7 @@ from medquant.sensitivity.change import Expected, mean_dice, overlaps
 from medquant.sensitivity.effects import VIEWS
 from medquant.sensitivity.layers import sensitivity, type_of
 from medquant.sensitivity.replay import Replay
-from medquant.sensitivity.trials import Rounding, TrialRun
+from medquant.sensitivity.trials import Rounding, TrialRun, roundings_of
 
 
 class Block(nn.Module):
@@ -119,6 +119,8 @@ def test_effects_are_those_of_whole_passes(model: TorchModel, batches: list[Cali
             others = {other: layer for other, layer in trials.items() if other != name}
             assert given[name].change.error == pytest.approx(error(others), rel=1e-4, abs=1e-6)
             assert given[name].effect == pytest.approx(whole - given[name].change.error, abs=1e-6)
+            assert alone[name].dsc_loss == 1 - alone[name].change.dsc and own[name].dsc_loss is None
+            assert given[name].dsc_loss == given[name].change.dsc - dict(found.whole)[rounding].dsc
             assert own[name].effect == pytest.approx(run.trials[rounding][name].relative_error, rel=1e-4)
             assert alone[name].shape == tuple(model.network.get_submodule(name).weight.shape)
         assert sum(cell.share for cell in alone.values()) == pytest.approx(1.0)
@@ -222,6 +224,33 @@ def test_it_stops_and_leaves_the_network_as_it_was(model: TorchModel, batches: l
     assert len(told) == 3
     assert all("forward" not in module.__dict__ for module in model.network.modules())
     assert all(not module._forward_pre_hooks for module in model.network.modules())
+
+
+def test_own_outputs_are_told_before_the_next_layer_is_rounded(
+    model: TorchModel, batches: list[CalibrationBatch]
+) -> None:
+    """And the passes of the network come after them."""
+    told: list[str] = []
+    sensitivity(
+        model,
+        batches,
+        roundings=(Rounding(2), Rounding(4)),
+        views=("one-at-a-time", "proxy"),
+        partial=lambda cell: told.append(f"{cell.view} {cell.layer}"),
+        progress=lambda event: told.append(event.message),
+    )
+    own = [place for place, one in enumerate(told) if one.startswith("proxy")]
+    layers = [place for place, one in enumerate(told) if "layer 2 of 9" in one or "layer 3 of 9" in one]
+    assert own[0] < layers[0] < own[2] < own[-1] < told.index("W2: only layer 1 of 9")
+
+
+@pytest.mark.parametrize(
+    ("what", "labels"), [("weights", ("W2", "W8")), ("activations", ("A2", "A8")), ("both", ("W2A2", "W8A8"))]
+)
+def test_what_is_rounded_is_chosen_by_a_word(what: str, labels: tuple[str, ...]) -> None:
+    assert tuple(one.label for one in roundings_of((2, 8), what)) == labels
+    with pytest.raises(UserError, match="biases"):
+        roundings_of((2,), "biases")
 
 
 def test_progress_grows_and_ends(model: TorchModel, batches: list[CalibrationBatch]) -> None:

@@ -180,12 +180,23 @@ def test_from_the_scan_to_the_table_and_back(loop: EventLoop, host: ArrayHost, t
     presenter.save_report(str(report))
     assert str(report) in wait().notice and "manual" in report.read_text(encoding="utf-8")
 
+    presenter.set_option("view", "one-at-a-time")
     presenter.find_sensitivity()
-    loop.wait(lambda: presenter.shown.heatmap is not None and len(presenter.shown.heatmap.cells) > 3)
+
+    def masks_are_measured() -> bool:
+        found = presenter.shown.heatmap
+        return found is not None and found.view == "one-at-a-time" and len(found.cells) > 3
+
+    loop.wait(masks_are_measured, 60)
     presenter.find_sensitivity()
     assert presenter.shown.waiting.cancelling
     assert not wait().heatmap.complete
     worst = presenter.shown.heatmap.worst[0]
+    presenter.layer_chosen(worst)
+    assert sum(presenter.shown.layer.weights.counts) and "Dice against FP32" in presenter.shown.layer.text
+    presenter.save_report(str(report))
+    wait()
+    assert f"<code>{worst}</code>" in report.read_text(encoding="utf-8"), "the map is in the report"
     presenter.keep_precise(worst)
     assert not presenter.shown.quantized_fits
     presenter.set_option("method", "rtn")
@@ -206,7 +217,7 @@ def _reopen(loop: EventLoop, host: ArrayHost, before: Shown) -> None:
     """The same scene in another panel and another process: everything is there, and nothing has to be done again."""
     engine = loop.engine(sys.executable, "-m", "medquant", "worker")
     presenter = Presenter(engine, host, lambda shown: None)
-    for name in ("method", "slices", "runtime"):
+    for name in ("method", "slices", "runtime", "view"):
         presenter.set_option(name, getattr(before.options, name))
     presenter.choices_loaded()
     presenter.start()

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import torch
 from torch import nn
 
 from medquant.layers import QuantizedLayer
 from medquant.network_edit import stored_bits_of
 from medquant.quantized_model import LayerReport, QuantizationReport
+from medquant.rewrites.rewritten import Rewritten
+from medquant.rewrites.settings import INNER
 
 
 def account_for(
@@ -22,6 +26,7 @@ def account_for(
     `reports` of the quantized layers, `kept` the layers (or single weights of them) left in floating point.
     """
     weight_bits = weights = other_bits = parameters = 0
+    reports, kept = dict(reports), dict(kept)
     for name, module in network.named_modules():
         if isinstance(module, QuantizedLayer):
             count = torch.Size(module.geometry.weight_shape).numel()
@@ -30,6 +35,16 @@ def account_for(
             biases = 0 if module.bias is None else module.bias.numel()
             other_bits += 32 * biases
             parameters += count + biases
+        elif isinstance(module, Rewritten):
+            # It stands for a weight that is counted inside.
+            stored, inside = module.stored_bits(), f"{name}.{INNER}"
+            weight_bits += stored
+            if inside in reports:
+                count = torch.Size(module.geometry.weight_shape).numel()
+                more = reports[inside].effective_bits + stored / count
+                reports[inside] = replace(reports[inside], effective_bits=more)
+            if module.down is not None:
+                kept[f"{name}.branch"] = "a low-rank branch, computed in floating point"
         else:
             for key, tensor in module.named_parameters(recurse=False):
                 bits = stored_bits_of(tensor) * tensor.numel()

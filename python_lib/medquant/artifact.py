@@ -29,9 +29,10 @@ from medquant.network_edit import set_module, stored_bits_of
 from medquant.packing import packed_size
 from medquant.quantized_model import Provenance, QuantizationReport, QuantizedModel
 from medquant.recipe import Recipe
+from medquant.rewrites.rewritten import Rewritten
 
 FORMAT = "medquant"
-VERSION = 2
+VERSION = 3
 SUFFIX = ".mq.safetensors"
 BUFFERS = ("packed", "scale", "offset", "row_group", "bias", "live_inputs", "live_outputs")
 
@@ -55,6 +56,7 @@ def save(quantized: QuantizedModel, path: str | Path) -> int:
         "name": quantized.model.name,
         "spec": quantized.model.spec,
         "layers": layers,
+        "rewritten": {name: m.settings() for name, m in network.named_modules() if isinstance(m, Rewritten)},
         "attention": quantizer_settings(network),
         "aliases": aliases,
         "removed": [name for name, module in network.named_modules() if type(module) is nn.Identity],
@@ -147,6 +149,8 @@ def _fill(network: nn.Module, description: dict[str, Any], tensors: dict[str, to
     """Exchange the quantized layers and load every remaining tensor; names must match exactly."""
     for name in description["removed"]:
         set_module(network, name, nn.Identity())
+    for name, settings in description.get("rewritten", {}).items():
+        set_module(network, name, Rewritten.restored(network.get_submodule(name), settings))
     tensors = tensors | {alias: tensors[name] for alias, name in description["aliases"].items()}
     for name, layer in description["layers"].items():
         part = {key: tensors.get(f"{name}.{key}") for key in BUFFERS}

@@ -17,6 +17,7 @@ from medquant.activation_settings import IntActivations
 from medquant.activations import ActivationQuantizer
 from medquant.layers import QuantizedLayer
 from medquant.observers import find_range, grid_of, stride
+from medquant.rewrites.rewritten import Rewritten
 
 FACTORS = ("query", "key", "probabilities", "value")
 _OTHER_NAMES = ("SABlock", "MHSA")
@@ -51,7 +52,7 @@ def _is_attention(module: nn.Module) -> bool:
 
 
 def _was_linear(module: nn.Module) -> bool:
-    return isinstance(module, QuantizedLayer) and module.geometry.kind == "Linear"
+    return isinstance(module, QuantizedLayer | Rewritten) and module.geometry.kind == "Linear"
 
 
 class AttentionSamples:

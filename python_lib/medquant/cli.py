@@ -37,6 +37,7 @@ from medquant.commands import (
     export_mask,
     models,
     quantize,
+    rewrites,
     segment,
     sensitivity,
     series,
@@ -106,6 +107,7 @@ app.command("series", epilog=series.EXAMPLES)(series.series)
 app.command("quantize", epilog=quantize.EXAMPLES)(quantize.quantize)
 app.command("sensitivity", epilog=sensitivity.EXAMPLES)(sensitivity.sensitivity)
 app.command("activations", epilog=activations.EXAMPLES)(activations.activations)
+app.command("rewrites", epilog=rewrites.EXAMPLES)(rewrites.rewrites)
 app.command("autoquant", epilog=autoquant.EXAMPLES)(autoquant.autoquant)
 app.command("segment", epilog=segment.EXAMPLES)(segment.segment)
 app.command("compare", epilog=compare.EXAMPLES)(compare.compare)

@@ -171,7 +171,7 @@ def run_demo(
 
 def takes_boxes(model: Model) -> bool:
     """Whether a person tells this model by a box what to segment."""
-    return model.family == "medsam"
+    return model.takes_boxes
 
 
 def _write(

@@ -93,21 +93,7 @@ def fit_input(
     if activations is None:
         return InputGrid()
     by_output = activations.observer == "output" and activations.mode == "static"
-    share = settings.share_for(activations)
-    rows, values = [], []
-    for number, tensor in enumerate(inputs):
-        generator = job.generator(settings.seed, number + OWN_DRAWS)
-        grid = spatial_grid(job.module, tensor)
-        focus = focus_of(job, number, grid)
-        count = job.geometry.layout.at_most(ROWS_BY_OUTPUT if by_output else ROWS) // len(inputs) + 1
-        positions = draw_positions(focus, torch.Size(grid).numel(), count, share, generator)
-        rows.append(_rows_at(job, tensor, positions))
-        last = tensor if job.geometry.kind == "Linear" else tensor.movedim(1, -1)
-        focus = focus_of(job, number, tuple(last.shape[:-1]))
-        count = max(LEAST_VALUES, min(VALUES, MOST_NUMBERS // last.shape[-1])) // len(inputs) + 1
-        positions = draw_positions(focus, last[..., 0].numel(), count, share, generator)
-        values.append(last.reshape(-1, last.shape[-1])[positions])
-    rows, values = torch.cat(rows), torch.cat(values)
+    rows, values = input_samples(job, inputs, focus_of, settings, ROWS_BY_OUTPUT if by_output else ROWS)
     equalize = activations.equalize
     if spread_of(activations, job.geometry) != "tensor" or job.geometry.groups > 1 or not (equalize or by_output):
         return InputGrid(None, fit_quantizer(activations, job.geometry, values))
@@ -122,6 +108,28 @@ def fit_input(
         if error <= WORSE * trial.error(divisor, quantizer):
             return InputGrid(joint, other.quantizer)
     return InputGrid(divisor, quantizer)
+
+
+def input_samples(
+    job: LayerJob, inputs: Sequence[torch.Tensor], focus_of: FocusOf, settings: CalibrationSettings, most: int = ROWS
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Rows (positions, channels, kernel size) of a layer's inputs, `most` of them or so, and values (positions,
+    channels) that tell its range."""
+    share = settings.share_for(job.activations)
+    rows, values = [], []
+    for number, tensor in enumerate(inputs):
+        generator = job.generator(settings.seed, number + OWN_DRAWS)
+        grid = spatial_grid(job.module, tensor)
+        focus = focus_of(job, number, grid)
+        count = job.geometry.layout.at_most(most) // len(inputs) + 1
+        positions = draw_positions(focus, torch.Size(grid).numel(), count, share, generator)
+        rows.append(_rows_at(job, tensor, positions))
+        last = tensor if job.geometry.kind == "Linear" else tensor.movedim(1, -1)
+        focus = focus_of(job, number, tuple(last.shape[:-1]))
+        count = max(LEAST_VALUES, min(VALUES, MOST_NUMBERS // last.shape[-1])) // len(inputs) + 1
+        positions = draw_positions(focus, last[..., 0].numel(), count, share, generator)
+        values.append(last.reshape(-1, last.shape[-1])[positions])
+    return torch.cat(rows), torch.cat(values)
 
 
 def _exchangeable(one: ActivationQuantizer, other: ActivationQuantizer | None) -> bool:

@@ -63,10 +63,12 @@ class InputTrial:
 
         The reach of a channel moves into its weights with the powers of SmoothQuant.
         """
-        found = [(self.error(None, self._fitted(self.values)), None)]
-        for divisor in self._candidates():
-            found.append((self.error(divisor, self._fitted(self.values / divisor)), divisor))
+        found = [(self.error_divided(divisor), divisor) for divisor in (None, *self._candidates())]
         return min(found, key=lambda one: one[0])
+
+    def error_divided(self, divisor: torch.Tensor | None) -> float:
+        """The error with these factors and the grid that is fitted to what they leave."""
+        return self.error(divisor, self._fitted(self.values if divisor is None else self.values / divisor))
 
     def best_beside(
         self, quantizer: ActivationQuantizer, channels: slice, divisor: torch.Tensor | None
@@ -108,12 +110,13 @@ class InputTrial:
             divisor = _positive(self.reach) ** alpha / _positive(self.strength) ** (1 - alpha)
             yield divisor / divisor.log().mean().exp()
 
-    def error(self, divisor: torch.Tensor | None, quantizer: ActivationQuantizer) -> float:
-        """The squared error over the sampled rows."""
+    def error(self, divisor: torch.Tensor | None, quantizer: ActivationQuantizer | None) -> float:
+        """The squared error over the sampled rows; without a quantizer only the weight is rounded."""
         rows, blocks = self.rows, self.blocks
         if divisor is not None:
             rows, blocks = rows / divisor[:, None], blocks * divisor[:, None, None]
-        rounded, matrix = quantizer.undithered(rows).flatten(1), blocks.flatten(0, 1)
+        rounded = (rows if quantizer is None else quantizer.undithered(rows)).flatten(1)
+        matrix = blocks.flatten(0, 1)
         one_group = torch.zeros(len(matrix), dtype=torch.long)
         share, importance = self.job.geometry.layout.share, rounded.square().mean(0)
         grid = initial_grid(matrix, importance, self.job.bits, one_group, share=share, factors=CLIPPING)

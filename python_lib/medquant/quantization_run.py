@@ -16,7 +16,7 @@ from medquant.calibrate import GATHER_MB, collect_moments, quantize_layer
 from medquant.errors import UserError
 from medquant.folding import fold_batch_norms
 from medquant.gram import Moments, dilate
-from medquant.input_grid import InputGrid, fit_input
+from medquant.input_grid import InputGrid, fit_input, input_samples
 from medquant.jobs import LayerJob, layer_jobs
 from medquant.layers import QuantizedLayer, decoded_once
 from medquant.lockstep import run_in_lockstep
@@ -28,6 +28,8 @@ from medquant.products import linear
 from medquant.progress import Progress
 from medquant.quantized_model import LayerReport
 from medquant.recipe import Recipe
+from medquant.rewrites.apply import rewrite_network
+from medquant.rewrites.settings import INNER, plain_name
 from medquant.rounding import round_layer
 from medquant.shared_inputs import SeenInputs
 
@@ -59,6 +61,8 @@ class QuantizationRun:
         self.network = structural_twin(model.network)
         self.kept: dict[str, str] = {}
         self.reports: dict[str, LayerReport] = {}
+        self.rewritten: dict[str, str] = {}
+        """What was done to layers before they are quantized."""
         self.quantized: dict[str, QuantizedLayer] = {}
         self.frugal: frozenset[str] = frozenset()
         self.seconds: dict[str, float] = {}
@@ -93,6 +97,8 @@ class QuantizationRun:
         seen = self.seen = self._timed("first pass", self._observe)
         if self.recipe.fold_batch_norm:
             fold_batch_norms(self.network, seen, lambda: self._forward(self.batches[0]))
+        if self.recipe.rewrites:
+            seen = self.seen = self._timed("rewriting", self._rewrite, seen)
         jobs, self.kept = layer_jobs(self.network, seen, self.recipe, self.ignore)
         if not jobs:
             raise UserError("No layer is left to quantize. Give fewer patterns to ignore.")
@@ -100,6 +106,26 @@ class QuantizationRun:
         round_to_half(self.network, except_for=jobs)
         self._timed("foreground", self._find_focus, seen)
         return jobs
+
+    def _rewrite(self, seen: Observation) -> Observation:
+        """Rewrite the layers that the recipe names. Returns what is seen of the network afterwards."""
+        jobs, _ = layer_jobs(self.network, seen, self.recipe, self.ignore)
+        asked = self.recipe.rewrites_for(list(jobs))
+        if not asked:
+            return seen
+        self.tracker.report(0.0, "Rewriting layers")
+        if self.focus[0] is None and self.recipe.calibration.foreground_share > 0:
+            self.focus[0] = self._foreground(seen.output)
+
+        def samples_of(job: LayerJob, inputs: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+            return input_samples(job, [inputs], self.focus_of, self.recipe.calibration)
+
+        forwards = [partial(self._forward, batch) for batch in self.batches]
+        self.rewritten = rewrite_network(self.network, jobs, asked, forwards, seen.output, samples_of)
+        found = self._observe()
+        names = {plain_name(name): name for name in found.order if name.endswith(f".{INNER}")}
+        found.batch_norms |= {names.get(layer, layer): norm for layer, norm in seen.batch_norms.items()}
+        return found
 
     def _plan(self, jobs: dict[str, LayerJob], seen: Observation) -> None:
         """Use as many inputs as memory allows; each has an FP32 and a quantized pass."""
@@ -139,10 +165,14 @@ class QuantizationRun:
             )
             with torch.inference_mode():
                 logits = seen.output if number == 0 else self._forward(batch)
-                found = self.model.foreground(logits)
-                if found.ndim < 2:
-                    return  # an output without places has no foreground
-                self.focus[number] = dilate(found, max(2, max(found.shape[1:]) // 32)).float()
+                self.focus[number] = self._foreground(logits)
+                if self.focus[number] is None:
+                    return
+
+    def _foreground(self, logits: torch.Tensor) -> torch.Tensor | None:
+        """Where the FP32 network sees something, and around it; None for an output without places."""
+        found = self.model.foreground(logits)
+        return None if found.ndim < 2 else dilate(found, max(2, max(found.shape[1:]) // 32)).float()
 
     def _sequential(self, jobs: dict[str, LayerJob]) -> None:
         count = len(self.batches)
@@ -186,7 +216,7 @@ class QuantizationRun:
 
     def focus_of(self, job: LayerJob, number: int, grid: tuple[int, ...]) -> torch.Tensor | None:
         """How the foreground of a calibration input falls on the rows of a layer."""
-        return self.model.row_focus(job.name, job.module, grid, self.focus[number])
+        return self.model.row_focus(plain_name(job.name), job.module, grid, self.focus[number])
 
     def solved(
         self, job: LayerJob, inputs: list[torch.Tensor], full: list[torch.Tensor] | None

@@ -53,7 +53,7 @@ def quantize(
             work.run()
     seconds = {"calibration inputs": prepared - began, **work.seconds, "total": time.perf_counter() - began}
     report = account_for(work.network, work.reports, work.kept, seconds, len(work.batches))
-    report = replace(report, peak_memory_mb=memory.peak_mb)
+    report = replace(report, peak_memory_mb=memory.peak_mb, rewritten=work.rewritten)
     provenance = Provenance(
         model=model.name,
         family=model.family,

@@ -21,9 +21,10 @@ class LayerReport:
     shape: tuple[int, ...]
     bits: int
     effective_bits: float
-    """Codes, scales, offsets and row groups, over the number of weights."""
+    """Codes, scales, offsets, row groups and what a rewrite stores, over the number of weights."""
     relative_error: float
-    """Root of the squared output error over the squared output, on the calibration positions."""
+    """Root of the squared output error over the squared output, on the calibration positions; where the layer was
+    rewritten, of the layer inside: the output without the low-rank branch."""
     seconds: float
 
 
@@ -45,6 +46,8 @@ class QuantizationReport:
     simulated: bool = True
     """True while the codes are decoded to floating point to be computed with."""
     bytes_on_disk: int | None = None
+    rewritten: dict[str, str] = field(default_factory=dict)
+    """What was done to layers before they were quantized, by their name before (`medquant.rewrites`)."""
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data for JSON."""

@@ -6,7 +6,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
 from fnmatch import fnmatchcase
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 from medquant.activation_settings import IntActivations
 from medquant.allocation import spread_bits
@@ -19,10 +19,12 @@ from medquant.granularity import (
     granularity_name,
     granularity_of_kind,
 )
+from medquant.rewrites.settings import Rewrites, plain_name
 
 Method = Literal["rtn", "comq", "permutation-comq", "gptq"]
 METHODS: tuple[Method, ...] = ("rtn", "comq", "permutation-comq", "gptq")
 ZeroPoint = Literal["real", "integer", "half"]
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -100,8 +102,10 @@ class Recipe:
     at least (None: no exception); `extra_bits` per weight, on average, go to them and to the smallest layers
     (`medquant.allocation`): a few hundredths of a bit that are worth more than any solver. `drop_dead_channels` leaves
     out the weights of channels that training has switched off (`medquant.channels`). `activations`: None computes in
-    floating point; otherwise the inputs of the layers are integers as well. `scope="layer"` is the
-    paper as read: all weights of a layer sorted by value, each with an index of its own (costly; kept to reproduce it).
+    floating point; otherwise the inputs of the layers are integers as well. `rewrites` maps layer name patterns to what
+    is rewritten before the layer is quantized, or to None for nothing; the last pattern that fits wins.
+    `scope="layer"` is the paper as read: all weights of a layer sorted by value, each with an index of its own (costly;
+    kept to reproduce it).
     """
 
     weights: IntWeights = field(default_factory=IntWeights)
@@ -115,6 +119,7 @@ class Recipe:
     calibration: CalibrationSettings = field(default_factory=CalibrationSettings)
     activations: IntActivations | None = None
     overrides: dict[str, IntWeights | None] = field(default_factory=dict)
+    rewrites: dict[str, Rewrites | None] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if self.method not in METHODS:
@@ -132,8 +137,17 @@ class Recipe:
 
     @property
     def label(self) -> str:
-        """The bits of weights and of activations, where those are integers too: "W4", "W4A8"."""
-        return f"W{self.weights.bits}" + (f"A{self.activations.bits}" if self.activations is not None else "")
+        """The bits of weights and of activations, where those are integers too: "W4", "W4A8", "mixed", "mixed A8"."""
+        weights = "mixed " if self.nominal_bits is None else f"W{self.nominal_bits}"
+        return (weights + (f"A{self.activations.bits}" if self.activations is not None else "")).strip()
+
+    @property
+    def nominal_bits(self) -> int | None:
+        """Of a weight; None where layers were given several numbers of bits by name."""
+        return None if len(self._named_bits()) > 1 else self.weights.bits
+
+    def _named_bits(self) -> set[int]:
+        return {grid.bits for grid in self.overrides.values() if grid is not None}
 
     @property
     def needs_moments(self) -> bool:
@@ -150,10 +164,13 @@ class Recipe:
         chosen: dict[str, IntWeights | None] = {}
         for layer in sizes:
             chosen[layer] = self.grid(bits[layer])
-            for pattern, weights in self.overrides.items():
-                if fnmatchcase(layer, pattern):
-                    chosen[layer] = weights
+            chosen[layer] = _last_that_fits(self.overrides, layer, chosen[layer])
         return chosen
+
+    def rewrites_for(self, layers: Sequence[str]) -> dict[str, Rewrites]:
+        """What is rewritten, of the layers in which something is."""
+        chosen = {layer: _last_that_fits(self.rewrites, layer, None) for layer in layers}
+        return {layer: wanted for layer, wanted in chosen.items() if wanted not in (None, Rewrites())}
 
     def activations_for(self, layers: Sequence[str]) -> dict[str, IntActivations | None]:
         """The grid of each layer's input, for `layers` in the order of the network; the ends have `ends_bits`."""
@@ -177,7 +194,9 @@ class Recipe:
         grain = granularity_name(w.granularity)
         if isinstance(w.granularity, PerGroup):
             grain += f" of {w.granularity.size}"
-        parts = [f"W{w.bits}", grain, "symmetric" if w.symmetric else "asymmetric", self.method]
+        named = self._named_bits()
+        bits = f"W{min(named)} to W{max(named)} layer by layer" if self.nominal_bits is None else f"W{w.bits}"
+        parts = [bits, grain, "symmetric" if w.symmetric else "asymmetric", self.method]
         if self.scope == "layer":
             parts.append("sorted over the layer")
         if self.ends_bits and self.ends_bits > w.bits:
@@ -186,6 +205,9 @@ class Recipe:
             parts.append(self.activations.describe())
         if self.overrides:
             parts.append(f"{len(self.overrides)} override{'s' if len(self.overrides) > 1 else ''}")
+        for pattern, wanted in self.rewrites.items():
+            where = "" if pattern == "*" else f" of {pattern}"
+            parts.append(f"{'no rewriting' if wanted is None else wanted.describe()}{where}")
         return ", ".join(parts)
 
     def to_dict(self) -> dict[str, Any]:
@@ -194,6 +216,7 @@ class Recipe:
         data["weights"] = _weights_to_dict(self.weights)
         data["overrides"] = {k: v and _weights_to_dict(v) for k, v in self.overrides.items()}
         data["activations"] = self.activations and self.activations.to_dict()
+        data["rewrites"] = {k: v and v.to_dict() for k, v in self.rewrites.items()}
         return data
 
     @classmethod
@@ -212,6 +235,8 @@ class Recipe:
                 data["activations"] = IntActivations.from_dict(data["activations"])
             overrides = data.get("overrides") or {}
             data["overrides"] = {k: None if v is None else _weights_from_dict(v) for k, v in overrides.items()}
+            rewrites = data.get("rewrites") or {}
+            data["rewrites"] = {k: None if v is None else Rewrites.from_dict(v) for k, v in rewrites.items()}
             return cls(**data)
         except (TypeError, KeyError, AttributeError, ValueError) as error:
             raise UserError(f"The recipe cannot be read ({error}). Compare it with one that medquant wrote.") from error
@@ -232,6 +257,14 @@ class Recipe:
         if not isinstance(data, dict):
             raise UserError("The recipe must be a JSON object. Compare it with one that medquant wrote.")
         return cls.from_dict(data)
+
+
+def _last_that_fits(patterns: dict[str, T], layer: str, otherwise: T) -> T:
+    """What the last pattern says that fits the layer's name, as it was before it was rewritten or as it is."""
+    for pattern, value in patterns.items():
+        if fnmatchcase(layer, pattern) or fnmatchcase(plain_name(layer), pattern):
+            otherwise = value
+    return otherwise
 
 
 def _weights_to_dict(weights: IntWeights) -> dict[str, Any]:

@@ -110,6 +110,31 @@ def autoquant(
         run.finish(rows)
 
 
+@app.command("rewrites", epilog=o.examples("medquant bench rewrites --data FOLDER --json rewrites.json"))
+def rewrites(
+    data: Annotated[str | None, DATA] = None,
+    fold: Annotated[int, typer.Option(help="1 or 2.")] = 2,
+    bits: Annotated[int, typer.Option("--bits", help="Of a weight.")] = 4,
+    activations: Annotated[int, typer.Option(help="Of a layer's input; 0: in floating point.")] = 4,
+    method: Annotated[str, typer.Option(help="rtn, permutation-comq, comq or gptq.")] = "rtn",
+    layers: Annotated[int, typer.Option(min=1, help="Layers looked at by themselves.")] = 3,
+    json_target: o.Json = None,
+) -> None:
+    """Try smoothing, low rank, rotation and equalization on a real 3-D network, as medquant rewrites does.
+
+    Calibrated on one scan, tested on another. Takes some ten minutes.
+    """
+    from medquant.bench import rewrites as bench
+    from medquant.commands.rewrites import show_rewrites
+
+    with session(json_target) as run:
+        folder, chosen = data_folder(data), {"bits": bits, "activations": activations, "method": method}
+        with run.track("Rewrites") as (progress, cancelled):
+            found = bench.run(data=folder, fold=fold, layers=layers, **chosen, progress=progress, cancelled=cancelled)
+        show_rewrites(run, found)
+        run.finish(found.to_dict())
+
+
 @app.command("footprint", epilog=o.examples("medquant bench footprint --json footprint.json"))
 def footprint(
     bits: Annotated[list[int] | None, typer.Option("--bits", help="Repeatable; 4, 2 and 8 if not given.")] = None,

@@ -27,15 +27,19 @@ def models(json_target: o.Json = None) -> None:
         table = Table(box=None, padding=(0, 2, 0, 0), header_style="bold", pad_edge=False)
         for title in ("name", "segments", "prompt", "size", "needs"):
             table.add_column(title, overflow="fold", no_wrap=title in ("name", "size", "prompt"))
-        networks = [entry.name.removeprefix("monai:") for entry in entries if entry.family == "monai"]
+        networks: dict[str, list[str]] = {}
         for entry in entries:
-            if entry.family == "monai" and entry.name != f"monai:{networks[0]}":
-                continue
-            name = "monai:NETWORK" if entry.family == "monai" else entry.name
+            group, _, network = entry.name.partition(":")
+            if network:
+                networks.setdefault(group, []).append(network)
+                if len(networks[group]) > 1:
+                    continue
+            name = f"{group}:NETWORK" if network else entry.name
             needs = entry.needs or ("nothing: it is here" if entry.offline else "its weights, which are not here")
             prompt = "box" if entry.prompt == "box" else wording.NOTHING
             table.add_row(name, entry.task, prompt, wording.size(entry.bytes_on_disk), needs)
         run.console.print(table)
-        run.say(f"\nNETWORK: {', '.join(networks)}. Give weights with --weights.")
+        groups = "; ".join(f"{group}: {', '.join(names)}" for group, names in networks.items())
+        run.say(f"\nNETWORK of {groups}. Give weights with --weights.")
         run.say("The embedded models demonstrate; they diagnose nothing. Licences: medquant models --json -")
         run.finish({"models": [entry.to_dict() for entry in entries]})

@@ -112,6 +112,15 @@ def quantize(
             rich_help_panel=_RECIPE,
         ),
     ] = None,
+    rewrite: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="NAME",
+            help="Rewrite all layers first, keeping their function: smoothing, low-rank, rotation or equalization "
+            "(medquant rewrites tells what each is worth). Repeatable.",
+            rich_help_panel=_RECIPE,
+        ),
+    ] = None,
     ignore: Annotated[
         list[str] | None,
         typer.Option(
@@ -145,6 +154,7 @@ def quantize(
     with session(json_target) as run:
         recipe = build_recipe(recipe_file, bits, method, granularity, symmetric)
         recipe = with_activations(recipe, activations, activation_granularity, activation_mode, activation_dither)
+        recipe = with_rewrites(recipe, rewrite or [])
         selection = build_selection(slices, where, first, last, seed)
         memory = parse_memory(max_memory)
         target = None if output is None else output_file(output)
@@ -203,6 +213,13 @@ def with_activations(
     if recipe.activations is None and bits is None:
         raise UserError("The options of activations need their bits. Give --activations 8.")
     return replace(recipe, activations=replace(recipe.activations or IntActivations(), **given))
+
+
+def with_rewrites(recipe: Recipe, names: list[str]) -> Recipe:
+    """The recipe with all layers rewritten as the options say. Raises `UserError`."""
+    from medquant.rewrites.settings import rewrites_from_names
+
+    return replace(recipe, rewrites={"*": rewrites_from_names(names)}) if names else recipe
 
 
 def build_selection(

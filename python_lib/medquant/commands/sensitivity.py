@@ -11,11 +11,9 @@ from rich.markup import escape
 from medquant.commands import options as o
 from medquant.commands.quantize import build_selection
 from medquant.commands.session import Session, output_file, output_told, session
-from medquant.errors import UserError
 
 if TYPE_CHECKING:
     from medquant.sensitivity.effects import SensitivityMap
-    from medquant.sensitivity.trials import Rounding
 
 EXAMPLES = o.examples(
     "medquant sensitivity ct.nii.gz",
@@ -64,9 +62,10 @@ def sensitivity(
     from medquant.commands.inputs import open_original, open_volume
     from medquant.recipe import Recipe
     from medquant.sensitivity.layers import sensitivity as run_sensitivity
+    from medquant.sensitivity.trials import roundings_of
 
     with session(json_target) as run:
-        roundings = _roundings(bits or [2, 4, 8], rounds)
+        roundings = roundings_of(bits or [2, 4, 8], rounds)
         target = None if figure is None else output_file(figure, "--figure")
         scan = open_volume(volume, series=series, component=component, frame=frame)
         with run.track("Loading the model") as (progress, cancelled):
@@ -85,19 +84,6 @@ def sensitivity(
         if target is not None:
             _draw(run, found, target)
         run.finish({"model": loaded.name, **found.to_dict()})
-
-
-def _roundings(bits: list[int], what: str) -> list[Rounding]:
-    from medquant.sensitivity.trials import Rounding
-
-    kinds = {
-        "weights": lambda n: Rounding(n),
-        "activations": lambda n: Rounding(None, n),
-        "both": lambda n: Rounding(n, n),
-    }
-    if what not in kinds:
-        raise UserError(f"Unknown part {what!r}. Choose {', '.join(kinds)}.")
-    return [kinds[what](n) for n in bits]
 
 
 def _show(run: Session, found: SensitivityMap) -> None:

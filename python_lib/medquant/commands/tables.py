@@ -13,6 +13,7 @@ from medquant.evaluation.comparison import Comparison, ModelSummary
 
 if TYPE_CHECKING:
     from medquant.evaluation.activations import ActivationStudy
+    from medquant.evaluation.rewrite_study import RewriteStudy
     from medquant.sensitivity.effects import SensitivityMap
 
 
@@ -132,5 +133,34 @@ def activations_table(study: ActivationStudy) -> Table:
             f"{layer.kurtosis_within:.1f}",
             f"{layer.kurtosis_across:.1f}" if layer.kurtosis_across else "",
             f"{layer.smoothed_ratio:.2f}",
+        )
+    return table
+
+
+def rewritten_layer_table(study: RewriteStudy, layer: str) -> Table:
+    """One line for each rewrite of a layer rounded alone: the error of its own output, of the network's, the Dice."""
+    table = _table("rewrite", "own output's\nerror", "network's\nerror", "Dice\nFP32", "what was done")
+    table.columns[0].no_wrap = True
+    table.columns[-1].justify, table.columns[-1].no_wrap = "left", False
+    for variant, one in study.of(layer).items():
+        errors = (wording.percent(one.output_error), wording.percent(one.change.error))
+        table.add_row(variant, *errors, wording.score(one.change.dsc), escape(one.done))
+    return table
+
+
+def rewritten_table(study: RewriteStudy) -> Table:
+    """One line for each rewrite of the whole network: of the layer that rounding harms most, and of all layers."""
+    one_layer = study.whole(study.layers[0])
+    titles = ("Dice,\nthat layer", "Dice,\nall layers", "error,\nall layers", "bits/weight,\nall layers")
+    table = _table("rewrite", *titles)
+    table.columns[0].no_wrap = True
+    for variant, one in study.whole().items():
+        that = wording.score(one_layer[variant].change.dsc) if variant in one_layer else ""
+        table.add_row(
+            variant,
+            that,
+            wording.score(one.change.dsc),
+            wording.percent(one.change.error),
+            wording.bits(one.effective_bits),
         )
     return table

@@ -25,6 +25,8 @@ from medquant.matrices import Layout, is_quantizable
 from medquant.models.base import CalibrationBatch, CalibrationSelection, Model
 from medquant.network_edit import stoppable, structural_twin
 from medquant.progress import CancelCheck, Progress, ProgressCallback
+from medquant.rewrites.scaling import reach_of_inputs
+from medquant.rewrites.smoothing import smoothing_factors
 
 BINS = 64
 OUTLIER = 6.0
@@ -104,7 +106,7 @@ def study_activations(
     with stoppable(network, tracker.check), torch.inference_mode():
         for number, batch in enumerate(batches):
             tracker.report(number / len(batches), f"Looking at input {number + 1} of {len(batches)}")
-            with FlopCounterMode(display=False) as counter, _first_inputs(network, look):
+            with FlopCounterMode(display=False) as counter, first_inputs(network, look):
                 model.forward_for_calibration(network, *batch.inputs)
             flops = flops_by_kind(counter, network)
         if not layers:
@@ -116,7 +118,7 @@ def study_activations(
             if name in peaked:
                 maps[name] = outlier_map(module, inputs)
 
-        with _first_inputs(network, draw):
+        with first_inputs(network, draw):
             model.forward_for_calibration(network, *batches[0].inputs)
     tracker.report(1.0, "Looked at")
     return ActivationStudy(tuple(layers), flops, maps)
@@ -177,7 +179,8 @@ def _described(name: str, module: nn.Module, values: torch.Tensor) -> LayerActiv
     across = kurtosis(values, 0) if len(values) >= 4 else torch.zeros(0)
     counts = torch.histc(values, BINS, low, high) if high > low else torch.tensor([values.numel()] + [0] * (BINS - 1))
     largest = values.abs().amax(1)
-    smoothed = largest / smoothing_factors(largest, strength_of_inputs(module))
+    strength = reach_of_inputs(module.weight.detach().float(), Layout.of(module))
+    smoothed = largest / smoothing_factors(largest, strength)
     return LayerActivations(
         layer=name,
         kind=type(module).__name__,
@@ -195,24 +198,6 @@ def _described(name: str, module: nn.Module, values: torch.Tensor) -> LayerActiv
     )
 
 
-def strength_of_inputs(module: nn.Module) -> torch.Tensor:
-    """Largest absolute weight that meets each input channel."""
-    layout = Layout.of(module)
-    matrices = layout.to_matrices(module.weight.detach().float())
-    return matrices.reshape(layout.groups * layout.inputs, -1).abs().amax(1)
-
-
-def smoothing_factors(reach: torch.Tensor, strength: torch.Tensor, alpha: float = 0.5) -> torch.Tensor:
-    """What each input channel is divided by, and the weights that meet it are multiplied by.
-
-    s_j = max|X_j|^alpha / max|W_j|^(1 - alpha) (SmoothQuant, Xiao et al. 2023, Eq. 4), from the `reach` of the inputs
-    and the `strength` of the weights; 1 where either is nothing.
-    """
-    used = (reach > 0) & (strength > 0)
-    factors = reach.clamp_min(1e-12).pow(alpha) / strength.clamp_min(1e-12).pow(1 - alpha)
-    return torch.where(used, factors, 1.0)
-
-
 def _unevenness(largest: torch.Tensor) -> float:
     """Largest over median of the channels in use."""
     used = largest[largest > 0]
@@ -225,7 +210,7 @@ def _mean(values: torch.Tensor) -> float:
 
 
 @contextmanager
-def _first_inputs(network: nn.Module, look: Callable[[str, nn.Module, torch.Tensor], None]) -> Iterator[None]:
+def first_inputs(network: nn.Module, look: Callable[[str, nn.Module, torch.Tensor], None]) -> Iterator[None]:
     """Inside, `look` gets each layer's input at its first call."""
     seen: set[str] = set()
 

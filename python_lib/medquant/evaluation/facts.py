@@ -20,7 +20,7 @@ def facts_of(model: Model | QuantizedModel, *, device: str = "CPU") -> ModelFact
     if isinstance(model, QuantizedModel):
         return ModelFacts(
             name=model.name,
-            weight_bits=model.recipe.weights.bits,
+            weight_bits=model.recipe.nominal_bits,
             effective_bits=model.report.effective_bits,
             bytes_on_disk=model.report.bytes_on_disk,
             bytes_fp32=4 * model.report.parameters,

@@ -12,13 +12,11 @@ from matplotlib.figure import Figure
 from matplotlib.font_manager import FontProperties
 
 from medquant.evaluation import wording
+from medquant.evaluation.effect_colors import ANCHORS, FLOOR, depth, is_dark
 from medquant.files import atomic_path
 from medquant.sensitivity.effects import LayerEffect, SensitivityMap
 
-# Even steps of lightness from nothing to much, the same order for colour-blind people.
-_MAP = LinearSegmentedColormap.from_list(
-    "effect", ["#FFFFFF", "#FDE1B3", "#F7AF73", "#E27758", "#B04861", "#742A68", "#3D1654"]
-)
+_MAP = LinearSegmentedColormap.from_list("effect", list(ANCHORS))
 _TEXT, _QUIET = "#1C2024", "#6B7480"
 _ROW, _COLUMN, _LEFT = 0.2, 0.85, 3.4
 _WORST = 5
@@ -45,12 +43,12 @@ def sensitivity_figure(path: str | Path, found: SensitivityMap) -> Path:
         by_layer = [found.column(rounding, view) for rounding in found.roundings]
         effects = [[_effect(column.get(layer)) for column in by_layer] for layer in found.layers]
         known = [value for line in effects for value in line if math.isfinite(value)]
-        most = max([0.05, *known])
-        shares = [[min(1.0, max(0.0, value) / most) ** 0.5 for value in line] for line in effects]
+        most = max([FLOOR, *known])
+        shares = [[depth(value, most) for value in line] for line in effects]
         axes.imshow(shares, cmap=_MAP, vmin=0, vmax=1, aspect="auto", interpolation="nearest")
         for y, line in enumerate(effects):
             for x, value in enumerate(line):
-                color = "#FFFFFF" if shares[y][x] > 0.55 else _TEXT
+                color = "#FFFFFF" if is_dark(value, most) else _TEXT
                 axes.text(x, y, wording.percent(value), ha="center", va="center", fontsize=7, color=color)
         axes.set_title(view, loc="left", fontsize=9, color=_TEXT, pad=16)
         axes.set_xticks(range(columns), [r.label for r in found.roundings], fontsize=8, color=_TEXT)

@@ -18,10 +18,12 @@ from medquant.errors import UserError
 from medquant.evaluation import vector, verdict, wording
 from medquant.evaluation.compare import APART_MM, differs, differs_most, worst_slices
 from medquant.evaluation.comparison import Comparison, ModelSummary
+from medquant.evaluation.effect_table import sensitivity_table
 from medquant.evaluation.scene import FP32_COLOR, QUANTIZED_COLOR, Scene, scene_of
 from medquant.files import atomic_path
 from medquant.quantized_model import QuantizationReport
 from medquant.segmentation import Segmentation
+from medquant.sensitivity.effects import SensitivityMap
 
 _WORST_LAYERS = 5
 _COLUMNS = {
@@ -67,14 +69,16 @@ def write_report(
     *,
     details: ReportDetails | None = None,
     layers: Mapping[str, QuantizationReport] | None = None,
+    sensitivity: SensitivityMap | None = None,
     slices: int = 3,
     axis: int | None = None,
 ) -> Path:
     """Write a self-contained HTML page: no other file, no network, no script needed.
 
     `segmentations` are those of the comparison, in its order; `layers` gives the quantization report of a model by
-    its name in the comparison. Slices run along an array axis (None: head-feet). Raises `UserError` where the
-    segmentations do not fit the comparison and where `path` cannot be written.
+    its name in the comparison; `sensitivity`, where it was measured, is drawn as a map. Slices run along an array axis
+    (None: head-feet). Raises `UserError` where the segmentations do not fit the comparison and where `path` cannot be
+    written.
     """
     if len(segmentations) != len(comparison.summary):
         raise UserError(
@@ -103,6 +107,7 @@ def write_report(
             ],
             pictures=_pictures(comparison, segmentations, slices, axis),
             layers=_layer_table(comparison, layers or {}),
+            sensitive=sensitivity_table(sensitivity) if sensitivity is not None and sensitivity.cells else None,
             recipes=_recipes(comparison.summary, layers or {}),
             colors={"fp32": FP32_COLOR, "quantized": QUANTIZED_COLOR},
             versions=_versions(),

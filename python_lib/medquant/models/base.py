@@ -94,7 +94,9 @@ class Model(ABC):
     """
 
     family: str
-    """Name of the adapter, as in `medquant models`: "medsam", "nnunet", "monai", "torch"."""
+    """Name of the adapter, as in `medquant models`: "medsam", "medsam2", "nnunet", "monai", "published", "torch"."""
+    takes_boxes = False
+    """Whether a person tells it by a box what to segment."""
 
     def __init__(
         self,

@@ -18,6 +18,22 @@ SAM_FILES = {
     "sam-vit-l": "sam_vit_l_0b3195.pth",
     "sam-vit-h": "sam_vit_h_4b8939.pth",
 }
+AUTHORS_FILES = {
+    "medsam2": "MedSAM2_latest.pt or another of the authors' files",
+    "stunet": "base_ep4k.model or another of the authors' files, or a results folder of nnU-Net version 2",
+    "published": "the authors' checkpoint",
+}
+"""What a name of a network with published weights needs; "published:NAME" for those of `PUBLISHED_NETWORKS`."""
+PUBLISHED_NETWORKS = {
+    "swinunetr": "SwinUNETR",
+    "unetr": "UNETR",
+    "unest": "UNesT",
+    "medformer": "MedFormer",
+    "segformer3d": "SegFormer3D",
+    "transunet": "TransUNet",
+    "vista3d": "VISTA3D",
+}
+STUNET_SUFFIX = ".model"
 MONAI_NETWORKS = ("UNet", "DynUNet", "SegResNet", "UNETR", "SwinUNETR", "AttentionUnet", "BasicUNet", "VNet")
 DEMONSTRATES = {
     "embedded": "A small model for demonstration, trained on procedural images only. It diagnoses nothing.",
@@ -56,7 +72,7 @@ class ModelEntry:
 
 def list_models() -> list[ModelEntry]:
     """Every model that `load_model` knows by name."""
-    return [*_embedded(), *_sam_family(), *_trained_by_the_user()]
+    return [*_embedded(), *_sam_family(), *_published(), *_trained_by_the_user()]
 
 
 def _embedded() -> list[ModelEntry]:
@@ -137,6 +153,35 @@ def _sam_family() -> list[ModelEntry]:
             needs=f"{SAM_FILES[name]} as weights",
         )
         for name, (title, parameters, size) in published.items()
+    ]
+
+
+def _published() -> list[ModelEntry]:
+    medsam2 = ModelEntry(
+        name="medsam2",
+        family="medsam2",
+        title="MedSAM2 (SAM 2.1 tiny), single slices",
+        task="any structure in a box",
+        modality="CT, MR, other",
+        prompt="box",
+        parameters=31_440_721,
+        licence="Apache-2.0",
+        needs=f"{AUTHORS_FILES['medsam2']} as weights",
+    )
+    stunet = ModelEntry(
+        name="stunet",
+        family="nnunet",
+        title="STU-Net (small, base, large, huge)",
+        task="104 structures of the whole body, or what it was trained for",
+        modality="CT",
+        prompt="none",
+        licence="Apache-2.0",
+        needs=f"{AUTHORS_FILES['stunet']} as weights",
+    )
+    trained = {"task": "what it was trained for", "modality": "what it was trained on", "prompt": "none"}
+    return [medsam2, stunet] + [
+        ModelEntry(f"published:{name}", "published", title, **trained, needs=f"{AUTHORS_FILES['published']} as weights")
+        for name, title in PUBLISHED_NETWORKS.items()
     ]
 
 

@@ -23,6 +23,7 @@ from medquant.background import result_of
 from medquant.errors import MedQuantError, UserError
 from medquant.imaging.volume import Volume
 from medquant.memory import lacks_memory
+from medquant.models import stunet_folder
 from medquant.models.base import CalibrationBatch, CalibrationSelection, Model, Part, described, device_of
 from medquant.models.body import calibration_region, choose_patches, require_usable
 from medquant.models.network_part import network_part
@@ -80,14 +81,17 @@ class NnUNetModel(Model):
         orientation: str | None = None,
         licence: str = "",
     ) -> NnUNetModel:
-        """Load a results folder.
+        """Load a results folder, or a file of STU-Net as published (`.model`).
 
         `configuration`, `folds`, `checkpoint`: as in `read_results_folder`. `mirroring`: average over mirrored
         patches, as the training allows (eight times the work in 3-D). `step_size`: distance of patches in patch
         sizes. `orientation`: None hands the voxels over in the order of the file, as nnU-Net does; "LPS" and the
         like turn the scan first.
         """
-        found = read_results_folder(source, configuration=configuration, folds=folds, checkpoint=checkpoint)
+        if Path(source).suffix == stunet_folder.SUFFIX:
+            found = stunet_folder.read_published(Path(source).expanduser())
+        else:
+            found = read_results_folder(source, configuration=configuration, folds=folds, checkpoint=checkpoint)
         if not 0 < step_size <= 1:
             raise UserError(f"The step size must be above 0 and at most 1, not {step_size}. nnU-Net uses 0.5.")
         plans = Plans(found.plans, found.dataset, found.configuration)

@@ -14,6 +14,8 @@ from medquant.errors import UserError
 
 READERS = {"SimpleITKIO": None, "NibabelIO": None, "NibabelIOWithReorient": "RAS"}
 """nnU-Net's readers, and the orientation that each turns images to; None: it leaves them as stored."""
+STUNET_TRAINER = "STUNetTrainer"
+"""How the names of STU-Net's trainers begin, which build their network themselves."""
 _NETWORKS = ("dynamic_network_architectures.", "nnunetv2.")
 _IMPORTS = ("torch.nn.", "dynamic_network_architectures.")
 
@@ -54,6 +56,10 @@ def network_builder(trainer: str) -> Callable[..., nn.Module]:
         from nnunetv2.utilities.get_network_from_plans import get_network_from_plans
 
         return partial(get_network_from_plans, allow_init=False, deep_supervision=False)
+    if trainer.startswith(STUNET_TRAINER):
+        from medquant.models.stunet_folder import build_stunet
+
+        return partial(build_stunet, trainer)
     from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 
     known = find_class("training.nnUNetTrainer", trainer)

@@ -13,6 +13,7 @@ from scipy import ndimage
 from torch import nn
 
 from medquant.errors import UserError
+from medquant.models.networks.stunet import STUNet
 from medquant.models.nnunet_folder import quietly
 from medquant.models.nnunet_labels import Painter, PlanePainter, WholePainter
 from medquant.models.nnunet_names import READERS, find_class, foreign, network_builder, refuse_foreign
@@ -34,6 +35,8 @@ class FoldEnsemble(nn.Module):
 
 def without_deep_supervision(network: nn.Module) -> nn.Module:
     """The network without the output layers of its coarser stages, which only training uses."""
+    if isinstance(network, STUNet):
+        network.drop_training_outputs()
     outputs = getattr(getattr(network, "decoder", None), "seg_layers", None)
     for number in range(len(outputs) - 1 if outputs is not None else 0):
         outputs[number] = nn.Identity()

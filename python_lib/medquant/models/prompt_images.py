@@ -28,9 +28,9 @@ class SlicePreprocessing:
     image_size: int = 1024
     fit: Literal["stretch", "pad"] = "stretch"
     """Either "stretch" to a square whatever the aspect (MedSAM), or long side to `image_size` and "pad" (SAM)."""
-    resize: Literal["medsam", "pil", "area"] = "medsam"
-    """Cubic spline cut to whole grey levels ("medsam"), bilinear on whole grey levels ("pil"), or bilinear with
-    antialiasing on real values ("area")."""
+    resize: Literal["medsam", "pil", "pil-cubic", "area"] = "medsam"
+    """Cubic spline cut to whole grey levels ("medsam"), bilinear or bicubic on whole grey levels ("pil", "pil-cubic"),
+    or bilinear with antialiasing on real values ("area")."""
     scaling: Literal["minmax", "standard"] = "minmax"
     """Each picture to 0..1 ("minmax"), or grey in 0..1, minus `mean`, over `std` ("standard")."""
     mean: tuple[float, float, float] = (0.0, 0.0, 0.0)
@@ -53,6 +53,8 @@ class SlicePreprocessing:
     """Masks end at the box grown by this part of its size on every side; None: anywhere."""
     largest_component: bool = False
     fill_holes: bool = False
+    cut_logits: bool = False
+    """Whether a stretched picture's logits are resized and cut at zero, as MedSAM2 does; else its probabilities."""
 
     def __post_init__(self) -> None:
         for name in ("mean", "std"):
@@ -184,10 +186,12 @@ def focus_map(inside: np.ndarray, settings: SlicePreprocessing) -> torch.Tensor:
 def masks_on_picture(logits: torch.Tensor, shape: tuple[int, ...], settings: SlicePreprocessing) -> np.ndarray:
     """Masks (boxes, rows, columns), bool, of a picture of `shape` from low-resolution logits (boxes, h, w).
 
-    MedSAM resizes probabilities (bilinear) and cuts at one half; SAM resizes logits to its square, takes the padding
-    off, resizes again and cuts at zero.
+    MedSAM resizes probabilities (bilinear) and cuts at one half; MedSAM2 resizes logits and cuts at zero; SAM resizes
+    logits to its square, takes the padding off, resizes again and cuts at zero.
     """
     resize = torch.nn.functional.interpolate
+    if settings.fit == "stretch" and settings.cut_logits:
+        return (resize(logits[None], size=tuple(shape), mode="bilinear", align_corners=False)[0] > 0).cpu().numpy()
     if settings.fit == "stretch":
         probability = resize(logits.sigmoid()[None], size=tuple(shape), mode="bilinear", align_corners=False)
         return (probability[0] > 0.5).cpu().numpy()
@@ -250,11 +254,10 @@ def _resized(grey: np.ndarray, shape: tuple[int, int], how: str) -> torch.Tensor
 
         cubic = resize(grey, shape, order=3, preserve_range=True, anti_aliasing=True)
         return torch.from_numpy(cubic.astype(np.uint8)).float()
-    if how == "pil":
+    if how in ("pil", "pil-cubic"):
         from PIL import Image
 
-        return torch.from_numpy(
-            np.array(Image.fromarray(grey).resize(shape[::-1], Image.Resampling.BILINEAR), dtype=np.float32)
-        )
+        kernel = Image.Resampling.BILINEAR if how == "pil" else Image.Resampling.BICUBIC
+        return torch.from_numpy(np.array(Image.fromarray(grey).resize(shape[::-1], kernel), dtype=np.float32))
     picture = torch.from_numpy(grey.astype(np.float32))[None, None]
     return torch.nn.functional.interpolate(picture, size=shape, mode="bilinear", antialias=True)[0, 0]

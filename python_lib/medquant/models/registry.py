@@ -17,10 +17,12 @@ from medquant.errors import UserError
 from medquant.models import hub
 from medquant.models.base import Model
 from medquant.models.catalogue import (
+    AUTHORS_FILES,
     EMBEDDED_NNUNET,
     EMBEDDED_PROMPTABLE,
     EMBEDDED_UNETR,
     SAM_FILES,
+    STUNET_SUFFIX,
     ModelEntry,
     list_models,
 )
@@ -37,13 +39,15 @@ _ADAPTERS = {
     "medsam": ("medquant.models.sam", "SamModelAdapter"),
     "nnunet": ("medquant.models.nnunet", "NnUNetModel"),
     "monai": ("medquant.models.monai_networks", "MonaiModel"),
+    "medsam2": ("medquant.models.sam2", "Sam2ModelAdapter"),
+    "published": ("medquant.models.published", "PublishedModel"),
     "torch": ("medquant.models.torch_program", "TorchModel"),
 }
 _SAM_WIDTHS = {"sam-vit-b": 768, "sam-vit-l": 1024, "sam-vit-h": 1280}
 
 
 def adapter_class(family: str) -> type[Model]:
-    """The adapter of a family ("medsam", "nnunet", "monai", "torch"). Raises `UserError` for an unknown one."""
+    """The adapter of a family, as in `Model.family`. Raises `UserError` for an unknown one."""
     if family not in _ADAPTERS:
         raise UserError(f"Unknown model family {family!r}. Known: {', '.join(_ADAPTERS)}.")
     module, name = _ADAPTERS[family]
@@ -66,6 +70,10 @@ def load_model(
 ) -> Model | QuantizedModel:
     """Load a model by name or by path.
 
+    Names: "embedded", "embedded-nnunet", "medsam" (or its Hub id), "sam-vit-b", "sam-vit-l", "sam-vit-h", "nnunet"
+    (`weights`: the results folder), "monai:UNETR" and other MONAI networks (`weights`: the state dict), "stunet",
+    "medsam2", "published:unest" and other published networks (`weights`: the authors' file). A path may be
+    a SAM or MedSAM weight file, a folder saved by transformers, an nnU-Net results folder, or a quantized model file.
     Names: "embedded", "embedded-nnunet", "embedded-unetr", "medsam" (or its Hub id), "sam-vit-b", "sam-vit-l",
     "sam-vit-h", "nnunet" (`weights`: the results folder), "monai:UNETR" and other MONAI networks (`weights`: the state
     dict). A path may be a SAM or MedSAM weight file, a folder saved by transformers, an nnU-Net results folder, or a
@@ -148,7 +156,19 @@ def _find(spec: str, weights: str | Path | None, progress: Progress) -> _Found:
                 f"monai:{detail} needs trained weights. Give a state dict (.pt or .safetensors) as weights."
             )
         return _Found("monai", weights, {"network": detail})
+    if name in AUTHORS_FILES:
+        if weights is None:
+            raise UserError(f"{spec} needs its weights. Give {AUTHORS_FILES[name]} as weights.")
+        return _Found(*_published(name, detail, Path(weights)))
     return _find_path(spec)
+
+
+def _published(name: str, detail: str, weights: Path) -> tuple[str, Path, dict[str, Any]]:
+    if name == "published":
+        return "published", weights, {"network": detail}
+    return (
+        ("nnunet", weights, {}) if name == "stunet" else ("medsam2", weights, {"name": name, "licence": "Apache-2.0"})
+    )
 
 
 def _find_path(spec: str) -> _Found:
@@ -158,6 +178,8 @@ def _find_path(spec: str) -> _Found:
     if path.is_dir():
         return _Found("medsam" if (path / "config.json").is_file() else "nnunet", path)
     if re.fullmatch(r"fold_\w+", path.parent.name) and (path.parent.parent / "plans.json").is_file():
+        return _Found("nnunet", path)
+    if path.suffix == STUNET_SUFFIX:
         return _Found("nnunet", path)
     if path.suffix in SUFFIXES:
         return _Found("medsam", path)
@@ -173,8 +195,8 @@ def _unknown(spec: str, path: Path) -> UserError:
         return UserError(f"There is no file or folder {spec} with a model. Check the path for a typing error.")
     names = [entry.name for entry in list_models()]
     near = get_close_matches(spec.lower(), names, n=1)
-    short = [name for name in names if not name.startswith("monai:")]
-    known = f"Known names: {', '.join(short)}, monai:NETWORK (medquant models lists the networks)"
+    short = [name for name in names if not name.startswith(("monai:", "published:"))]
+    known = f"Known names: {', '.join(short)}, monai:NETWORK, published:NETWORK (medquant models lists the networks)"
     advice = f"Did you mean {near[0]}? {known}." if near else f"{known}; or give a path that exists."
     return UserError(f"There is no model and no file {spec!r}. {advice}")
 

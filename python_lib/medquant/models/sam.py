@@ -74,6 +74,7 @@ class SamModelAdapter(Model):
     """
 
     family = "medsam"
+    takes_boxes = True
 
     def __init__(self, network: nn.Module, *, preprocessing: SlicePreprocessing = MEDSAM, **options: Any) -> None:
         super().__init__(network, **options)

@@ -32,6 +32,8 @@ class LayerEffect:
     """How much the relative error of the network's output ("proxy": of the layer's own) grows by rounding it."""
     change: Change | None = None
     """The network's output with only this layer rounded, or with all but this one; None in the view "proxy"."""
+    dsc_loss: float | None = None
+    """How much the Dice of the masks against FP32's falls by rounding it; None in the view "proxy"."""
     stored_bits: int = 0
     """Of everything that stands for the weight."""
 

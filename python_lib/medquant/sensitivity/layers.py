@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from torch import nn
@@ -20,7 +21,7 @@ from medquant.recipe import Recipe
 from medquant.sensitivity.change import Change, Expected
 from medquant.sensitivity.effects import VIEWS, LayerEffect, SensitivityMap, View
 from medquant.sensitivity.replay import Replay
-from medquant.sensitivity.trials import Rounding, TrialRun, exchanged
+from medquant.sensitivity.trials import Rounding, Trial, TrialRun, exchanged
 
 ROUNDINGS = (Rounding(2), Rounding(4), Rounding(8))
 
@@ -49,9 +50,9 @@ def sensitivity(
     layer, and all but a type of layers, and tells what giving it back is worth; "proxy" is the error of the layer's own
     output and takes no pass of the rest. Passes begin where something has changed, and are those of `measured_on`
     (None: of the calibration inputs); a solver fits its own inputs better than others, so others tell the truth.
-    `references` has labels for each of these inputs, or None (see `Expected`). The fewest bits come first, and each
-    effect goes to `partial` as soon as it is known. `model` stays as it is. Raises `UserError` where nothing can be
-    calibrated with, `Cancelled` when stopped.
+    `references` has labels for each of these inputs, or None (see `Expected`). Each effect goes to `partial` as soon as
+    it is known: of "proxy" layer by layer, then of the others the fewest bits first. `model` stays as it is. Raises
+    `UserError` where nothing can be calibrated with, `Cancelled` when stopped.
     """
     odd = [view for view in views if view not in VIEWS]
     if odd or not views or not roundings:
@@ -68,10 +69,10 @@ def sensitivity(
     if references is not None and len(references) != len(inputs):
         raise UserError(f"{len(references)} references do not fit {len(inputs)} inputs. Give one for each, or None.")
     with stoppable(run.network, tracker.check), quick_linears(run.network), torch.inference_mode():
-        run.run()
         study = _Study(run, inputs, references or [None] * len(inputs), partial)
         if "proxy" in views:
-            study.proxy()
+            run.tried = study.proxy
+        run.run()
         if passes_follow:
             study.measure(views, tracker.span(0.25, 1.0))
     tracker.report(1.0, "Measured")
@@ -91,16 +92,17 @@ class _Study:
         partial: Callable[[LayerEffect], None] | None,
     ) -> None:
         self._run, self._inputs, self._references, self._partial = run, inputs, references, partial
-        self._weights = sum(job.weight.numel() for job in run.jobs.values())
         self.cells: list[LayerEffect] = []
         self.types: list[LayerEffect] = []
         self.whole: dict[Rounding, Change] = {}
 
-    def proxy(self) -> None:
-        """The error of each layer's own output."""
-        for rounding, trials in self._run.trials.items():
-            for name, trial in trials.items():
-                self._tell(self._cell(name, rounding, "proxy", trial.relative_error, None))
+    @cached_property
+    def _weights(self) -> int:
+        return sum(job.weight.numel() for job in self._run.jobs.values())
+
+    def proxy(self, name: str, rounding: Rounding, trial: Trial) -> None:
+        """The error of a layer's own output."""
+        self._tell(self._cell(name, rounding, "proxy", trial.relative_error))
 
     def measure(self, views: Sequence[View], tracker: Progress) -> None:
         """Passes of the network with layers exchanged."""
@@ -120,7 +122,7 @@ class _Study:
                 for name in self._order(passes, part, f"{rounding.label}: only layer"):
                     with exchanged(network, {name: layers[name].module}):
                         change = _mean(expected, (one.again(name) for one in passes))
-                    self._tell(self._cell(name, rounding, "one-at-a-time", change.error, change))
+                    self._tell(self._cell(name, rounding, "one-at-a-time", change.error, change, 1 - change.dsc))
             if incremental:
                 part = tracker.span(done, done + share)
                 done += share
@@ -140,12 +142,13 @@ class _Study:
             with exchanged(network, given):
                 change = _mean(expected, (one.whole() for one in passes))
             share = sum(jobs[name].weight.numel() for name in given) / self._weights
-            gain = whole.error - change.error
-            self.types.append(LayerEffect(kind, kind, (), share, rounding, "incremental", gain, change))
+            gains = whole.error - change.error, change, change.dsc - whole.dsc
+            self.types.append(LayerEffect(kind, kind, (), share, rounding, "incremental", *gains))
         for name in self._order(passes, tracker, f"{rounding.label}: all but layer"):
             with exchanged(network, {name: _Full(jobs[name])}):
                 change = _mean(expected, (one.again(name) for one in passes))
-            self._tell(self._cell(name, rounding, "incremental", whole.error - change.error, change))
+            gains = whole.error - change.error, change, change.dsc - whole.dsc
+            self._tell(self._cell(name, rounding, "incremental", *gains))
 
     def _order(self, passes: list[_Pass], tracker: Progress, words: str) -> Iterator[str]:
         """The layers in the order of the network, each announced by what it costs."""
@@ -157,11 +160,19 @@ class _Study:
             yield name
             done += cost
 
-    def _cell(self, name: str, rounding: Rounding, view: View, effect: float, change: Change | None) -> LayerEffect:
+    def _cell(
+        self,
+        name: str,
+        rounding: Rounding,
+        view: View,
+        effect: float,
+        change: Change | None = None,
+        dsc_loss: float | None = None,
+    ) -> LayerEffect:
         job = self._run.jobs[name]
         shape, share = tuple(job.weight.shape), job.weight.numel() / self._weights
         stored = self._run.trials[rounding][name].stored_bits
-        return LayerEffect(name, job.geometry.kind, shape, share, rounding, view, effect, change, stored)
+        return LayerEffect(name, job.geometry.kind, shape, share, rounding, view, effect, change, dsc_loss, stored)
 
     def _tell(self, cell: LayerEffect) -> None:
         self.cells.append(cell)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
@@ -54,6 +54,17 @@ class Rounding:
         return replace(everywhere, overrides={"*": everywhere.grid(bits)})
 
 
+WHAT = ("weights", "activations", "both")
+"""What of a layer is rounded."""
+
+
+def roundings_of(bits: Sequence[int], what: str = "weights") -> tuple[Rounding, ...]:
+    """One for each number of bits, of one of `WHAT`. Raises `UserError` where it is none of them."""
+    if what not in WHAT:
+        raise UserError(f"Unknown part {what!r}. Choose {', '.join(WHAT)}.")
+    return tuple(Rounding(n if what != "activations" else None, n if what != "weights" else None) for n in bits)
+
+
 @dataclass(frozen=True)
 class Trial:
     """One layer rounded in one way."""
@@ -96,6 +107,8 @@ class TrialRun(QuantizationRun):
         self._variants: dict[Rounding, dict[str, LayerJob]] = {}
         self.jobs: dict[str, LayerJob] = {}
         self.trials: dict[Rounding, dict[str, Trial]] = {rounding: {} for rounding in roundings}
+        self.tried: Callable[[str, Rounding, Trial], None] = lambda *_: None
+        """Gets each layer, rounded in one way, as soon as it is."""
 
     def run(self) -> None:
         """Round every layer in every way."""
@@ -110,6 +123,7 @@ class TrialRun(QuantizationRun):
             asked = self._variants[rounding][job.name]
             trial = self._input_alone(asked, inputs) if rounding.weights is None else self._rounded(asked, inputs)
             self.trials[rounding][job.name] = trial
+            self.tried(job.name, rounding, trial)
 
     def moments(self, job: LayerJob, inputs: list[torch.Tensor], *rest: Any) -> list[tuple[Moments, Moments]]:
         """Those of the layer's FP32 input are the same for all bits."""

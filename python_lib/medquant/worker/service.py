@@ -26,6 +26,7 @@ METHODS = {
     "download": ("models", "download"),
     "sizes": ("models", "sizes"),
     "quantize": ("quantizing", "quantize"),
+    "find_safe": ("smallest", "find_safe"),
     "segment": ("segmenting", "segment"),
     "compare": ("comparing", "compare"),
     "report": ("comparing", "report"),

@@ -17,7 +17,8 @@ def preprocessing(model: Model) -> dict[str, Any]:
 
 def preprocessing_in_words(model: Model) -> list[str]:
     """The same as steps, in order."""
-    steps = {"medsam": _prompted, "nnunet": _nnunet, "monai": _monai}.get(model.family)
+    kinds = {"medsam": _prompted, "medsam2": _prompted, "nnunet": _nnunet, "monai": _monai, "published": _monai}
+    steps = kinds.get(model.family)
     return ["Prepare the scan as for training this network."] if steps is None else steps(model)
 
 

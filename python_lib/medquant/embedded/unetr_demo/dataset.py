@@ -37,7 +37,7 @@ def training_cases(model: MonaiModel, seeds: Sequence[int], progress: Progress, 
     cases = []
     with ProcessPoolExecutor(processes) as pool:
         for done, (volume, labels) in enumerate(pool.map(drawn_phantom, seeds)):
-            image, turned = model.prepared(volume)
+            image, turned = model.preprocessing.apply(volume)
             turned_labels = torch.from_numpy(np.ascontiguousarray(turned.apply(labels)))[None, None].float()
             on_grid = functional.interpolate(turned_labels, size=image.shape[1:], mode="nearest-exact")
             cases.append((image, on_grid[0, 0].to(torch.uint8)))

@@ -73,10 +73,11 @@ def compare(params: dict[str, Any], work: Work) -> dict[str, Any]:
 
 
 def report(params: dict[str, Any], work: Work) -> dict[str, Any]:
-    """Write the page of the same comparison to `path`."""
+    """Write the page of the same comparison to `path`, with `sensitivity` (as `map_of` takes it) where it is told."""
     from medquant.artifact import describe
     from medquant.evaluation.report import ReportDetails, write_report
     from medquant.quantized_model import QuantizationReport
+    from medquant.worker.methods.layers import map_of
 
     progress = work.part()
     comparison, masks = _compared(params, work, progress)
@@ -100,7 +101,8 @@ def report(params: dict[str, Any], work: Work) -> dict[str, Any]:
     axis = _axis(params, masks[0].volume)
     path = Path(params["path"]).expanduser()
     with writing_in(path.parent, work.folder):
-        path = write_report(path, comparison, masks, details=details, layers=layers, axis=axis)
+        sensitivity = map_of(params["sensitivity"]) if params.get("sensitivity") else None
+        path = write_report(path, comparison, masks, details=details, layers=layers, sensitivity=sensitivity, axis=axis)
     return {"path": str(path)}
 
 

@@ -19,7 +19,8 @@ if TYPE_CHECKING:
 DOWNLOADABLE = ("medsam",)
 NOT_MEASURED = "not measured"
 _TRAINED = "what it was trained for"
-_FAMILIES = {"medsam": "any structure in a box", "nnunet": _TRAINED, "monai": _TRAINED}
+_BOX = "any structure in a box"
+_FAMILIES = {"medsam": _BOX, "medsam2": _BOX, "nnunet": _TRAINED, "monai": _TRAINED, "published": _TRAINED}
 
 
 def models(params: dict[str, Any], work: Work) -> dict[str, Any]:
@@ -64,7 +65,7 @@ def sizes(params: dict[str, Any], work: Work) -> dict[str, Any]:
     model = work.warm.model(spec, work.part()) if here else None
     if hasattr(model, "recipe"):
         told = _choice(spec, model.recipe.describe(), model.report.bytes_on_disk, exact=True)
-        return {"choices": {str(model.recipe.weights.bits): told}}
+        return {"choices": {str(model.recipe.nominal_bits or 0): told}}
     choices = {}
     for bits in params.get("bits", (8, 4, 2)):
         recipe = recipe_of({**params, "bits": bits})
@@ -129,7 +130,7 @@ def _described(spec: str, model: Model | QuantizedModel) -> dict[str, Any]:
     return {
         "spec": spec,
         "title": model.name,
-        "task": "box" if adapter.family == "medsam" else "automatic",
+        "task": "box" if adapter.takes_boxes else "automatic",
         "about": names or _FAMILIES.get(adapter.family, ""),
         "modality": adapter.modality,
         "bytes": size,
@@ -140,5 +141,5 @@ def _described(spec: str, model: Model | QuantizedModel) -> dict[str, Any]:
         "can_download": False,
         "is_demo": False,
         "is_quantized": quantized,
-        "bits": model.recipe.weights.bits if quantized else 32,
+        "bits": (model.recipe.nominal_bits or 0) if quantized else 32,
     }

@@ -40,7 +40,7 @@ def quantize(params: dict[str, Any], work: Work) -> dict[str, Any]:
             model, volume, recipe=recipe, selection=selection, progress=rest.callback, cancelled=rest.cancelled
         )
         rest.check()
-        path, made = _saved(made, path, work)
+        path, made = saved(made, path, work)
         shrink(path)
     report, size = made.report, made.report.bytes_on_disk
     measured.remember(params["model"], recipe.describe(), bytes=size)
@@ -66,7 +66,7 @@ def _found(place: Path, work: Work, progress: Progress) -> QuantizedModel | None
         return None
 
 
-def _saved(made: QuantizedModel, place: Path, work: Work) -> tuple[Path, QuantizedModel]:
+def saved(made: QuantizedModel, place: Path, work: Work) -> tuple[Path, QuantizedModel]:
     """Write a model to its place or, where that cannot be written, into the folder of the exchange."""
     try:
         size = made.save(place)

@@ -41,7 +41,7 @@ def segment(params: dict[str, Any], work: Work) -> dict[str, Any]:
     model = work.warm.model(spec, ready)
     adapter = getattr(model, "model", model)
     prompt = None
-    if adapter.family == "medsam":
+    if adapter.takes_boxes:
         prompt = prompt_of(params.get("boxes") or (), volume, params.get("plane"), params.get("extent", "box"))
     adapter.require_prompt(prompt, volume)
     model = work.warm.executed(spec, params.get("runtime") or "auto", ready)

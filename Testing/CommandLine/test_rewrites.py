@@ -1,0 +1,71 @@
+"""Rewrites that keep the function, as commands."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+
+@pytest.mark.parametrize("activations", [0, pytest.param(4, marks=pytest.mark.heavy)])
+def test_every_rewrite_is_tried_on_layers_and_on_the_whole(
+    medquant, scan: Path, small_sam: Path, activations: int
+) -> None:
+    found = medquant("rewrites", scan / "ct.nii.gz", "-m", small_sam, "--layers", "2", "-a", activations,
+                     "--json", "r.json")  # fmt: skip
+    assert found.exit_code == 0, found.output
+    data = json.loads(Path("r.json").read_text())
+    assert data["rounding"] == ("W4A4" if activations else "W4") and len(data["layers"]) == 2
+    variants = [
+        "none",
+        "smoothing 0.5",
+        "smoothing, searched",
+        "low rank 4",
+        "smoothing 0.5, low rank 4",
+        "rotation 32",
+    ]
+    variants += ["equalization", *(["the recipe's own factors"] if activations else [])]
+    places = [(name, True) for name in data["layers"]] + [(data["layers"][0], False), ("", False)]
+    for place in places:
+        rows = {one["variant"]: one for one in data["effects"] if (one["layer"], one["alone"]) == place}
+        assert list(rows) == variants + ["none, as large as low rank"] * (place == ("", False))
+        for one in rows.values():
+            assert one["variant"] in found.stdout
+            assert (one["output_error"] is None) != place[1] and (one["effective_bits"] is None) == place[1]
+    whole = {one["variant"]: one for one in data["effects"] if not one["layer"]}
+    assert whole["low rank 4"]["effective_bits"] > whole["none"]["effective_bits"]
+    assert whole["rotation 32"]["error"] != whole["none"]["error"]
+    for name in data["layers"]:
+        assert f"only {name} rounded" in found.stdout
+
+
+def test_a_model_is_quantized_with_rewrites_and_opens(medquant, scan: Path, small_sam: Path) -> None:
+    ct = scan / "ct.nii.gz"
+    found = medquant("quantize", ct, "-m", small_sam, "--slices", "1", "--method", "rtn", "--rewrite", "rotation=8",
+                     "--rewrite", "low-rank=1", "--output", "r.mq.safetensors", "--json", "q.json")  # fmt: skip
+    assert found.exit_code == 0, found.output
+    assert "rotation 8 and rank 1" in found.stdout and "a low-rank branch, computed in floating point" in found.stdout
+    data = json.loads(Path("q.json").read_text())
+    assert data["recipe"]["rewrites"]["*"]["rotation"] == {"order": 8}
+    assert any("rotated by 8" in words for words in data["rewritten"].values())
+    box = "liver=10,10,0,40,50,3"
+    assert medquant("segment", ct, "-m", "r.mq.safetensors", "--box", box, "--runtime", "pytorch").exit_code == 0
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (("quantize", "--rewrite", "sideways"), "Unknown rewrite 'sideways'"),
+        (("quantize", "--rewrite", "rotation=12"), "power of two"),
+        (("rewrites", "-b", "1"), "2 to 8 bits"),
+        (("rewrites", "--slices", "1"), "2"),
+    ],
+)
+def test_a_mistake_is_told_in_a_sentence(
+    medquant, scan: Path, small_sam: Path, words: tuple[str, ...], told: str
+) -> None:
+    command, *rest = words
+    result = medquant(command, scan / "ct.nii.gz", "-m", small_sam, *rest)
+    assert result.exit_code == 2 and told in result.output
+    assert not list(Path().iterdir())

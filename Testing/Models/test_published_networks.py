@@ -1,0 +1,334 @@
+"""Networks with published weights: names, shapes and sizes as published, and the whole way at a reduced size."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from collections.abc import Callable, Mapping
+from fnmatch import fnmatchcase
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from monai.networks import nets
+from monai.networks.nets import UNETR, SwinUNETR
+from torch import nn
+
+from medquant.errors import UserError
+from medquant.imaging.volume import Volume
+from medquant.models.base import CalibrationSelection
+from medquant.models.catalogue import PUBLISHED_NETWORKS
+from medquant.models.networks.medformer import MedFormer
+from medquant.models.networks.segformer3d import SegFormer3D
+from medquant.models.networks.stunet import SIZES, STUNet
+from medquant.models.networks.transunet import TransUNet, with_standard_weights
+from medquant.models.networks.unest import UNesT, blocks_of, volume_of
+from medquant.models.networks.vista3d import AutomaticVISTA3D, automatic_state, whole_vista3d
+from medquant.models.published import ARCHITECTURES, VISTA3D_CLASSES, PublishedModel
+from medquant.models.registry import from_spec, load_model
+from medquant.quantize import quantize
+from medquant.recipe import IntWeights, Recipe
+
+MakeVolume = Callable[..., Volume]
+CUBE = (32, 32, 32)
+STRIDES = [[2, 2, 2]] * 4 + [[1, 1, 2]]
+SMALL_WIDTHS = {"widths": (8, 16, 32), "heads": (1, 1, 1), "depths": (1, 2, 1)}
+SMALL: dict[str, tuple[Callable[[], nn.Module], tuple[int, int, int]]] = {
+    "swinunetr": (lambda: SwinUNETR(1, 3, feature_size=12, depths=(1, 1, 1, 1)), CUBE),
+    "unetr": (lambda: UNETR(1, 3, CUBE, feature_size=4, hidden_size=64, mlp_dim=32, num_heads=1), CUBE),
+    "unest": (lambda: UNesT(3, size=64, **SMALL_WIDTHS), (64, 64, 64)),
+    "medformer": (
+        lambda: MedFormer(
+            1,
+            3,
+            stem=4,
+            widths=(4, 8, 16, 20, 16, 8, 4, 4),
+            convolutions=(1, 0, 0, 0, 0, 1, 1, 2),
+            attentions=(0, 1, 1, 1, 2, 1, 0, 0),
+            map_size=(2, 2, 2),
+            fusion_width=20,
+            auxiliary=True,
+        ),
+        (8, 32, 32),
+    ),
+    "segformer3d": (
+        lambda: SegFormer3D(1, 3, widths=(32, 32, 64, 96), depths=(1, 2, 1, 1), heads=(1, 1, 2, 3), decoder_width=16),
+        CUBE,
+    ),
+    "transunet": (
+        lambda: TransUNet(
+            3, size=64, units=(1, 2, 1), resnet_width=32, width=24, depth=2, inner=40, first=32, decoder=(16, 8, 8, 4)
+        ),
+        (1, 64, 64),
+    ),
+    "vista3d": (lambda: whole_vista3d(8), CUBE),
+}
+CLASSES = {"spleen": 3, "liver": 1}
+DEEP = ("*.layers.3.*", "*.layers.4.*", "*.up_layers_auto.0.*")
+"""Layers of VISTA3D that are left out where a test would take long; they are like the others."""
+
+
+def randomized(network: nn.Module, seed: int = 0) -> nn.Module:
+    """Every tensor random, so that one taken for another is seen; the counts of batch norms stay."""
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for name, tensor in network.state_dict().items():
+            if name.endswith("running_var"):
+                tensor.copy_(torch.rand(tensor.shape, generator=generator) + 0.5)
+            elif tensor.is_floating_point():
+                spread = 1 / math.sqrt(max(1, tensor[0].numel())) if tensor.ndim > 1 else 0.3
+                offset = 1.0 if tensor.ndim == 1 and name.endswith("weight") else 0.0
+                tensor.copy_(torch.randn(tensor.shape, generator=generator) * spread + offset)
+    return network.eval()
+
+
+def expected_of(name: str, network: nn.Module, patch: torch.Tensor) -> torch.Tensor:
+    """Logits of the network as published, without the adapter."""
+    with torch.inference_mode():
+        if name == "transunet":
+            network.load_state_dict(with_standard_weights(network.state_dict()))
+        if name == "vista3d":
+            numbers = torch.tensor(list(CLASSES.values()))[:, None]
+            logits = network(patch, class_vector=numbers, transpose=True)
+            return torch.cat([torch.zeros_like(logits[:, :1]), logits], dim=1)
+        return network(patch)
+
+
+def saved(name: str, folder: Path) -> tuple[Path, nn.Module]:
+    network = randomized(SMALL[name][0]())
+    path = folder / f"{name}.pth"
+    torch.save({"state_dict": {f"module.{key}": value for key, value in network.state_dict().items()}}, path)
+    return path, network
+
+
+def loaded(name: str, path: Path, **options: Any) -> PublishedModel:
+    options |= {"labels": CLASSES} if name == "vista3d" else {}
+    return load_model(f"published:{name}", weights=path, roi_size=SMALL[name][1], device="cpu", **options)
+
+
+def test_every_network_that_is_listed_is_tested() -> None:
+    assert set(SMALL) == set(ARCHITECTURES) == set(PUBLISHED_NETWORKS)
+
+
+@pytest.mark.parametrize("name", SMALL)
+def test_a_checkpoint_gives_the_outputs_of_its_network(name: str, tmp_path: Path) -> None:
+    path, network = saved(name, tmp_path)
+    model = loaded(name, path)
+    window = (64, 64, 64) if name == "swinunetr" else SMALL[name][1]
+    patch = torch.randn(1, 1, *window, generator=torch.Generator().manual_seed(1))
+    expected = expected_of(name, network, patch)
+    with torch.inference_mode():
+        logits = model.forward_for_calibration(model.network, patch)
+        rebuilt = from_spec(json.loads(json.dumps(model.spec)))
+        rebuilt.network.load_state_dict(model.network.state_dict())
+        again = rebuilt.forward_for_calibration(rebuilt.network, patch)
+    assert logits.shape == (1, 3, *window)
+    assert float(logits.std()) > 1e-3
+    torch.testing.assert_close(logits, expected, rtol=1e-4, atol=1e-5)
+    assert torch.equal(again, logits)
+
+
+@pytest.mark.parametrize("name", ["unest", "medformer", "segformer3d", "transunet", "vista3d"])
+def test_quantized_to_eight_bits_it_segments_nearly_alike(name: str, tmp_path: Path, blob_ct: MakeVolume) -> None:
+    volume = blob_ct((8, 40, 52)) if name in ("transunet", "medformer") else blob_ct((24, 40, 52))
+    settings = {"orientation": "RAS", "intensity": "range"}
+    if name in ("transunet", "medformer"):
+        settings = {"axes": "kji", "intensity": "range"} | ({"side": 64} if name == "transunet" else {})
+    model = loaded(name, saved(name, tmp_path)[0], preprocessing=settings)
+    before = model.segment(volume)
+    recipe = Recipe(weights=IntWeights(bits=8), method="rtn")
+    batches = list(model.calibration_batches(volume, CalibrationSelection(count=1)))
+    quantized = quantize(model, batches, recipe=recipe, ignore=DEEP if name == "vista3d" else ())
+    assert all(any(fnmatchcase(layer, pattern) for pattern in DEEP) for layer in quantized.report.kept)
+    assert {layer.bits for layer in quantized.report.layers} == {8}
+    with torch.inference_mode():
+        exact = model.forward_for_calibration(model.network, *batches[0].inputs)
+        rounded = quantized.model.forward_for_calibration(quantized.model.network, *batches[0].inputs)
+    assert 0 < float((rounded - exact).norm() / exact.norm()) < 0.1
+    assert (quantized.model.segment(volume).labels == before.labels).mean() > 0.9
+
+
+# Digests of the sorted lines "name (shape)" of the authors' own networks, and their numbers of parameters.
+AUTHORS: dict[str, tuple[Callable[[], nn.Module], str, int]] = {
+    "STU-Net-S": (lambda: stunet("small"), "bb43c83d2d9b9bd2", 14_596_941),
+    "STU-Net-B": (lambda: stunet("base"), "ed25cceec0d85b5a", 58_262_669),
+    "STU-Net-L": (lambda: stunet("large"), "cc309d2ac7ca3937", 440_302_605),
+    "STU-Net-H": (lambda: stunet("huge"), "7b0499b6e2f5746a", 1_457_326_221),
+    "SegFormer3D": (SegFormer3D, "2a5d3b8be140cac2", 4_525_251),
+    "TransUNet": (lambda: TransUNet(9), "d75cb51c4e8524c2", 105_277_081),
+    "MedFormer": (lambda: MedFormer(1, 14, auxiliary=True), "ca2d2bf660950443", 36_669_180),
+    "UNesT-S": (lambda: UNesT(14, widths=(64, 128, 256), heads=(2, 4, 8)), "d1a77555442d1137", 22_400_239),
+    "UNesT-B": (lambda: UNesT(14), "a3be12a5b267d133", 87_201_231),
+    "UNesT-L": (
+        lambda: UNesT(14, widths=(192, 384, 768), heads=(6, 12, 24), depths=(2, 2, 20)),
+        "1b97a356873ca7a9",
+        279_457_455,
+    ),
+}
+
+
+def stunet(size: str) -> STUNet:
+    depth, width = SIZES[size]
+    return STUNet(1, 105, depth=depth, width=width, strides=STRIDES)
+
+
+def digest(state: Mapping[str, torch.Tensor]) -> str:
+    kept = {name: tensor for name, tensor in state.items() if not name.endswith("num_batches_tracked")}
+    lines = sorted(f"{name} {tuple(tensor.shape)}" for name, tensor in kept.items())
+    return hashlib.sha256("\n".join(lines).encode()).hexdigest()[:16]
+
+
+def parameters(network: nn.Module) -> int:
+    return sum(parameter.numel() for parameter in network.parameters())
+
+
+@pytest.mark.parametrize("name", AUTHORS)
+def test_names_shapes_and_parameters_are_the_authors(name: str) -> None:
+    build, known, count = AUTHORS[name]
+    with torch.device("meta"):
+        network = build()
+    assert digest(network.state_dict()) == known
+    assert parameters(network) == count
+
+
+@pytest.mark.parametrize(
+    ("name", "published"),
+    [
+        ("STU-Net-S", "14.6"),
+        ("STU-Net-B", "58.26"),
+        ("STU-Net-L", "440.30"),
+        ("STU-Net-H", "1457.33"),
+        ("SegFormer3D", "4.5"),
+    ],
+)
+def test_parameters_in_millions_as_the_papers_print_them(name: str, published: str) -> None:
+    digits = len(published.partition(".")[2])
+    assert f"{AUTHORS[name][2] / 1e6:.{digits}f}" == published
+
+
+@pytest.mark.parametrize(("features", "published"), [(12, 4.1), (24, 15.7), (48, 62.2)])
+def test_swin_unetr_has_the_benchmarks_sizes(features: int, published: float) -> None:
+    assert round(parameters(SwinUNETR(1, 14, feature_size=features)) / 1e6, 1) == published
+
+
+def test_arguments_of_the_published_sizes_are_read_off_their_shapes() -> None:
+    """Each network is built anew from what its own shapes say, and has the same names and shapes."""
+    networks = {"segformer3d": SegFormer3D, "transunet": lambda: TransUNet(9), "unest": lambda: UNesT(133)}
+    networks["medformer"] = lambda: MedFormer(1, 14, auxiliary=True)
+    networks["unetr"] = lambda: UNETR(1, 14, (96, 96, 96), feature_size=16)
+    for name, build in networks.items():
+        kind = ARCHITECTURES[name]
+        with torch.device("meta"):
+            state = kind.convert(build().state_dict()) if name != "transunet" else build().state_dict()
+            again = kind.build(kind.arguments(state))
+        assert digest(again.state_dict()) == digest(state), name
+
+
+def test_vista3d_keeps_only_what_automatic_segmentation_needs() -> None:
+    with torch.device("meta"):
+        whole, automatic = whole_vista3d(48), AutomaticVISTA3D(len(VISTA3D_CLASSES))
+    assert parameters(whole) == 217_964_982
+    left_out = parameters(whole.point_head) + parameters(whole.image_encoder.up_layers)
+    head = parameters(whole.class_head) - parameters(whole.class_head.image_post_mapping)
+    assert parameters(automatic) == parameters(whole) - left_out - head + 48 * len(VISTA3D_CLASSES)
+
+
+def test_vista3d_classes_are_checked(tmp_path: Path) -> None:
+    path, network = saved("vista3d", tmp_path)
+    with pytest.raises(UserError, match=r"no classes \[600\]"):
+        load_model("published:vista3d", weights=path, labels={"horn": 600}, device="cpu")
+    state = network.state_dict()
+    assert automatic_state(state, (1, 2, 3))["classes.weight"].shape == (3, 8, 1, 1, 1)
+    model = loaded("vista3d", path)
+    assert [(s.label, s.name) for s in model.structures] == [(1, "spleen"), (2, "liver")]
+
+
+def test_blocks_come_back_as_the_volume() -> None:
+    volume = torch.randn(2, 3, 4, 8, 12)
+    blocks = blocks_of(volume, 4)
+    assert blocks.shape == (2, 1 * 2 * 3, 64, 3)
+    assert torch.equal(blocks[1, 4].reshape(4, 4, 4, 3), volume[1, :, :, 4:8, 4:8].permute(1, 2, 3, 0))
+    assert torch.equal(volume_of(blocks, 4, (4, 8, 12)), volume)
+
+
+@pytest.mark.parametrize("name", SMALL)
+def test_weights_of_another_network_are_refused(name: str, tmp_path: Path) -> None:
+    torch.save(nn.Conv3d(1, 2, 3).state_dict(), tmp_path / "other.pt")
+    with pytest.raises(UserError, match="Choose"):
+        load_model(f"published:{name}", weights=tmp_path / "other.pt", device="cpu")
+
+
+def test_left_over_and_missing_tensors_are_told(tmp_path: Path) -> None:
+    path, network = saved("segformer3d", tmp_path)
+    state = network.state_dict()
+    torch.save({**state, "extra.weight": torch.zeros(1)}, path)
+    with pytest.raises(UserError, match=r"1 left over \(extra.weight\)"):
+        loaded("segformer3d", path)
+    state.pop("segformer_encoder.norm2.weight")
+    torch.save(state, path)
+    with pytest.raises(UserError, match=r"1 missing \(segformer_encoder.norm2.weight\)"):
+        loaded("segformer3d", path)
+
+
+def test_weights_of_four_channels_and_unknown_names_are_refused(tmp_path: Path) -> None:
+    torch.save(SegFormer3D(4, 3).state_dict(), tmp_path / "brats.pt")
+    with pytest.raises(UserError, match="takes 4 channels"):
+        load_model("published:segformer3d", weights=tmp_path / "brats.pt", device="cpu")
+    with pytest.raises(UserError, match="Choose one of swinunetr"):
+        load_model("published:cotr", weights=tmp_path / "brats.pt", device="cpu")
+    with pytest.raises(UserError, match="needs its weights"):
+        load_model("published:unest")
+
+
+def test_standard_weights_are_those_of_the_authors_convolution() -> None:
+    """Against PyTorch's own normalisation of each output channel's weights."""
+    name = "transformer.embeddings.hybrid_model.root.conv.weight"
+    weight = torch.randn(5, 3, 7, 7) * 3 + 1
+    done = with_standard_weights({name: weight, "decoder.conv_more.0.weight": weight})
+    assert torch.equal(done["decoder.conv_more.0.weight"], weight)
+    expected = nn.functional.layer_norm(weight, weight.shape[1:], eps=1e-5)
+    torch.testing.assert_close(done[name], expected, rtol=1e-5, atol=1e-6)
+
+
+def test_slices_of_a_side_are_cubic_splines(blob_ct: MakeVolume) -> None:
+    from scipy import ndimage
+
+    from medquant.models.volume_preprocessing import VolumePreprocessing
+
+    volume = blob_ct((3, 40, 52))
+    data, turned = VolumePreprocessing(axes="kji", side=24).apply(volume)
+    assert data.shape == (1, 3, 24, 24)
+    expected = ndimage.zoom(volume.array[1].astype(np.float32), (24 / 40, 24 / 52), order=3)
+    np.testing.assert_allclose(data[0, 1].numpy(), expected, rtol=1e-5)
+    labels = VolumePreprocessing(axes="kji", side=24).labels(torch.randn(2, 3, 24, 24), volume, turned)
+    assert labels.shape == volume.shape
+    with pytest.raises(UserError, match="A side above 0"):
+        VolumePreprocessing(side=24)
+
+
+MONAI_SIZES: dict[str, tuple[Callable[[], nn.Module], float]] = {
+    # Megabytes of FP32 weights in MedQuanBench, Table 5.
+    "U-Net": (lambda: nets.BasicUNet(3, 1, 14), 23.11),
+    "SegResNet": (
+        lambda: nets.SegResNet(3, 48, 1, 118, blocks_down=(1, 2, 2, 4), blocks_up=(1, 1, 1)),
+        170.44,
+    ),
+    # Millions of parameters, times four bytes: the table of UNesT's repository, for 96^3 patches.
+    "nnU-Net": (
+        lambda: nets.DynUNet(3, 1, 14, [3] * 6, [1, 2, 2, 2, 2, (1, 2, 2)], [2, 2, 2, 2, (1, 2, 2)]),
+        4 * 30.7,
+    ),
+    "UNETR": (lambda: nets.UNETR(1, 14, (96, 96, 96)), 4 * 92.6),
+    "UNesT-B": (lambda: UNesT(133), 4 * 87.3),
+}
+
+
+@pytest.mark.parametrize("name", MONAI_SIZES)
+def test_sizes_that_others_measured_are_met_within_a_hundredth(name: str) -> None:
+    build, megabytes = MONAI_SIZES[name]
+    with torch.device("meta"):
+        network = build()
+    assert 4e-6 * parameters(network) == pytest.approx(megabytes, rel=0.01)
