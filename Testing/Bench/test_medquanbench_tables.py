@@ -109,6 +109,17 @@ def test_of_two_ruins_neither_is_better() -> None:
     assert len(claims) == 5 and not any("Adaptive" in claim for claim in claims)
 
 
+def test_what_was_not_lost_cannot_be_recovered() -> None:
+    values = (0.9, 0.895, 0.9, 0.897, 0.898, 0.899, 0.9, 0.9)
+    assert not any("recovers" in one.claim for one in findings(lines_of(values)))
+
+
+def test_what_is_lossless_again_has_recovered() -> None:
+    values = (0.9, 0.895, 0.9, 0.88, 0.88, 0.9, 0.9, 0.9)
+    (finer,) = (one for one in findings(lines_of(values)) if one.claim.startswith("Finer"))
+    assert finer.holds
+
+
 @pytest.mark.parametrize("left", range(len(SETTINGS)))
 def test_nothing_is_found_in_what_was_not_measured(left: int) -> None:
     only = [line for number, line in enumerate(lines_of(LIKE_THE_PAPER)) if number in (0, left)]

@@ -17,6 +17,7 @@ from medquant.granularity import PerChannel
 from medquant.jobs import LayerJob
 from medquant.matrices import Layout
 from medquant.recipe import IntWeights
+from medquant.rewrites.apply import rewrite_network
 from medquant.rewrites.low_rank import branch, largest_components
 from medquant.rewrites.rewritten import Rewritten
 from medquant.rewrites.rotation import hadamard, order_for, rotated, rotated_weight
@@ -233,3 +234,11 @@ def test_words_are_settings() -> None:
     assert found == Rewrites(True, Smoothing(None), Rotation(8), LowRank(4))
     assert rewrites_from_names(["smoothing"]) == Rewrites(smoothing=Smoothing(0.5))
     assert rewrites_from_names(["smoothing=0.7"]).smoothing.alpha == 0.7
+
+
+def test_an_output_that_changes_by_more_than_a_ten_thousandth_is_refused() -> None:
+    expected = torch.linspace(-1, 1, 9)
+    network, nothing = torch.nn.Identity(), {}
+    assert rewrite_network(network, nothing, nothing, [lambda: expected * (1 + 5e-5)], expected, None) == {}
+    with pytest.raises(UserError, match="Leave the rewrites out"):
+        rewrite_network(network, nothing, nothing, [lambda: expected * (1 + 5e-4)], expected, None)

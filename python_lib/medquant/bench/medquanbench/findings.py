@@ -72,12 +72,12 @@ def _finer_recovers(model: str, lines: Lines) -> Finding | None:
     coarse = lines.get(("W4A4", "per-tensor", "rtn"))
     finer = [lines.get(("W4A4", grain, "rtn")) for grain in ("per-channel/token", "adaptive")]
     finer = [line for line in finer if line is not None]
-    if coarse is None or not finer:
-        return None
+    if coarse is None or not finer or coarse.dsc_drop <= LOSSLESS_PERCENT:
+        return None  # nothing was lost that could be recovered
     best = max(finer, key=lambda line: line.dsc)
-    claim = f"Finer granularity recovers W4A4 (DSC gains {GAIN} or more)"
+    claim = f"Finer granularity recovers W4A4 (DSC gains {GAIN} or more, or all that was lost)"
     evidence = " against ".join((", ".join(f"{line.granularity} {_dsc(line)}" for line in finer), _dsc(coarse)))
-    return Finding(claim, model, best.dsc - coarse.dsc >= GAIN, f"{evidence} per tensor")
+    return Finding(claim, model, _recovered(best, coarse), f"{evidence} per tensor")
 
 
 def _adaptive_is_best(model: str, lines: Lines) -> Finding | None:
@@ -94,16 +94,15 @@ def _solver_recovers(model: str, lines: Lines) -> Finding | None:
     pairs = [
         (line, nearest)
         for line in _where(lines, lambda line: line.precision == "W4A4" and line.method not in ("rtn", PRODUCT))
-        if (nearest := lines.get(("W4A4", line.granularity, "rtn"))) is not None
+        if (nearest := lines.get(("W4A4", line.granularity, "rtn"))) is not None and nearest.dsc_drop > LOSSLESS_PERCENT
     ]
     if not pairs:
         return None
-    claim = f"A better solver of the weights recovers W4A4 (DSC gains {GAIN} or more)"
-    gained = max(line.dsc - nearest.dsc for line, nearest in pairs)
+    claim = f"A better solver of the weights recovers W4A4 (DSC gains {GAIN} or more, or all that was lost)"
     evidence = ", ".join(
         f"{line.method} {line.granularity} {_dsc(line)} against {_dsc(nearest)}" for line, nearest in pairs
     )
-    return Finding(claim, model, gained >= GAIN, evidence)
+    return Finding(claim, model, any(_recovered(*pair) for pair in pairs), evidence)
 
 
 def _product_recovers(model: str, lines: Lines) -> Finding | None:
@@ -113,9 +112,17 @@ def _product_recovers(model: str, lines: Lines) -> Finding | None:
     if own is None or not published:
         return None
     best = max(published, key=lambda line: line.dsc)
-    claim = f"medquant's recipe, per tensor, recovers W4A4 (DSC {GAIN} or more above the paper's best granularity)"
+    if best.dsc_drop <= LOSSLESS_PERCENT:
+        return None
+    claim = f"medquant's recipe, per tensor, recovers W4A4 (DSC {GAIN} above the paper's best granularity, or FP32's)"
     evidence = f"{_dsc(own)} against {_dsc(best)} ({best.granularity})"
-    return Finding(claim, model, own.dsc - best.dsc >= GAIN, evidence)
+    return Finding(claim, model, _recovered(own, best), evidence)
+
+
+def _recovered(line: Line, before: Line) -> bool:
+    """Whether so much was gained, or all that had been lost."""
+    gained = line.dsc - before.dsc
+    return gained >= GAIN or (gained > 0 and line.dsc_drop <= LOSSLESS_PERCENT)
 
 
 def _where(lines: Lines, wanted: Callable[[Line], bool]) -> list[Line]:
