@@ -9,8 +9,8 @@ from typing import Any
 import qt
 
 from MedQuantSlicerLib.colormap import color_of, is_light, percent
+from MedQuantSlicerLib.layer_state import HeatCell, HeatLayer, Heatmap
 from MedQuantSlicerLib.messages import _, score
-from MedQuantSlicerLib.state import HeatCell, HeatLayer, Heatmap
 from MedQuantSlicerLib.widgets import row_height
 
 NAME_ROLE = 0x0100  # Qt.UserRole, as a plain number for both bindings

@@ -433,7 +433,7 @@ def test_a_view_that_measures_masks_is_chosen_filled_and_read(widget, engine):
 
 def test_bars_of_a_histogram_are_as_high_as_the_logarithm_of_their_counts(slicer):
     from MedQuantSlicerLib.histograms import BAR, HIGH, picture_of
-    from MedQuantSlicerLib.state import Histogram
+    from MedQuantSlicerLib.layer_state import Histogram
 
     image = picture_of(Histogram(0.0, 1.0, (0, 1, 1000, 10))).toImage()
     bars = [sum(image.pixelColor(BAR * n + 4, y).blue() > 200 for y in range(HIGH)) for n in range(4)]
