@@ -22,7 +22,7 @@ CELL_TEXT = "8 bits"
 ABOUT = {
     "proxy": _("Quick estimate: the layer's own output changes by"),
     "one-at-a-time": _("Masks: Dice against FP32 falls by"),
-    "incremental": _("Masks: Dice that giving the layer back wins"),
+    "incremental": _("Masks: Dice gained by sparing the layer"),
 }
 """What the numbers of a view are."""
 

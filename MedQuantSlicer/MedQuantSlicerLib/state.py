@@ -143,7 +143,7 @@ class Options:
     """"axial", "coronal", "sagittal" or "" for the scan's own."""
     runtime: str = "auto"
     view: str = "proxy"
-    """How layers are looked at: "proxy" (a quick estimate), "one-at-a-time", or "incremental" (all but one)."""
+    """How layers are looked at: "proxy" (a quick estimate), "one-at-a-time", or "incremental" (one is spared)."""
     what: str = "weights"
     """What of a layer is rounded then."""
     tolerance: str = "dice-99"

@@ -465,7 +465,13 @@ def test_the_smallest_safe_model_by_clicks(widget, engine):
     assert not any(getattr(ui, f"bits{bits}Button").checked for bits in (8, 4, 2))
     text = ui.safeLabel.text
     assert "3.2 bits/weight" in text and "Dice .983" in text and "layers.0" in text and "3 more" in text
+    assert "compare" in text
     assert ui.safeLabel.toolTip.splitlines() == precise
+    widget.panel.presenter.keep_precise("layers.0.mlp.lin1", 32)
+    _settle()
+    assert "Not looked for yet with these choices" in ui.safeLabel.text and not ui.safeButton.property("chosen")
+    widget.panel.presenter.keep_precise("layers.0.mlp.lin1", 32)
+    _settle()
     assert widget.root.minimumSizeHint.width() <= 420
     assert _primary(widget) == ["placeBoxButton"]
     _click(ui.bits4Button)

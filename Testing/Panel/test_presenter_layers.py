@@ -198,8 +198,8 @@ def test_what_was_found_is_the_quantized_model(panel: Panel, tmp_path: Path) -> 
     panel.masks("fp32.npy")
     assert panel.engine.last.params["model"].endswith("safe.mq.safetensors")
     panel.masks("w.npy").compared()
-    assert panel.shown.right_title.startswith("mixed")
-    assert panel.action("export").text == "Export mixed..."
+    assert panel.shown.right_title.startswith("2 to 8 bits")
+    assert panel.action("export").text == "Export 2 to 8 bits..."
     panel.presenter.export("onnx", "/out")
     assert panel.engine.last.params["handle"].endswith("safe.mq.safetensors")
 
