@@ -238,11 +238,12 @@ class Facts:
 
     @property
     def latest(self) -> Quantized | None:
-        """That one, or else the one of this model that was made last: by a search where the smallest safe model is
-        chosen, by bits where these are."""
-        made = self.made.items()
-        of_model = [one for settings, one in made if settings[0] == self.model and bool(one.found) == self.safe]
-        return self.quantized or (of_model[-1] if of_model else None)
+        """That one, or else, where bits are chosen, the one of this model that was made by bits last: what the section
+        "Quantize" tells of."""
+        if self.safe:
+            return self.quantized if self.quantized_fits else None
+        by_bits = [one for settings, one in self.made.items() if settings[0] == self.model and not one.found]
+        return self.quantized or (by_bits[-1] if by_bits else None)
 
     def wanted_masks(self) -> tuple[str, ...]:
         """The kinds that Segment computes, in order."""

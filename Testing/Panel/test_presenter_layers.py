@@ -240,6 +240,10 @@ def test_what_is_exported_is_what_the_section_above_shows(panel: Panel, tmp_path
     assert panel.shown.quantized == "" and not panel.action("export").enabled
     panel.quantize(str(tmp_path / "w4.mq.safetensors"))
     assert panel.action("export").text == "Export 4-bit..."
+    panel.presenter.find_safe()
+    assert panel.action("export").text == "Export 2 to 8 bits..."
+    panel.presenter.keep_precise("a", 32)
+    assert panel.shown.safe_found == "" and not panel.action("export").enabled
 
 
 def test_where_nothing_is_safe_it_says_so_and_chooses_nothing(panel: Panel, tmp_path: Path) -> None:
