@@ -379,7 +379,7 @@ def test_a_view_that_measures_masks_is_chosen_filled_and_read(widget, engine):
     assert not ui.viewSelector.isVisible(), "folded away"
     assert "quick estimate" in ui.layersLabel.text
     _click(ui.viewFold)
-    _choose(ui.viewSelector, "One at a time")
+    _choose(ui.viewSelector, "One rounded at a time")
     _choose(ui.whatSelector, "Weights and activations")
     assert "masks" in ui.layersLabel.text
     _click(ui.sensitivityButton)
