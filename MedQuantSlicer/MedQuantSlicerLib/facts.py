@@ -8,7 +8,8 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from MedQuantSlicerLib.host import FP32, QUANTIZED, BoxInfo, VolumeInfo
-from MedQuantSlicerLib.state import RESTING, HeatCell, HeatLayer, Histogram, ModelLine, Options, Problem, State, Table
+from MedQuantSlicerLib.layer_facts import MapKind, Sensitivity
+from MedQuantSlicerLib.state import RESTING, ModelLine, Options, Problem, State, Table
 
 REFERENCE = "reference"
 FLOAT = 32
@@ -16,7 +17,7 @@ FLOAT = 32
 CLOSE_MM = 1e-3
 """Of places that went through a file."""
 Settings = tuple
-"""What a quantized model was made with; equal ones make the same model."""
+"""What a quantized model is made with: model, recipe, and the digest of the scan; equal ones make the same model."""
 
 
 @dataclass(frozen=True)
@@ -76,25 +77,6 @@ class Running:
 
 
 @dataclass
-class Heat:
-    """The sensitivity of the layers in one view."""
-
-    cells: dict[tuple[str, int], HeatCell] = field(default_factory=dict)
-    """By layer and bits."""
-    complete: bool = False
-
-
-@dataclass(frozen=True)
-class Agreement:
-    """How far two views put the layers in the same order."""
-
-    what: str
-    views: tuple[str, str]
-    bits: int
-    spearman: float
-
-
-@dataclass
 class Facts:
     """Everything that is known. `Shown` follows from it."""
 
@@ -136,14 +118,9 @@ class Facts:
     """What `compared` was when the user jumped to the slice that differs most."""
     reference: str = ""
 
-    heat_layers: dict[str, HeatLayer] = field(default_factory=dict)
-    heats: dict[tuple[str, str], Heat] = field(default_factory=dict)
-    """By view and what is rounded."""
-    heat_of: str = ""
-    """The model that they belong to."""
-    agreements: list[Agreement] = field(default_factory=list)
-    histograms: dict[str, tuple[Histogram, Histogram]] = field(default_factory=dict)
-    """Of weights and inputs, by layer."""
+    sensitivities: list[Sensitivity] = field(default_factory=list)
+    measuring: MapKind | None = None
+    """The map that is being measured, whatever is chosen meanwhile."""
     layer: str = ""
 
     exported: str = ""
@@ -214,8 +191,12 @@ class Facts:
 
     @property
     def settings(self) -> Settings:
-        """Model and recipe, to be compared."""
-        return (self.model, repr(self.recipe))
+        """Of the present choices."""
+        return self.settings_of(self.recipe)
+
+    def settings_of(self, recipe: Mapping[str, Any]) -> Settings:
+        """Of a recipe for the chosen model, on the chosen scan."""
+        return (self.model, repr(recipe), self.volume.digest if self.volume else "")
 
     def choice_key(self) -> tuple:
         """What the sizes of the chosen model depend on."""
@@ -225,15 +206,21 @@ class Facts:
     @property
     def safe_model(self) -> Quantized | None:
         """The smallest safe model of the present choices and the chosen scan, where it was found."""
-        made = self.made.get((self.model, repr(self.safe_recipe)))
-        return made if self.calibrated_here(made) is not False else None
+        made = self.made_by(self.safe_recipe)
+        return made if self.fits(made) else None
 
     @property
     def quantized(self) -> Quantized | None:
         """The quantized model of the present choices."""
         if self.line is not None and self.line.is_quantized:
             return Quantized(self.model, self.line.bits, self.line.size)
-        return self.made.get(self.settings)
+        return self.made_by(self.recipe)
+
+    def made_by(self, recipe: Mapping[str, Any]) -> Quantized | None:
+        """The chosen model quantized by a recipe: with this scan or, where there is none, with another one."""
+        wanted = self.settings_of(recipe)
+        made = [one for settings, one in self.made.items() if settings[:2] == wanted[:2]]
+        return next((one for one in made if self.fits(one)), made[-1] if made else None)
 
     def calibrated_here(self, made: Quantized | None) -> bool | None:
         """Whether a quantized model was calibrated on the chosen scan; None where that is not known."""
@@ -243,13 +230,20 @@ class Facts:
     @property
     def quantized_fits(self) -> bool:
         """Whether there is a quantized model of the present choices that was not calibrated on another scan."""
-        return self.quantized is not None and self.calibrated_here(self.quantized) is not False
+        return self.fits(self.quantized)
+
+    def fits(self, made: Quantized | None) -> bool:
+        """Whether there is a quantized model and it was not calibrated on another scan."""
+        return made is not None and self.calibrated_here(made) is not False
 
     @property
     def latest(self) -> Quantized | None:
-        """That one, or else the one of this model that was made last."""
-        of_model = [made for settings, made in self.made.items() if settings[0] == self.model]
-        return self.quantized or (of_model[-1] if of_model else None)
+        """That one, or else, where bits are chosen, the one of this model that was made by bits last: what the section
+        "Quantize" tells of."""
+        if self.safe:
+            return self.quantized if self.quantized_fits else None
+        by_bits = [one for settings, one in self.made.items() if settings[0] == self.model and not one.found]
+        return self.quantized or (by_bits[-1] if by_bits else None)
 
     def wanted_masks(self) -> tuple[str, ...]:
         """The kinds that Segment computes, in order."""
@@ -288,6 +282,23 @@ class Facts:
         return self.volume.key if self.volume else ""
 
     @property
+    def scan(self) -> tuple:
+        """What tells the chosen scan from others, in every session: its voxels and where they lie."""
+        volume = self.volume
+        return (volume.digest, volume.shape, volume.ijk_to_lps) if volume is not None else ()
+
+    @property
+    def sensitivity(self) -> Sensitivity:
+        """What was measured of the chosen model on the chosen scan, perhaps nothing."""
+        return self.sensitivity_of(self.model, self.scan)
+
+    def sensitivity_of(self, model: str, scan: tuple) -> Sensitivity:
+        """What was measured of a model on a scan; where that is nothing yet, an empty one that is not among
+        `sensitivities`."""
+        known = (one for one in self.sensitivities if one.model == model and same(one.scan, scan))
+        return next(known, Sensitivity(model, scan))
+
+    @property
     def comparison_of(self) -> tuple:
         """What a comparison of the masks that are there would be about."""
         states = tuple(self.states.get(one, "") for one in (FP32, QUANTIZED, REFERENCE))
@@ -308,11 +319,6 @@ class Facts:
         self.masks, self.table, self.worst, self.difference = {}, None, None, None
         self.compared, self.difference_shown, self.states = None, False, {}
         self.coming = ("", "")
-
-    def forget_heat(self) -> None:
-        """The sensitivity belongs to something else now."""
-        self.heat_layers, self.heats, self.heat_of, self.layer = {}, {}, "", ""
-        self.agreements, self.histograms = [], {}
 
 
 def frozen(value: Any) -> Any:

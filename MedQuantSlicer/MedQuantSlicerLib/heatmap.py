@@ -9,8 +9,8 @@ from typing import Any
 import qt
 
 from MedQuantSlicerLib.colormap import color_of, is_light, percent
+from MedQuantSlicerLib.layer_state import HeatCell, HeatLayer, Heatmap
 from MedQuantSlicerLib.messages import _, score
-from MedQuantSlicerLib.state import HeatCell, HeatLayer, Heatmap
 from MedQuantSlicerLib.widgets import row_height
 
 NAME_ROLE = 0x0100  # Qt.UserRole, as a plain number for both bindings
@@ -22,7 +22,7 @@ CELL_TEXT = "8 bits"
 ABOUT = {
     "proxy": _("Quick estimate: the layer's own output changes by"),
     "one-at-a-time": _("Masks: Dice against FP32 falls by"),
-    "incremental": _("Masks: Dice that giving the layer back wins"),
+    "incremental": _("Masks: Dice gained by sparing the layer"),
 }
 """What the numbers of a view are."""
 

@@ -7,8 +7,8 @@ from typing import Any
 
 import qt
 
+from MedQuantSlicerLib.layer_state import Histogram, LayerLine
 from MedQuantSlicerLib.messages import _
-from MedQuantSlicerLib.state import Histogram, LayerLine
 from MedQuantSlicerLib.style import FP32_BLUE
 
 BAR, HIGH = 12, 208

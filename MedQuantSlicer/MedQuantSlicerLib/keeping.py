@@ -7,14 +7,17 @@ import json
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import asdict, fields
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from MedQuantSlicerLib.facts import Agreement, Computed, Heat, Quantized, frozen, same
+from MedQuantSlicerLib.facts import Computed, Quantized, frozen, same
 from MedQuantSlicerLib.host import CHOICES, COMPARISON, FP32, QUANTIZED
+from MedQuantSlicerLib.layer_facts import Agreement, Heat, MapKind, Sensitivity
+from MedQuantSlicerLib.layer_state import HeatCell, HeatLayer, Histogram
 from MedQuantSlicerLib.portable import local, portable
 from MedQuantSlicerLib.showing import table_of
-from MedQuantSlicerLib.state import HeatCell, HeatLayer, Histogram, Table
+from MedQuantSlicerLib.state import Table
 from MedQuantSlicerLib.works import Works
 
 NOT_OURS = (AttributeError, IndexError, KeyError, TypeError, ValueError)
@@ -51,32 +54,21 @@ class Keeping:
     def keep_choices(self) -> None:
         """Quantized models, the layers' sensitivity, and the wishes about them, beside the other choices."""
         facts = self._facts
-        made = [[*settings, asdict(one)] for settings, one in facts.made.items()]
-        heat = {
-            "of": facts.heat_of,
-            "layers": [asdict(one) for one in facts.heat_layers.values()],
-            "views": [
-                {"view": view, "what": what, "complete": one.complete, "cells": list(map(asdict, one.cells.values()))}
-                for (view, what), one in facts.heats.items()
-            ],
-            "agreements": [asdict(one) for one in facts.agreements],
-            "histograms": [[layer, *map(asdict, pair)] for layer, pair in facts.histograms.items()],
-            "scan": facts.volume.name if facts.volume else "",
-            **self._scan(),
-        }
+        made = [[model, recipe, asdict(one)] for (model, recipe, _scan), one in facts.made.items()]
         wishes = {model: kept for model, kept in facts.overrides.items() if kept}
-        measured = any(one.cells for one in facts.heats.values())
+        measured = [_told_of(one) for one in facts.sensitivities if one.heats]
         if made or wishes or measured or self._host.kept(CHOICES):
-            self._keep(CHOICES, made=made, wishes=wishes, heat=heat if measured else None)
+            self._keep(CHOICES, made=made, wishes=wishes, measured=measured)
 
     # -- back from it
 
     def take_choices(self) -> None:
         """The choices of the scene that is open now; quantized models whose file is gone are not among them."""
         facts, kept = self._facts, self._kept(CHOICES)
-        facts.overrides = {}
+        facts.overrides, facts.sensitivities = {}, []
         _each(kept.get("wishes"), self._take_wishes)
         _each(kept.get("made"), self._take_made)
+        _each(kept.get("measured"), self._take_sensitivity)
 
     def _take_wishes(self, kept: Any) -> None:
         model, wishes = kept
@@ -86,13 +78,12 @@ class Keeping:
         model, recipe, told = kept
         one = _made_of(Quantized, {**told, "precise": _words(told.get("precise", ()))})
         if Path(one.handle).is_file():
-            self._facts.made.setdefault((str(model), str(recipe)), one)
+            self._facts.made.setdefault((str(model), str(recipe), one.scan), one)
 
     def take_results(self) -> None:
-        """Masks, comparison and sensitivity of the chosen scan, where nothing is known of them yet."""
+        """Masks and comparison of the chosen scan, where nothing is known of them yet."""
         _each((FP32, QUANTIZED), self._take_masks)
         _each((self._kept(COMPARISON),), self._take_comparison)
-        _each((self._kept(CHOICES).get("heat"),), self._take_heat)
 
     def _take_masks(self, kind: str) -> None:
         facts, kept = self._facts, self._kept(kind)
@@ -117,30 +108,15 @@ class Keeping:
         compared = facts.comparison_about(str(kept["reference"]), frozen(kept["states"]))
         facts.table, facts.worst, facts.difference, facts.compared = table, worst, difference, compared
 
-    def _take_heat(self, kept: dict[str, Any] | None) -> None:
-        facts = self._facts
-        if facts.heats or not kept or not self._is_about_scan(kept) or kept["scan"] != facts.volume.name:
-            return
-        layers = [_made_of(HeatLayer, {**one, "shape": tuple(_numbers(one["shape"]))}) for one in kept["layers"]]
-        facts.heat_of, facts.heat_layers = str(kept["of"]), {one.name: one for one in layers}
-        _each(kept["views"], self._take_view)
-        _each(kept["agreements"], self._take_agreement)
-        _each(kept["histograms"], self._take_histograms)
-
-    def _take_view(self, kept: dict[str, Any]) -> None:
-        cells = [_made_of(HeatCell, {**one, "effect": float(one["effect"])}) for one in kept["cells"]]
-        known = {(one.layer, one.bits): one for one in cells if one.layer in self._facts.heat_layers}
-        if known:
-            self._facts.heats[str(kept["view"]), str(kept["what"])] = Heat(known, bool(kept["complete"]))
-
-    def _take_agreement(self, kept: dict[str, Any]) -> None:
-        one, other = _words(kept["views"])
-        self._facts.agreements.append(_made_of(Agreement, {**kept, "views": (one, other)}))
-
-    def _take_histograms(self, kept: Any) -> None:
-        layer, *pair = kept
-        weights, inputs = (_made_of(Histogram, {**one, "counts": tuple(_numbers(one["counts"]))}) for one in pair)
-        self._facts.histograms[str(layer)] = weights, inputs
+    def _take_sensitivity(self, kept: dict[str, Any]) -> None:
+        digest, shape, matrix = kept["scan"]
+        found = Sensitivity(str(kept["of"]), (str(digest), _tuple(shape), tuple(map(_tuple, matrix))))
+        layers = [_made_of(HeatLayer, {**one, "shape": _tuple(one["shape"])}) for one in kept["layers"]]
+        found.layers = {one.name: one for one in layers}
+        self._facts.sensitivities.append(found)
+        _each(kept["views"], partial(_take_view, found))
+        _each(kept["agreements"], partial(_take_agreement, found))
+        _each(kept["histograms"], partial(_take_histograms, found))
 
     # -- text
 
@@ -182,6 +158,44 @@ def _made_of(kind: Any, told: Mapping[str, Any]) -> Any:
         if not isinstance(getattr(made, field.name), PLAIN.get(field.type, object)):
             raise TypeError(f"{field.name} is no {field.type}")
     return made
+
+
+def _told_of(one: Sensitivity) -> dict[str, Any]:
+    """What was measured, as it is kept."""
+    return {
+        "of": one.model,
+        "scan": one.scan,
+        "layers": [asdict(layer) for layer in one.layers.values()],
+        "views": [
+            {**kind._asdict(), "complete": heat.complete, "cells": list(map(asdict, heat.cells.values()))}
+            for kind, heat in one.heats.items()
+        ],
+        "agreements": [asdict(agreement) for agreement in one.agreements],
+        "histograms": [[layer, *map(asdict, pair)] for layer, pair in one.histograms.items()],
+    }
+
+
+def _take_view(to: Sensitivity, kept: dict[str, Any]) -> None:
+    cells = [_made_of(HeatCell, {**one, "effect": float(one["effect"])}) for one in kept["cells"]]
+    known = {(one.layer, one.bits): one for one in cells if one.layer in to.layers}
+    if known:
+        kind = MapKind(str(kept["view"]), str(kept["what"]), str(kept["granularity"]))
+        to.heats[kind] = Heat(known, bool(kept["complete"]))
+
+
+def _take_agreement(to: Sensitivity, kept: dict[str, Any]) -> None:
+    one, other = _words(kept["views"])
+    to.agreements.append(_made_of(Agreement, {**kept, "views": (one, other)}))
+
+
+def _take_histograms(to: Sensitivity, kept: Any) -> None:
+    layer, *pair = kept
+    weights, inputs = (_made_of(Histogram, {**one, "counts": _tuple(one["counts"])}) for one in pair)
+    to.histograms[str(layer)] = weights, inputs
+
+
+def _tuple(values: Any) -> tuple[float, ...]:
+    return tuple(_numbers(values))
 
 
 def _numbers(values: Any) -> list[float]:

@@ -6,7 +6,9 @@ from dataclasses import replace
 
 from MedQuantSlicerLib import messages as m
 from MedQuantSlicerLib.facts import Facts
-from MedQuantSlicerLib.state import HeatCell, Heatmap, LayerLine, State
+from MedQuantSlicerLib.layer_facts import MapKind
+from MedQuantSlicerLib.layer_state import HeatCell, Heatmap, LayerLine
+from MedQuantSlicerLib.state import State
 
 TIMES = "\N{MULTIPLICATION SIGN}"
 WORST = 5
@@ -20,14 +22,15 @@ def block_of(layer: str) -> str:
     return ".".join(words[: numbers[0] + 1] if numbers else words[:-1])
 
 
-def chosen_heat(facts: Facts) -> tuple[str, str] | None:
-    """The view of the chosen model that is shown: the chosen one or, while that is being measured and has nothing yet,
-    the quick estimate. None where there is nothing to show."""
-    wanted = facts.options.view, facts.options.what
-    kinds = [wanted, (QUICK, facts.options.what)] if facts.state is State.MEASURING else [wanted]
-    if facts.heat_of != facts.model:
-        return None
-    return next((kind for kind in kinds if kind in facts.heats and facts.heats[kind].cells), None)
+def chosen_heat(facts: Facts) -> MapKind | None:
+    """The map of the chosen model that is shown: the chosen one or, while one is being measured, that one, and the
+    quick estimate until it has something. None where there is nothing to show."""
+    options, heats = facts.options, facts.sensitivity.heats
+    wanted, kinds = MapKind(options.view, options.what, options.granularity), []
+    if facts.state is State.MEASURING and facts.measuring is not None:
+        wanted = facts.measuring
+        kinds = [wanted._replace(view=QUICK)]
+    return next((kind for kind in (wanted, *kinds) if kind in heats and heats[kind].cells), None)
 
 
 def heatmap_of(facts: Facts) -> Heatmap | None:
@@ -35,31 +38,33 @@ def heatmap_of(facts: Facts) -> Heatmap | None:
     kind = chosen_heat(facts)
     if kind is None:
         return None
-    heat = facts.heats[kind]
+    known = facts.sensitivity
+    heat = known.heats[kind]
     cells = tuple(heat.cells.values())
     bits = tuple(sorted({cell.bits for cell in cells}, reverse=True))
     fewest = sorted((cell for cell in cells if cell.bits == bits[-1]), key=lambda cell: (-cell.harm, -cell.effect))
     precise = facts.quantized.precise if facts.safe and facts.quantized is not None else ()
     layers = tuple(
-        replace(one, kept=facts.wishes.get(one.name), precise=one.name in precise) for one in facts.heat_layers.values()
+        replace(one, kept=facts.wishes.get(one.name), precise=one.name in precise) for one in known.layers.values()
     )
     worst = tuple(cell.layer for cell in fewest[:WORST])
-    return Heatmap(layers, bits, cells, worst, heat.complete, *kind, agreement=_agreement(facts, kind))
+    return Heatmap(layers, bits, cells, worst, heat.complete, kind.view, kind.what, _agreement(facts, kind))
 
 
 def layer_of(facts: Facts) -> LayerLine | None:
     """The layer that was clicked."""
-    layer, kind = facts.heat_layers.get(facts.layer), chosen_heat(facts)
+    known, kind = facts.sensitivity, chosen_heat(facts)
+    layer = known.layers.get(facts.layer)
     if layer is None or kind is None:
         return None
-    cells = sorted((one for one in facts.heats[kind].cells.values() if one.layer == layer.name), key=lambda c: -c.bits)
+    cells = sorted((one for one in known.heats[kind].cells.values() if one.layer == layer.name), key=lambda c: -c.bits)
     shape = f" {TIMES} ".join(str(n) for n in layer.shape)
     kept = facts.wishes.get(layer.name)
     text = m.layer(layer.name, layer.kind, shape, f"{layer.share:.1%}")
     if cells:
         told = ", ".join(f"{_effect(cell)} ({m.bits(cell.bits)})" for cell in cells)
-        text = f"{text} {m.EFFECTS[kind[0]].format(effects=told)}"
-    weights, inputs = facts.histograms.get(layer.name, (None, None))
+        text = f"{text} {m.EFFECTS[kind.view].format(effects=told)}"
+    weights, inputs = known.histograms.get(layer.name, (None, None))
     return LayerLine(layer.name, text if kept is None else f"{text}; {m.kept_at(kept)}", kept, weights, inputs)
 
 
@@ -67,11 +72,11 @@ def _effect(cell: HeatCell) -> str:
     return f"{cell.effect:.1%}" if cell.dsc is None else m.score(cell.dsc)
 
 
-def _agreement(facts: Facts, kind: tuple[str, str]) -> tuple[str, ...]:
-    view, what = kind
+def _agreement(facts: Facts, kind: MapKind) -> tuple[str, ...]:
+    view, known = kind.view, facts.sensitivity
     others: dict[str, list[str]] = {}
-    for one in sorted(facts.agreements, key=lambda one: one.bits):
-        if one.what == what and view in one.views and one.views[0] != one.views[1]:
+    for one in sorted(known.agreements, key=lambda one: one.bits):
+        if known.heats[kind].complete and one.is_about(kind) and one.views[0] != one.views[1]:
             other = one.views[0] if one.views[1] == view else one.views[1]
             others.setdefault(other, []).append(m.at_bits(one.spearman, one.bits))
     return tuple(m.agreement(m.VIEWS[other], ", ".join(told)) for other, told in others.items() if other in m.VIEWS)

@@ -5,75 +5,90 @@ from __future__ import annotations
 from dataclasses import asdict
 from typing import Any
 
-from MedQuantSlicerLib.facts import Agreement, Heat
 from MedQuantSlicerLib.keeping import Keeping
+from MedQuantSlicerLib.layer_facts import Agreement, Heat, MapKind, Sensitivity
 from MedQuantSlicerLib.layer_showing import QUICK, block_of, chosen_heat
-from MedQuantSlicerLib.state import BITS, HeatCell, HeatLayer, Histogram
+from MedQuantSlicerLib.layer_state import HeatCell, HeatLayer, Histogram
+from MedQuantSlicerLib.state import BITS
 from MedQuantSlicerLib.works import Works
 
 Told = dict[str, Any]
 
 
 class LayerWork:
-    """Fills the heatmap of the chosen model."""
+    """Fills the maps of the chosen model and scan; what is chosen later changes nothing of what runs."""
 
     def __init__(self, works: Works, keeping: Keeping) -> None:
         self._works, self._facts, self._keeping = works, works.facts, keeping
 
     def measure(self) -> None:
-        """The chosen view; the quick estimate comes along with every other one. What was measured in these views before
-        is forgotten, what is measured until a cancel stays."""
-        facts, verb = self._facts, "find_sensitivity"
+        """The chosen view; the quick estimate comes along with every other one. A complete map that was there before
+        stays where this is stopped; else what is measured until then stays."""
+        facts, verb, options = self._facts, "find_sensitivity", self._facts.options
         if not self._works.can(verb):
             return
-        if facts.heat_of != facts.model:
-            facts.forget_heat()
-            facts.heat_of = facts.model
-        what, views = facts.options.what, tuple(dict.fromkeys((QUICK, facts.options.view)))
-        known = [told_of(facts, one) for one in facts.heats if one[1] == what and one[0] not in views]
-        for view in views:
-            facts.heats[view, what] = Heat()
-        facts.agreements = [one for one in facts.agreements if one.what != what or not set(one.views) & set(views)]
+        before, rounding = facts.sensitivity, (options.what, options.granularity)
+        views = tuple(dict.fromkeys((QUICK, options.view)))
+        new = {MapKind(view, *rounding): Heat() for view in views}
+        old = {kind: heat for kind, heat in before.heats.items() if kind in new and heat.complete}
+        known = [told_of(before, kind) for kind in before.heats if kind not in new and kind[1:] == rounding]
         params = {
             "model": facts.model,
             "bits": sorted(BITS),
-            "granularity": facts.options.granularity,
+            "granularity": options.granularity,
             "slices": 1,
             "views": views,
-            "what": what,
+            "what": options.what,
             "known": known,
         }
+        facts.measuring = MapKind(options.view, *rounding)
+
+        def add(told: Told) -> None:
+            """A map takes the place of the one before with its first cell."""
+            found, kind = self._known(before), MapKind(told.get("view", QUICK), *rounding)
+            layer = layer_of(told)
+            found.layers.setdefault(layer.name, layer)
+            found.heats[kind] = new.setdefault(kind, Heat())
+            found.heats[kind].cells[layer.name, told["bits"]] = cell_of(told)
 
         def partial(told: Told) -> None:
             if "cell" in told:
-                self._add(told["cell"], what)
+                add(told["cell"])
             for one in told.get("histograms", ()):
-                facts.histograms[one["layer"]] = histogram_of(one["weights"]), histogram_of(one["inputs"])
+                pair = histogram_of(one["weights"]), histogram_of(one["inputs"])
+                self._known(before).histograms[one["layer"]] = pair
             self._works.update()
 
         def result(told: Told) -> None:
             for cell in told["cells"]:
-                self._add(cell, what)
-            for view in views:
-                facts.heats[view, what].complete = True
-            before = [one for one in facts.agreements if one.what != what]
-            facts.agreements = before + [
-                Agreement(what, tuple(row["views"]), row["bits"], row["spearman"])
+                add(cell)
+            for heat in new.values():
+                heat.complete = True
+            found = self._known(before)
+            found.agreements = [one for one in found.agreements if (one.what, one.granularity) != rounding] + [
+                Agreement(*rounding, tuple(row["views"]), row["bits"], row["spearman"])
                 for row in told.get("agreement", ())
                 if row["spearman"] is not None
             ]
             self._keeping.keep_choices()
 
-        self._works.run(
-            verb,
-            "layers",
-            "sensitivity",
-            params,
-            result,
-            with_volume=True,
-            on_partial=partial,
-            on_failed=self._keeping.keep_choices,
-        )
+        def stopped() -> None:
+            found = self._known(before)
+            found.heats |= old
+            begun = [kind for kind, heat in new.items() if heat.cells and kind not in old]
+            found.agreements = [one for one in found.agreements if not any(map(one.is_about, begun))]
+            self._keeping.keep_choices()
+
+        how = {"with_volume": True, "on_partial": partial, "on_failed": stopped}
+        self._works.run(verb, "layers", "sensitivity", params, result, **how)
+
+    def _known(self, of: Sensitivity) -> Sensitivity:
+        """What is known of a model on a scan, to be added to."""
+        facts = self._facts
+        found = facts.sensitivity_of(of.model, of.scan)
+        if all(found is not one for one in facts.sensitivities):
+            facts.sensitivities.append(found)
+        return found
 
     def keep(self, layer: str, bits: int) -> None:
         """Keep a layer at `bits`, or where it is kept so, no longer."""
@@ -87,27 +102,29 @@ class LayerWork:
     def for_report(self) -> Told | None:
         """The map that is shown, as the engine takes it; None where there is none."""
         shown = chosen_heat(self._facts)
-        return told_of(self._facts, shown) if shown is not None else None
-
-    def _add(self, told: Told, what: str) -> None:
-        facts, name, effect = self._facts, told["layer"], told["effect"]
-        layer = HeatLayer(name, block_of(name), told["kind"], tuple(told["shape"]), told["share"])
-        facts.heat_layers.setdefault(name, layer)
-        effect = float("inf") if effect is None else effect
-        cell = HeatCell(name, told["bits"], effect, told.get("dsc_loss"), told.get("dsc"))
-        facts.heats.setdefault((told.get("view", QUICK), what), Heat()).cells[name, cell.bits] = cell
+        return told_of(self._facts.sensitivity, shown) if shown is not None else None
 
 
-def told_of(facts: Any, kind: tuple[str, str]) -> Told:
-    """One view, as the engine takes it."""
+def told_of(known: Sensitivity, kind: MapKind) -> Told:
+    """One map, as the engine takes it."""
     layers = [
-        {"name": one.name, "kind": one.kind, "shape": one.shape, "share": one.share}
-        for one in facts.heat_layers.values()
+        {"name": one.name, "kind": one.kind, "shape": one.shape, "share": one.share} for one in known.layers.values()
     ]
-    cells = [asdict(cell) for cell in facts.heats[kind].cells.values()]
+    cells = [asdict(cell) for cell in known.heats[kind].cells.values()]
     for cell in cells:
         cell["effect"] = None if cell["effect"] == float("inf") else cell["effect"]
-    return {"view": kind[0], "what": kind[1], "layers": layers, "cells": cells}
+    return {"view": kind.view, "what": kind.what, "layers": layers, "cells": cells}
+
+
+def layer_of(told: Told) -> HeatLayer:
+    """The layer of a cell, as the engine tells it."""
+    return HeatLayer(told["layer"], block_of(told["layer"]), told["kind"], tuple(told["shape"]), told["share"])
+
+
+def cell_of(told: Told) -> HeatCell:
+    """As the engine tells it."""
+    effect = float("inf") if told["effect"] is None else told["effect"]
+    return HeatCell(told["layer"], told["bits"], effect, told.get("dsc_loss"), told.get("dsc"))
 
 
 def histogram_of(told: Told) -> Histogram:

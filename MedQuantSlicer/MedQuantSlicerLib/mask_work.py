@@ -96,8 +96,6 @@ class MaskWork:
             return
         order, *rest = orders
         kind = order.kind
-        if order.source[0] != facts.volume_key:
-            return  # another scan was chosen while the engine was installed
         put_back: Callable[[], None] | None = None
 
         def partial(told: Told) -> None:
@@ -112,9 +110,6 @@ class MaskWork:
 
         def known(result: Told) -> None:
             facts.coming = ("", "")
-            if order.source[0] != facts.volume_key:  # another scan was chosen meanwhile
-                self._works.files.discard(result["mask"])
-                return
             old = facts.masks.get(kind)
             title = "  ".join(filter(None, (order.title, result["size_text"], result["seconds_text"])))
             self._show(kind, result["mask"], order.title)

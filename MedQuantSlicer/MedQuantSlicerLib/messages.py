@@ -47,7 +47,7 @@ TEXTS = {
     "save_report": _("Save report..."),
     "find_sensitivity": _("Find sensitive layers"),
     "keep_precise": _("Keep at 8 bits"),
-    "forget_wishes": _("Forget wishes"),
+    "forget_wishes": _("Keep none precise"),
     "export": _("Export..."),
     "open_exported": _("Open folder"),
     "open_log": _("Open log"),
@@ -82,6 +82,11 @@ TIPS = {
 USE_SAFE = _("Use the smallest safe model")
 USE_SAFE_TIP = _("It was found already for this scan and what is to be kept.")
 SAFE_FITS = _("It is chosen. Press to look for it once more.")
+SAFE_MISSING = _(
+    "Not looked for yet with these choices: scan, model, what is to be kept, method, and layers in floating point. "
+    "Find it, or choose the bits."
+)
+COMPARE_DECIDES = _("Few slices were looked at: segment and compare, that decides.")
 NO_LONGER_PRECISE = _("Do not keep precise")
 HIDE_DIFFERENCE = _("Hide difference")
 
@@ -143,7 +148,7 @@ MEASURED_ALL = _("All layers are measured.")
 VIEWS = {
     "proxy": _("the quick estimate"),
     "one-at-a-time": _("one at a time"),
-    "incremental": _("all but this one"),
+    "incremental": _("one spared at a time"),
 }
 TOLERANCES = {
     "dice-99": _("Dice at least .99"),
@@ -171,9 +176,9 @@ def boxes(count: int, names: str) -> str:
 
 
 def bits(number: int) -> str:
-    """ "4-bit", "FP32"; 0: several."""
+    """ "4-bit", "FP32"; 0: those that a search gives the layers."""
     if not number:
-        return _("mixed")
+        return _("2 to 8 bits")
     return "FP32" if number >= 32 else _("{number}-bit").format(number=number)
 
 
@@ -242,7 +247,7 @@ def saved(path: str) -> str:
 EFFECTS = {
     "proxy": _("Its own output changes by {effects}"),
     "one-at-a-time": _("Dice against FP32 with it alone rounded: {effects}"),
-    "incremental": _("Dice against FP32 with all but it rounded: {effects}"),
+    "incremental": _("Dice against FP32 with it spared and all others rounded: {effects}"),
 }
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import astuple, replace
 from pathlib import Path
 from typing import Any
 
@@ -91,7 +91,7 @@ class Presenter:
         self.cancel()
         self.facts.boxes, self.facts.reference, self.facts.overrides = (), "", {}
         self.facts.forget_results()
-        self.facts.forget_heat()
+        self.facts.sensitivities, self.facts.layer = [], ""
         self._works.files.forget()
         self.volume_chosen()
 
@@ -116,7 +116,7 @@ class Presenter:
             facts.volume = chosen
             if is_other:
                 facts.forget_results()
-                facts.forget_heat()
+                facts.layer = ""
                 self._take_results()
             if facts.rests:
                 self._works.dismiss()
@@ -138,7 +138,7 @@ class Presenter:
         """The choices of another scene are the host's now."""
         self._keeping.take_choices()
         self.facts.forget_results()
-        self.facts.forget_heat()
+        self.facts.layer = ""
         self._take_results()
         self._questions.sizes()
         self.update()
@@ -326,7 +326,7 @@ class Presenter:
 
     def layer_chosen(self, name: str = "") -> None:
         """A row of the heatmap was clicked; empty: none."""
-        self.facts.layer = name if name in self.facts.heat_layers else ""
+        self.facts.layer = name if name in self.facts.sensitivity.layers else ""
         self.update()
 
     def keep_precise(self, layer: str = "", bits: int = 8) -> None:
@@ -346,10 +346,14 @@ class Presenter:
         self._questions.sizes()
         self.update()
 
-    def measured_layers(self) -> frozenset[tuple[str, ...]]:
-        """The cells of all heatmaps, by model, view, what is rounded, layer and bits."""
-        facts = self.facts
-        return frozenset((facts.heat_of, *kind, *cell) for kind, heat in facts.heats.items() for cell in heat.cells)
+    def measured_layers(self) -> frozenset[tuple]:
+        """The cells of all maps with their values, by model, scan and kind of map."""
+        return frozenset(
+            (one.model, one.scan, *kind, *astuple(cell))
+            for one in self.facts.sensitivities
+            for kind, heat in one.heats.items()
+            for cell in heat.cells.values()
+        )
 
     # -- export and the rest
 

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 from MedQuantSlicerLib import messages as m
-from MedQuantSlicerLib.facts import Quantized, Settings
+from MedQuantSlicerLib.facts import Quantized
 from MedQuantSlicerLib.keeping import Keeping
 from MedQuantSlicerLib.state import TOLERANCES
 from MedQuantSlicerLib.works import Works
@@ -21,21 +21,20 @@ class QuantizeWork:
         self._works, self._facts, self._keeping, self._measured = works, works.facts, keeping, measured
 
     def quantize(self) -> None:
-        """As the bits and the options say."""
+        """As the bits and the options say; that is chosen then, in place of the smallest safe model."""
         facts = self._facts
         if not self._works.can("quantize"):
             return
-        facts.safe = False
-        settings, scan = facts.settings, facts.volume.digest
-        params = {"model": facts.model, **facts.recipe, "again": facts.quantized_fits}
-        self._works.run(
-            "quantize",
-            "quantize",
-            "quantize",
-            params,
-            lambda result: self._made(settings, scan, result),
-            with_volume=True,
-        )
+        recipe = facts.uniform_recipe
+        params = {"model": facts.model, **recipe, "again": facts.fits(facts.made_by(recipe))}
+        made, chosen = self._made(recipe), self._chosen
+
+        def known(result: Told) -> None:
+            made(result)
+            if self._chosen == chosen:
+                facts.safe = False
+
+        self._works.run("quantize", "quantize", "quantize", params, known, with_volume=True)
 
     def find_safe(self) -> None:
         """The smallest model whose masks stay within the tolerance; where it was found and others are chosen, that."""
@@ -47,25 +46,37 @@ class QuantizeWork:
             self._works.dismiss()
             self._works.update()
             return
-        settings, scan = (facts.model, repr(facts.safe_recipe)), facts.volume.digest
-        tolerance = facts.options.tolerance
-        params = {"model": facts.model, **facts.safe_recipe, "tolerance": dict(TOLERANCES[tolerance])}
+        recipe, tolerance = facts.safe_recipe, facts.options.tolerance
+        settings, made, chosen = facts.settings_of(recipe), self._made(recipe), self._chosen
+        params = {"model": facts.model, **recipe, "tolerance": dict(TOLERANCES[tolerance])}
 
         def known(result: Told) -> None:
             if result["safe"]:
-                self._made(settings, scan, result)
+                made(result)
             else:
                 facts.made.pop(settings, None)
                 told = m.nothing_safe(m.TOLERANCES[tolerance], result["found"], result["text"])
                 facts.notice = ("quantize", told)
                 self._keeping.keep_choices()
-            facts.safe = facts.safe_model is not None  # not where another scan or model was chosen meanwhile
+            if self._chosen == chosen:
+                facts.safe = facts.safe_model is not None
 
         self._works.run("find_safe", "quantize", "find_safe", params, known, with_volume=True)
 
-    def _made(self, settings: Settings, scan: str, result: Told) -> None:
-        words = result["handle"], result["bits"], result["text"], result["pieces"], scan, result.get("found", "")
-        self._facts.made.pop(settings, None)
-        self._facts.made[settings] = Quantized(*words, tuple(result.get("precise", ())))
-        self._keeping.keep_choices()
-        self._measured()
+    @property
+    def _chosen(self) -> tuple:
+        """What the user chooses for: a model that is ready is chosen itself only where that is still the same."""
+        return self._facts.model, self._facts.bits, self._facts.safe
+
+    def _made(self, recipe: Told) -> Callable[[Told], None]:
+        """Takes the model that is made by a recipe, of the model and scan that are chosen now."""
+        facts, settings = self._facts, self._facts.settings_of(recipe)
+
+        def made(result: Told) -> None:
+            words = result["handle"], result["bits"], result["text"], result["pieces"], settings[-1]
+            facts.made.pop(settings, None)
+            facts.made[settings] = Quantized(*words, result.get("found", ""), tuple(result.get("precise", ())))
+            self._keeping.keep_choices()
+            self._measured()
+
+        return made

@@ -67,6 +67,12 @@ class ScanFiles:
         if told and "array" in told:  # what comes from a saved scene has none
             self._engine.discard(told["array"])
 
+    def discard_all(self, told: Mapping[str, Any]) -> None:
+        """The arrays of an answer that nobody waits for any more."""
+        for one in told.values():
+            if isinstance(one, Mapping):
+                self.discard(one)
+
     def forget(self) -> None:
         """The scan is not the chosen one any more."""
         self.stop()

@@ -18,7 +18,7 @@ FLOATING_POINT = 32
 LEADS = {
     "proxy": _("Which layers suffer when they become integers: a quick estimate from what each of them computes."),
     "one-at-a-time": _("Which layers suffer when they become integers: each is rounded alone, and the masks compared."),
-    "incremental": _("Which layers suffer when they become integers: all are rounded but one, and the masks compared."),
+    "incremental": _("Which layers suffer when they become integers: one at a time is spared, and the masks compared."),
 }
 
 
@@ -49,7 +49,7 @@ class LayersSection:
         show_action(ui.sensitivityButton, shown.actions.get("find_sensitivity"))
         link = ui.worstLayersLabel.palette.color(qt.QPalette.Link).name()
         show_text(ui.worstLayersLabel, worst_of(shown.heatmap, link) if measured and shown.heatmap.worst else "")
-        show_text(ui.layersLabel, LEADS[shown.options.view])
+        show_text(ui.layersLabel, LEADS[shown.heatmap.view if measured else shown.options.view])
         show_text(ui.legendLabel, legend(self._heatmap.largest, ABOUT[shown.heatmap.view]) if measured else "")
         show_text(ui.agreementLabel, "\n".join(shown.heatmap.agreement) if measured else "")
         self._histograms.show(shown.layer)

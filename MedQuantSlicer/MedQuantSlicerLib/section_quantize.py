@@ -9,7 +9,7 @@ import qt
 from MedQuantSlicerLib import style
 from MedQuantSlicerLib.heatmap import within
 from MedQuantSlicerLib.layer_showing import block_of
-from MedQuantSlicerLib.messages import NOT_MEASURED, _
+from MedQuantSlicerLib.messages import COMPARE_DECIDES, NOT_MEASURED, SAFE_MISSING, _
 from MedQuantSlicerLib.state import BITS, BitsChoice, Shown
 from MedQuantSlicerLib.widgets import Fold, label, show_action, show_text
 
@@ -102,10 +102,14 @@ class QuantizeSection:
 
 
 def safe_of(shown: Shown) -> str:
-    """What the smallest safe model is, with the first of the layers that it keeps precise."""
-    if not shown.safe_found or not shown.safe_precise:
-        return shown.safe_found
+    """What the smallest safe model is, what decides about it, and the first of the layers that it keeps precise; where
+    it is chosen but there is none, why."""
+    if not shown.safe_found:
+        return SAFE_MISSING if shown.safe else ""
+    found = f"{shown.safe_found}\n{COMPARE_DECIDES}"
+    if not shown.safe_precise:
+        return found
     named = ", ".join(within(name, block_of(name)) for name in shown.safe_precise[:NAMED])
     more = len(shown.safe_precise) - NAMED
     rest = _(" and {count} more").format(count=more) if more > 0 else ""
-    return shown.safe_found + "\n" + _("Kept most precise: {names}{rest}").format(names=named, rest=rest)
+    return found + "\n" + _("Kept most precise: {names}{rest}").format(names=named, rest=rest)

@@ -54,9 +54,7 @@ def shown_of(facts: Facts, now: float) -> Shown:
         problem=facts.problem,
         notice=notice,
         notice_section=section,
-        quantized=m.quantized(latest.bits, latest.text, latest.pieces, facts.calibrated_here(latest))
-        if latest and (facts.safe or not latest.found)
-        else "",
+        quantized=m.quantized(latest.bits, latest.text, latest.pieces, facts.calibrated_here(latest)) if latest else "",
         quantized_fits=facts.quantized_fits,
         boxes=_boxes(facts) if facts.needs_box else "",
         needs_box=facts.needs_box,

@@ -6,6 +6,7 @@ import logging
 import traceback
 from collections.abc import Callable, Sequence
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -58,11 +59,15 @@ class Works:
         """Ask the engine for what a button stands for, if that is possible now; `how` goes to `step`."""
         if self.can(verb):
             state = how.pop("state", STATE_OF.get(verb, State.COMPARING))
-            self.begin(section, lambda: self.step(state, section, method, params, on_result, **how))
+            step = partial(self.step, state, section, method, params, on_result, **how)
+            self.begin(section, step, of_scan=how.get("with_volume", False))
 
-    def begin(self, section: str, then: Then) -> None:
-        """Do something that needs the engine, after installing it where that is wished."""
+    def begin(self, section: str, then: Then, *, of_scan: bool = True) -> None:
+        """Do something that needs the engine, after installing it where that is wished; `of_scan`: not if another scan
+        is chosen by then."""
         self.dismiss()
+        if of_scan:
+            then = self._if_still(self.facts.volume_key, then)
         missing = self.host.missing()
         if missing is None:
             self._guarded(section, then)
@@ -86,7 +91,8 @@ class Works:
         on_failed: Then = lambda: None,
         part: Part | None = None,
     ) -> None:
-        """One request, with what it needs of the scene handed over before. `on_result` may go on with the next step;
+        """One request, with what it needs of the scene handed over before. `on_result` may go on with the next step; it
+        is not called after a cancel, whatever the engine answers.
         `on_failed` tidies up what partial results left, at the moment of a cancel: another scan may be chosen before
         the engine answers. `with_masks`: kinds that are handed over as they are in the
         scene, beside what `params` tell of them."""
@@ -95,26 +101,30 @@ class Works:
         asked, handed = dict(params), set()
         self._work = work = object()
 
+        def wanted() -> bool:
+            """Whether it still runs and is not being cancelled."""
+            return self._work is work and not facts.running.cancelling
+
         def progress(told: Told) -> None:
-            running = facts.running
-            if running is not None and not running.cancelling:
+            if wanted():
+                running = facts.running
                 running.text, running.fraction = told.get("text") or running.text, told.get("fraction")
                 left = told.get("seconds_left")
                 running.ends = None if left is None else self._clock() + left
                 self.update()
 
-        def partial(told: Told) -> None:
-            if self._work is work and not facts.running.cancelling:
+        def came(told: Told) -> None:
+            if wanted():
                 on_partial(told)
             else:
-                self.files.discard(told.get("masks"))
+                self.files.discard_all(told)
 
         def tidy() -> None:
             self._tidy = lambda: None
             self._guarded(section, on_failed)
 
         def ends() -> bool:
-            """Whether it was still wanted; then it is no longer."""
+            """Whether it was what runs; then it is no longer."""
             for name in ("reference", *with_masks):
                 if name in handed:
                     self.files.discard(asked[name])
@@ -124,8 +134,11 @@ class Works:
             return True
 
         def result(told: Told) -> None:
+            late = not wanted()  # it was done before the engine knew that it was cancelled
+            if late:
+                self.files.discard_all(told)
             if ends():
-                self._guarded(section, lambda: on_result(told))
+                self._guarded(section, lambda: None if late else on_result(told))
                 self.update()
 
         def error(told: Told) -> None:
@@ -168,7 +181,7 @@ class Works:
             facts.running = Running(section, m.STARTING, part=part)
             self.update()
             self._request = self.engine.request(
-                method, asked, on_progress=progress, on_partial=on_partial and partial, on_result=result, on_error=error
+                method, asked, on_progress=progress, on_partial=on_partial and came, on_result=result, on_error=error
             )
 
         self._stopped, self._tidy = lambda: error({"kind": "cancelled"}), tidy
@@ -214,6 +227,10 @@ class Works:
         self.facts.problem, self.facts.notice = None, ("", "")
         if self.facts.state is State.FAILED:
             self.rest()
+
+    def _if_still(self, volume_key: str, then: Then) -> Then:
+        """What is about a scan, and is not done where another one was chosen while the engine was installed."""
+        return lambda: then() if self.facts.volume_key == volume_key else None
 
     def _guarded(self, section: str, do: Then) -> None:
         """A fault of ours must not leave work behind that nobody does: it is told, and the panel rests."""

@@ -330,6 +330,8 @@ def test_the_pins_are_exact_and_agree_with_the_package() -> None:
     for line in metadata.requires("medquant"):
         requirement = Requirement(line)
         name = canonicalize_name(requirement.name)
+        if requirement.marker is not None and "cluster" in str(requirement.marker):
+            continue  # a cluster has the version of Ray that it has
         assert name in pinned, f"{name} is not pinned"
         for version in pinned[name]:
             assert requirement.specifier.contains(version), f"{requirement} does not allow {version}"

@@ -34,7 +34,7 @@ def test_examples_can_be_copied_from_a_narrow_terminal(medquant, monkeypatch, co
     ]
 
 
-@pytest.mark.parametrize("command", [*sorted(EXAMPLES), "bench runtime", "bench quality"])
+@pytest.mark.parametrize("command", [*sorted(EXAMPLES), "bench runtime", "bench quality", "bench medquanbench"])
 def test_no_option_is_cut_in_a_narrow_terminal(medquant, monkeypatch, command: str) -> None:
     monkeypatch.setenv("COLUMNS", "80")
     assert "\N{HORIZONTAL ELLIPSIS}" not in medquant(*command.split(), "--help").stdout.replace("...", "")

@@ -12,6 +12,7 @@ from torch import nn
 from torch.nn import functional
 
 from medquant.activation_settings import IntActivations
+from medquant.deploy.int8_codes import nearest_int8
 from medquant.deploy.openvino_program import openvino_model
 from medquant.deploy.openvino_runtime import OpenVino
 from medquant.deploy.openvino_upsampling import LEAST, merge_upsampling, merged_weight
@@ -43,13 +44,15 @@ class Decoder(nn.Module):
         return self.head(self.join(torch.cat(parts[::-1] if self.skip_first else parts, 1)))
 
 
-def quantized(network: nn.Module, size: tuple[int, ...] = SIZE, bits: int = 8) -> QuantizedModel:
+def quantized(
+    network: nn.Module, size: tuple[int, ...] = SIZE, bits: int = 8, symmetric: bool = False
+) -> QuantizedModel:
     generator = torch.Generator().manual_seed(2)
     inputs = [CalibrationBatch((torch.randn(1, 1, *size, generator=generator),)) for _ in range(2)]
     model = from_module(network.eval(), name="small", roi_size=size)
     recipe = Recipe(
         weights=IntWeights(bits),
-        activations=IntActivations(8),
+        activations=IntActivations(8, symmetric=symmetric),
         method="rtn",
         calibration=CalibrationSettings(sequential=False),
     )
@@ -104,12 +107,76 @@ def test_the_function_stays_up_to_the_edge(skip_first: bool, bits: int, bias: fl
         assert error < 1.1 * usual, "what is rounded anyway explains what differs"
 
 
-def test_all_of_it_runs_on_integers() -> None:
+@pytest.mark.parametrize("symmetric", [False, True])
+def test_what_is_compiled_is_merged_and_runs_on_integers(symmetric: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     torch.manual_seed(3)
-    found = quantized(Decoder())
-    session = OpenVino().compile(found.model.parts()["network"], precision="int8", threads=1)
-    assert not session.simulated
-    assert session.integer_layers == session.layers == 5
+    part = quantized(Decoder(), symmetric=symmetric).model.parts()["network"]
+    merged = OpenVino().compile(part, precision="int8", threads=1)
+    monkeypatch.setattr("medquant.deploy.openvino_upsampling.LEAST", 10**9)
+    plain = OpenVino().compile(part, precision="int8", threads=1)
+    for session in (merged, plain):
+        assert not session.simulated
+        assert session.integer_layers == session.layers == 5
+    x = torch.randn(1, 1, *SIZE, generator=torch.Generator().manual_seed(5))
+    apart = float((merged(x) - plain(x)).norm() / plain(x).norm())
+    assert 0 < apart < 0.1, "another computation of the same function"
+
+
+def test_the_part_that_is_not_upsampled_keeps_its_codes() -> None:
+    torch.manual_seed(3)
+    found = quantized(Decoder(skip_first=True), bits=4)
+    model = openvino_model(found.model.parts()["network"])
+    merge_upsampling(model, 127)
+    codes, _ = nearest_int8(found.model.network.join[0], 127)
+    shapes = [(8, 8, 3, 3, 3)]
+    (kept,) = (
+        node.data
+        for node in model.get_ordered_ops()
+        if node.get_type_name() == "Constant" and node.data.dtype == np.int8 and node.data.shape in shapes
+    )
+    np.testing.assert_array_equal(kept, codes[:, :8].numpy())
+
+
+def test_seven_bits_and_two_images() -> None:
+    torch.manual_seed(3)
+    part = quantized(Decoder()).model.parts()["network"]
+    model = openvino_model(part)
+    model.reshape([2, 1, *SIZE])
+    x = torch.randn(2, 1, *SIZE, generator=torch.Generator().manual_seed(5))
+    plain = answer(model, x)
+    merge_upsampling(model, 63)
+    merged = answer(model, x)
+    assert np.linalg.norm(merged - plain) < 0.1 * np.linalg.norm(plain)
+
+
+def test_two_decoders_are_both_merged() -> None:
+    class Two(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.one, self.other = Decoder(), Decoder(skip_first=True)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return self.one(x) + self.other(x)
+
+    torch.manual_seed(3)
+    model = openvino_model(quantized(Two()).model.parts()["network"])
+    merge_upsampling(model, 127)
+    rising = [n.input_value(1).get_shape() for n in model.get_ordered_ops() if "Backprop" in n.get_type_name()]
+    assert [list(shape)[2:] for shape in rising] == [[4, 4, 4]] * 2
+
+
+def test_what_something_else_reads_stays() -> None:
+    class Watched(Decoder):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            skip = self.enter(x)
+            joined = torch.cat((self.up(self.down(skip)), skip), 1)
+            return self.head(self.join(joined)) + joined[:, :3]
+
+    torch.manual_seed(3)
+    model = openvino_model(quantized(Watched()).model.parts()["network"])
+    before = kinds(model)
+    merge_upsampling(model, 127)
+    assert kinds(model) == before
 
 
 def test_small_grids_and_floating_point_stay() -> None:

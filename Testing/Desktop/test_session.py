@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import zipfile
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -103,14 +104,52 @@ def test_closing_asks_about_what_is_not_saved(opened, hands, tmp_path: Path) -> 
     assert not opened.isVisible()
 
 
-def test_what_was_measured_of_layers_is_not_lost_without_a_question(opened) -> None:
-    from MedQuantSlicerLib.facts import Heat
-    from MedQuantSlicerLib.state import HeatCell
+def test_what_was_measured_of_layers_is_not_lost_without_a_question(
+    opened, hands, tmp_path: Path, scan_file: Path, monkeypatch
+) -> None:
+    import slicer
 
-    facts = opened.frame.presenter.facts
-    facts.heat_of = "embedded"
-    facts.heats["proxy", "weights"] = Heat({("encoder.0", 4): HeatCell("encoder.0", 4, 0.1)})
-    assert opened.documents.unsaved() == ["the sensitivity of layers"]
+    presenter, asked = opened.frame.presenter, []
+    engine = presenter._works.engine
+
+    def request(method: str, params: object = None, **callbacks) -> SimpleNamespace:
+        if method == "sensitivity":
+            asked.append(callbacks)
+        return SimpleNamespace(cancel=lambda: None)
+
+    monkeypatch.setattr(engine, "request", request)
+    monkeypatch.setattr(engine, "path", lambda name: str(tmp_path / name))
+
+    def measure(effect: float) -> None:
+        asked.clear()
+        presenter.find_sensitivity()
+        hands.until(lambda: asked)
+        about = {"layer": "encoder.0", "kind": "Linear", "shape": [4, 8], "share": 1.0, "bits": 4}
+        asked[0]["on_result"]({"cells": [{**about, "effect": effect}], "agreement": []})
+
+    def save() -> None:
+        opened.notice.clear()
+        opened.documents.save_session(tmp_path / "case.mrb")
+        hands.until(lambda: opened.notice.said.startswith("Saved"))
+        assert opened.documents.unsaved() == []
+
+    lost = ["the sensitivity of layers"]
+    measure(0.1)
+    assert opened.documents.unsaved() == lost
+    save()
+    measure(0.2)
+    assert opened.documents.unsaved() == lost, "measured anew"
+    first = opened.views.volume
+    opened.documents.open_path(scan_file)
+    hands.until(lambda: opened.views.volume is not first)
+    assert opened.documents.unsaved() == lost, "of the other scan"
+    save()
+    second = opened.views.volume
+    slicer.util.updateVolumeFromArray(second, slicer.util.arrayFromVolume(second) + 1)
+    hands.until(lambda: presenter.shown.heatmap is None)
+    measure(0.2)
+    assert opened.documents.unsaved() == lost, "the same numbers of this scan"
+    save()
 
 
 def test_a_broken_session_leaves_what_is_open(opened, hands, tmp_path: Path) -> None:

@@ -198,7 +198,7 @@ LOSSES = {
     ("view", "words"),
     [
         ("one-at-a-time", "the Dice against FP32 that this costs"),
-        ("incremental", "the Dice that giving it back wins"),
+        ("incremental", "the Dice that sparing it gains"),
         ("proxy", "Masks were not looked at"),
     ],
 )

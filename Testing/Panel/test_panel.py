@@ -379,7 +379,7 @@ def test_a_view_that_measures_masks_is_chosen_filled_and_read(widget, engine):
     assert not ui.viewSelector.isVisible(), "folded away"
     assert "quick estimate" in ui.layersLabel.text
     _click(ui.viewFold)
-    _choose(ui.viewSelector, "One at a time")
+    _choose(ui.viewSelector, "One rounded at a time")
     _choose(ui.whatSelector, "Weights and activations")
     assert "masks" in ui.layersLabel.text
     _click(ui.sensitivityButton)
@@ -433,7 +433,7 @@ def test_a_view_that_measures_masks_is_chosen_filled_and_read(widget, engine):
 
 def test_bars_of_a_histogram_are_as_high_as_the_logarithm_of_their_counts(slicer):
     from MedQuantSlicerLib.histograms import BAR, HIGH, picture_of
-    from MedQuantSlicerLib.state import Histogram
+    from MedQuantSlicerLib.layer_state import Histogram
 
     image = picture_of(Histogram(0.0, 1.0, (0, 1, 1000, 10))).toImage()
     bars = [sum(image.pixelColor(BAR * n + 4, y).blue() > 200 for y in range(HIGH)) for n in range(4)]
@@ -465,7 +465,13 @@ def test_the_smallest_safe_model_by_clicks(widget, engine):
     assert not any(getattr(ui, f"bits{bits}Button").checked for bits in (8, 4, 2))
     text = ui.safeLabel.text
     assert "3.2 bits/weight" in text and "Dice .983" in text and "layers.0" in text and "3 more" in text
+    assert "compare" in text
     assert ui.safeLabel.toolTip.splitlines() == precise
+    widget.panel.presenter.keep_precise("layers.0.mlp.lin1", 32)
+    _settle()
+    assert "Not looked for yet with these choices" in ui.safeLabel.text and not ui.safeButton.property("chosen")
+    widget.panel.presenter.keep_precise("layers.0.mlp.lin1", 32)
+    _settle()
     assert widget.root.minimumSizeHint.width() <= 420
     assert _primary(widget) == ["placeBoxButton"]
     _click(ui.bits4Button)

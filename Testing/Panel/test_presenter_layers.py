@@ -198,8 +198,8 @@ def test_what_was_found_is_the_quantized_model(panel: Panel, tmp_path: Path) -> 
     panel.masks("fp32.npy")
     assert panel.engine.last.params["model"].endswith("safe.mq.safetensors")
     panel.masks("w.npy").compared()
-    assert panel.shown.right_title.startswith("mixed")
-    assert panel.action("export").text == "Export mixed..."
+    assert panel.shown.right_title.startswith("2 to 8 bits")
+    assert panel.action("export").text == "Export 2 to 8 bits..."
     panel.presenter.export("onnx", "/out")
     assert panel.engine.last.params["handle"].endswith("safe.mq.safetensors")
 
@@ -218,7 +218,32 @@ def test_bits_and_the_safe_model_are_chosen_in_turn(panel: Panel, tmp_path: Path
     panel.engine.last.tell("error", STOPPED)
     assert panel.shown.safe and panel.shown.quantized_fits, "what was there stays"
     panel.presenter.quantize()
-    assert panel.engine.last.method == "quantize" and panel.engine.last.params["bits"] == 4 and not panel.shown.safe
+    assert panel.engine.last.method == "quantize" and panel.engine.last.params["bits"] == 4
+    panel.engine.last.tell("error", STOPPED)
+    assert panel.shown.safe and panel.shown.quantized_fits, "still"
+    panel.quantize(str(tmp_path / "w4.mq.safetensors"))
+    assert not panel.shown.safe and panel.shown.quantized.startswith("4-bit")
+
+
+@pytest.mark.parametrize("verb", ["quantize", "find_safe"])
+def test_bits_that_are_clicked_while_it_works_stay_chosen(panel: Panel, tmp_path: Path, verb: str) -> None:
+    getattr(panel.presenter, verb)()
+    panel.presenter.bits_chosen(8)
+    (tmp_path / "made.mq.safetensors").touch()
+    panel.engine.last.tell("result", {**FOUND, "handle": str(tmp_path / "made.mq.safetensors"), "bits": 4})
+    assert (panel.shown.safe, panel.shown.bits) == (False, 8) and not panel.shown.quantized_fits
+
+
+def test_what_is_exported_is_what_the_section_above_shows(panel: Panel, tmp_path: Path) -> None:
+    safe(panel, tmp_path / "safe.mq.safetensors")
+    panel.presenter.bits_chosen(4)
+    assert panel.shown.quantized == "" and not panel.action("export").enabled
+    panel.quantize(str(tmp_path / "w4.mq.safetensors"))
+    assert panel.action("export").text == "Export 4-bit..."
+    panel.presenter.find_safe()
+    assert panel.action("export").text == "Export 2 to 8 bits..."
+    panel.presenter.keep_precise("a", 32)
+    assert panel.shown.safe_found == "" and not panel.action("export").enabled
 
 
 def test_where_nothing_is_safe_it_says_so_and_chooses_nothing(panel: Panel, tmp_path: Path) -> None:

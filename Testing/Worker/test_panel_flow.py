@@ -143,7 +143,8 @@ def test_from_the_scan_to_the_table_and_back(loop: EventLoop, host: ArrayHost, t
     presenter.volume_chosen()
     loop.wait(lambda: presenter.shown.choices[0].size and presenter.shown.machine)
     assert [choice.accuracy for choice in presenter.shown.choices] == ["not measured"] * 3
-    assert len(presenter.shown.models) == 3
+    listed = [line.spec for line in presenter.shown.models]
+    assert listed == ["embedded", "embedded-nnunet", "embedded-unetr", "medsam"]
 
     # Four buttons: Quantize, Place box, Segment, and the slice that differs most.
     presenter.set_option("slices", 1)

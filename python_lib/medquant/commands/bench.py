@@ -25,7 +25,7 @@ app = typer.Typer(
     no_args_is_help=True,
     help="Measure what is claimed: quality of the masks, size, time and memory, beside their peers in the same run.",
 )
-app.command("medquanbench", epilog=bench_medquanbench.EXAMPLES)(bench_medquanbench.medquanbench)
+app.command("medquanbench", epilog=bench_medquanbench.EPILOG)(bench_medquanbench.medquanbench)
 app.command("permutation-comq", epilog=bench_permutation_comq.EPILOG)(bench_permutation_comq.permutation_comq)
 DATA = typer.Option(envvar="MEDQUANT_TEST_DATA", help="Folder of the real scans and weights.")
 

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from medquant.bench.medquanbench.subjects import Case, Subject
     from medquant.bench.medquanbench.tables import Table
 
-EXAMPLES = o.examples(
+EPILOG = o.examples(
     "medquant bench medquanbench --mini --output mini",
     "medquant bench medquanbench --model nnunet --weights results/ --dataset btcv BTCV/ --output btcv",
     "medquant bench medquanbench --model embedded-nnunet --case ct.nii.gz --labels labels.nii.gz "

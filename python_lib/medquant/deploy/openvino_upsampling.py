@@ -26,11 +26,26 @@ FAR = 1e30
 """Larger than any value. A sum of integers that is clamped is written in short floating point, else in FP32."""
 
 
+class _Grid(NamedTuple):
+    """The grid of values that a FakeQuantize has rounded."""
+
+    scale: float
+    zero: int
+    kind: type
+
+    @property
+    def largest(self) -> float:
+        """The largest value on it."""
+        return (np.iinfo(self.kind).max - self.zero) * self.scale
+
+
 class _Upsampled(NamedTuple):
     """The part of a join that a transposed convolution makes."""
 
     source: Any
     """The rounded values on the coarse grid."""
+    grid: _Grid
+    """Where they lie."""
     weight: np.ndarray
     """(coarse channels, channels, 2, 2, 2), what is divided by before joining divided already."""
     bias: np.ndarray
@@ -58,25 +73,26 @@ def merge_upsampling(model: Any, largest_code: int) -> None:
             continue
         place = 0 if found[0] is not None else 1
         upsampled, kept = found[place], parts[1 - place]
-        if kept.get_partial_shape().is_dynamic or kept.get_node().get_type_name() != "FakeQuantize":
+        held = _held(node.input_value(1))
+        if held is None or kept.get_partial_shape().is_dynamic or kept.get_node().get_type_name() != "FakeQuantize":
             continue
-        weight = _value(node.input_value(1))
         widths = [part.get_partial_shape()[CHANNELS].get_length() for part in parts]
-        own = np.split(weight, [widths[0]], axis=1)
+        own, scale_of_own = np.split(held[0], [widths[0]], axis=1), held[1]
         voxels = np.prod(kept.get_partial_shape().to_shape()[2:])
-        if voxels < LEAST or _left(upsampled.weight.shape[0], widths[place], weight.shape[0]) > WORTH:
+        if voxels < LEAST or _left(upsampled.weight.shape[0], widths[place], len(own[0])) > WORTH:
             continue
-        merged = merged_weight(own[place], upsampled.weight)
-        codes, scale, constants = _merged_codes(merged, _of_bias(own[place], upsampled), upsampled.source, largest_code)
+        taps = own[place] * scale_of_own
+        merged, of_bias = merged_weight(taps, upsampled.weight), _of_bias(taps, upsampled) / upsampled.grid.largest
+        codes, scale, constants = _merged_codes(merged, of_bias, largest_code)
         if constants > MOST_CONSTANTS:
             continue
-        values = _with_constants(upsampled.source, constants)
+        values = _with_constants(upsampled.source, upsampled.grid, constants)
         rising = ops.convolution_backprop_data(
             values, _times(codes, scale), strides=[2] * 3, pads_begin=[1] * 3, pads_end=[1] * 3, dilations=[1] * 3
         )
         level = ops.convolution(
             kept,
-            _times(*_codes(own[1 - place], 0, largest_code)),
+            _times(own[1 - place], scale_of_own),
             strides=[1] * 3,
             pads_begin=[1] * 3,
             pads_end=[1] * 3,
@@ -110,16 +126,15 @@ def _of_bias(convolution: np.ndarray, upsampled: _Upsampled) -> np.ndarray:
     return merged_weight(convolution, np.ascontiguousarray(everywhere))
 
 
-def _merged_codes(
-    merged: np.ndarray, of_bias: np.ndarray, source: Any, largest_code: int
-) -> tuple[np.ndarray, np.ndarray, int]:
+def _merged_codes(merged: np.ndarray, of_bias: np.ndarray, largest_code: int) -> tuple[np.ndarray, np.ndarray, int]:
     """Codes (coarse channels and constant ones, outputs, 4, 4, 4), scales, and how many constant channels there are: as
     many as a large bias needs, so that it makes the steps of the other weights no coarser."""
-    codes, scale = _codes(merged, 1, largest_code)
-    total = np.rint(of_bias / _grid_of(source).largest / scale)
+    scale = np.abs(merged).max(axis=(0, 2, 3, 4), keepdims=True) / largest_code
+    scale[scale == 0] = 1
+    codes, total = np.rint(merged / scale), np.rint(of_bias / scale)
     count = max(1, math.ceil(np.abs(total).max() / largest_code))
     shares = [np.floor_divide(total + n, count) for n in range(count)]  # which add up to the total
-    return np.concatenate([codes, *shares]).astype(np.int8), scale, count
+    return np.concatenate([codes, *shares]).astype(np.int8), scale.astype(np.float32), count
 
 
 def _left(coarse: int, channels: int, outputs: int) -> float:
@@ -136,46 +151,42 @@ def _upsampled(port: Any) -> _Upsampled | None:
     node, bias = _operand(node, "Add")
     if node.get_type_name() != "ConvolutionBackpropData" or not _is(node, kernel=2, stride=2, pad=0):
         return None
-    source = node.input_value(0)
-    if source.get_node().get_type_name() != "FakeQuantize" or source.get_partial_shape().is_dynamic:
+    source, held = node.input_value(0), _held(node.input_value(1))
+    grid = _grid_of(source)
+    if held is None or grid is None or source.get_partial_shape().is_dynamic:
         return None
-    weight = _value(node.input_value(1))
-    channels = weight.shape[1]
-    by = np.ones(channels, np.float32) if divisor is None else divisor.reshape(-1)
-    plus = np.zeros(channels, np.float32) if bias is None else bias.reshape(-1)
-    if by.size != channels or plus.size != channels:
+    weight = held[0] * held[1]
+    by = np.ones(1, np.float32) if divisor is None else divisor
+    plus = np.zeros(1, np.float32) if bias is None else bias
+    if any(values.size not in (1, values.shape[CHANNELS] if values.ndim == 5 else 1) for values in (by, plus)):
         return None
-    return _Upsampled(source, weight / by[None, :, None, None, None], plus / by)
+    by, plus = (np.broadcast_to(values.reshape(-1), weight.shape[1]) for values in (by, plus))
+    return _Upsampled(source, grid, weight / by[None, :, None, None, None], plus / by)
 
 
-class _Grid(NamedTuple):
-    """The grid of values that a FakeQuantize has rounded."""
-
-    scale: float
-    zero: int
-    kind: type
-
-    @property
-    def largest(self) -> float:
-        """The largest value on it."""
-        return (np.iinfo(self.kind).max - self.zero) * self.scale
-
-
-def _grid_of(source: Any) -> _Grid:
-    low, high = (float(_value(source.get_node().input_value(end)).item()) for end in (3, 4))
+def _grid_of(source: Any) -> _Grid | None:
+    """The grid of 256 levels of a FakeQuantize; None for any other, and where no level is above zero."""
+    node = source.get_node()
+    if node.get_type_name() != "FakeQuantize" or node.get_attributes()["levels"] != 256:
+        return None
+    ends = [port.get_node() for port in (node.input_value(3), node.input_value(4))]
+    if any(end.get_type_name() != "Constant" or end.data.size != 1 for end in ends):
+        return None
+    low, high = (float(end.data.item()) for end in ends)
+    if not low <= 0 < high:
+        return None
     scale = (high - low) / 255
     zero = round(-low / scale)
     return _Grid(scale, 0, np.int8) if zero == 128 else _Grid(scale, zero, np.uint8)
 
 
-def _with_constants(source: Any, count: int) -> Any:
+def _with_constants(source: Any, grid: _Grid, count: int) -> Any:
     """Rounded values with so many more channels, all of them the largest value of their grid.
 
     They are written as integers on the same grid, so that all are joined as integers.
     """
     from openvino import opset13 as ops
 
-    grid = _grid_of(source)
     shape = source.get_partial_shape().to_shape()
     shape[CHANNELS] = count
     values = ops.convert(ops.constant(np.full(list(shape), np.iinfo(grid.kind).max, grid.kind)), np.float32)
@@ -185,12 +196,16 @@ def _with_constants(source: Any, count: int) -> Any:
     return ops.concat([source, values.output(0)], CHANNELS)
 
 
-def _codes(weight: np.ndarray, axis: int, largest_code: int) -> tuple[np.ndarray, np.ndarray]:
-    """A weight as int8 codes and a scale for each output, which lies on `axis`."""
-    others = tuple(other for other in range(weight.ndim) if other != axis)
-    scale = np.abs(weight).max(axis=others, keepdims=True) / largest_code
-    scale[scale == 0] = 1
-    return np.rint(weight / scale).astype(np.int8), scale.astype(np.float32)
+def _held(port: Any) -> tuple[np.ndarray, np.ndarray] | None:
+    """Codes and scales of a weight that is integers times a scale for each output; None for any other."""
+    node = port.get_node()
+    if node.get_type_name() != "Multiply":
+        return None
+    codes, scale = (node.input_value(index).get_node() for index in (0, 1))
+    if codes.get_type_name() != "Convert" or scale.get_type_name() != "Constant":
+        return None
+    codes = codes.input_value(0).get_node()
+    return (codes.data.copy(), scale.data.copy()) if codes.get_type_name() == "Constant" else None
 
 
 def _times(codes: np.ndarray, scale: np.ndarray) -> Any:
@@ -200,32 +215,25 @@ def _times(codes: np.ndarray, scale: np.ndarray) -> Any:
 
 
 def _is(node: Any, *, kernel: int, stride: int, pad: int) -> bool:
-    """Whether a convolution over three axes, without groups, is of that kind."""
+    """Whether a convolution over three axes, without groups and a size of its own, is of that kind."""
     shape, attributes = node.input_value(1).get_partial_shape(), node.get_attributes()
-    if shape.is_dynamic or list(shape.to_shape())[2:] != [kernel] * 3 or attributes["auto_pad"] != "explicit":
+    if (
+        shape.is_dynamic
+        or len(node.inputs()) > 2
+        or list(shape.to_shape())[2:] != [kernel] * 3
+        or attributes["auto_pad"] != "explicit"
+    ):
         return False
     wanted = {"strides": stride, "pads_begin": pad, "pads_end": pad, "dilations": 1, "output_padding": 0}
     return all(list(attributes.get(name, [value] * 3)) == [value] * 3 for name, value in wanted.items())
 
 
 def _operand(node: Any, kind: str) -> tuple[Any, np.ndarray | None]:
-    """What comes before a node of that kind which nothing else reads, and its constant; else the node, and None."""
+    """What comes before a node of that kind, and its constant; else the node itself, and None."""
     if node.get_type_name() != kind or node.input_value(1).get_node().get_type_name() != "Constant":
         return node, None
-    return node.input_value(0).get_node(), _value(node.input_value(1))
+    return node.input_value(0).get_node(), node.input_value(1).get_node().data.copy()
 
 
 def _readers(node: Any) -> int:
     return len(node.output(0).get_target_inputs())
-
-
-def _value(port: Any) -> np.ndarray:
-    """The numbers that an expression of constants gives."""
-    import openvino
-    from openvino import opset13 as ops
-
-    if port.get_node().get_type_name() == "Constant":
-        return port.get_node().data.astype(np.float32)
-    alone = openvino.Model([ops.result(port)], [])
-    compiled = openvino.Core().compile_model(alone, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
-    return compiled({})[0].copy()

@@ -13,7 +13,7 @@ _FEW = 100
 """So many layers are shown at once; more of them are folded."""
 _VIEWS = {
     "one-at-a-time": "Each layer is rounded alone ({what}); the numbers are the Dice against FP32 that this costs.",
-    "incremental": "All layers but one are rounded ({what}); the numbers are the Dice that giving it back wins.",
+    "incremental": "All layers but one are rounded ({what}); the numbers are the Dice that sparing it gains.",
     "proxy": "A quick estimate: each layer is rounded alone ({what}); the numbers are the change of its own output. "
     "Masks were not looked at.",
 }

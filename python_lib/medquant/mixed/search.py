@@ -82,6 +82,8 @@ class SafeModel:
     allocation: Allocation
     tried: tuple[Tried, ...]
     """In the order in which they were."""
+    held_out: int
+    """So many inputs checked and did not calibrate."""
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data for JSON."""
@@ -147,9 +149,8 @@ def smallest_safe_model(
     best = max(results) if smallest is None else smallest
     quantized, one = results[best]
     tracker.report(1.0, "Found")
-    return SafeModel(
-        quantized, one.safe, one.change, tolerance, steps[best], tuple(found for _, found in results.values())
-    )
+    attempts = tuple(found for _, found in results.values())
+    return SafeModel(quantized, one.safe, one.change, tolerance, steps[best], attempts, len(held_out))
 
 
 class _Check:

@@ -80,11 +80,12 @@ def find_safe(params: dict[str, Any], work: Work) -> dict[str, Any]:
 
 
 def _found(found: SafeModel) -> str:
-    """What was reached, in two lines."""
+    """What was reached and on how much of the scan, in two lines."""
     change = found.change
     counted = Counter(found.allocation.of().values())
     layers = ", ".join(f"{counted[bits]} of {bits} bits" for bits in sorted(counted))
-    dice = f"Dice {wording.score(change.dsc)}, volumes within {change.volume_change:.1%}, on held-out slices"
+    slices = f"{found.held_out} held-out slice" + ("s" if found.held_out > 1 else "")
+    dice = f"Mean Dice {wording.score(change.dsc)} on {slices}, volumes within {change.volume_change:.1%}"
     return f"{dice}\nLayers: {layers}"
 
 
