@@ -240,8 +240,9 @@ def test_the_command_measures_and_goes_on(subject: Subject, tmp_path: Path) -> N
         (["--case", "a.nii.gz", "--labels", "b.nii.gz"], "There is no model"),
         (["--case", "a.nii.gz", "--labels", "b.nii.gz", "--model", "embedded"], "no case left"),
         (["--mini", "--model", "embedded"], "Leave the others out"),
+        (["--mini", "--ray", "auto", "--device", "cuda"], "give GPUs with --gpus"),
     ],
-    ids=["nothing", "no-labels", "no-model", "calibrates", "mini-and-model"],
+    ids=["nothing", "no-labels", "no-model", "calibrates", "mini-and-model", "ray-and-device"],
 )
 def test_what_is_missing_is_told(words: list[str], told: str, tmp_path: Path) -> None:
     words = ["bench", "medquanbench", "--output", str(tmp_path / "out"), *words]

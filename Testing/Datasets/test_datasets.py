@@ -58,7 +58,7 @@ def test_btcv_as_the_challenge_packs_it(tmp_path: Path) -> None:
     assert BTCV[6] == "liver" and BTCV[13] == "left adrenal gland"
     with pytest.raises(UserError, match="img0061 has no reference"):
         data[2].reference()
-    with pytest.raises(UserError, match=r"no split 'val'\. It has train, test"):
+    with pytest.raises(UserError, match=r"no split 'val'\. Choose one of train, test"):
         data.of_split("val")
 
 

@@ -96,7 +96,7 @@ def autoquant(
 ) -> None:
     """Compare bits chosen for each layer with the same bits everywhere, at equal size, on a real 3-D network.
 
-    Calibrated on one scan, tested on another. Takes some ten minutes.
+    Calibrated on one scan, tested on another.
     """
     from medquant.bench import autoquant as bench
 

@@ -137,6 +137,8 @@ def medquanbench(
         else:
             subjects = _subjects(models, weights, option, _cases(case, labels, dataset, limit), calibration)
             settings = plan.settings(**chosen)
+        if ray and device != "cpu":
+            raise UserError("On a cluster --device has no say. Leave it out, and give GPUs with --gpus.")
         count = threads or (1 if ray else torch.get_num_threads())
         runner = OnRay(ray, gpus, count) if ray else Locally(folder / "models", device, count)
         with told.track("MedQuanBench") as (progress, cancelled):

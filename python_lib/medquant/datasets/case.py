@@ -96,7 +96,7 @@ class Dataset(Sequence[Case]):
     def of_split(self, split: str) -> Dataset:
         """The cases of one split. Raises `UserError` where there is no such split."""
         if split not in self.splits:
-            known = f"It has {', '.join(self.splits)}" if self.splits else "Its layout has none"
+            known = f"Choose one of {', '.join(self.splits)}" if self.splits else "Its layout has none: take all cases"
             raise UserError(f"{self.title} in {self.folder} has no split {split!r}. {known}.")
         return Dataset(self.name, self.title, self.folder, [case for case in self if case.split == split])
 

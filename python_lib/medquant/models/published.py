@@ -243,12 +243,16 @@ def architecture(name: str) -> Architecture:
     return ARCHITECTURES[name.lower()]
 
 
+def _told(error: Exception) -> str:
+    return f"{error} is missing" if isinstance(error, KeyError) else "sizes that do not fit"
+
+
 def _arguments(kind: Architecture, state: State, source: str) -> Arguments:
     try:
         arguments = kind.arguments(state)
     except (KeyError, IndexError, ValueError, ZeroDivisionError) as error:
         raise UserError(
-            f"The weights in {source} are not those of {kind.title} ({error} is missing). "
+            f"The weights in {source} are not those of {kind.title} ({_told(error)}). "
             "Choose the model that these weights belong to, or other weights."
         ) from error
     channels = arguments.get(kind.channels, 1)

@@ -35,7 +35,7 @@ class LowRank:
     rank: int = RANK
 
     def __post_init__(self) -> None:
-        if not isinstance(self.rank, int) or self.rank < 1:
+        if type(self.rank) is not int or self.rank < 1:
             raise UserError(f"A low-rank branch has a rank of at least 1, not {self.rank}. Choose {RANK}.")
 
     def describe(self) -> str:
