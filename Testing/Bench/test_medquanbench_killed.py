@@ -21,7 +21,7 @@ from medquant.bench.records import Records
 from medquant.errors import UserError
 from medquant.progress import Progress
 
-NO_RAY = "Ray is not installed; install it first: pip install 'medquant[cluster]'"
+NO_RAY = "Ray is not installed; install it first: pip install './python_lib[cluster]'"
 
 
 def _command(subject: Subject, output: Path) -> list[str]:

@@ -109,7 +109,7 @@ def _deployment(lines: Sequence[Line]) -> Table:
     note = (
         "A gain stands only where one runtime computed FP32 and integers of the same cases on one kind of device, "
         "with as many threads. Quantized rows are medquant's recipe; the paper's scales are found on "
-        "each input, which is simulated. Time is that of the network alone, for a whole case."
+        "each input, which is simulated. Time is that of the network alone: one pass over a case."
     )
     return Table("Size and latency of what runs on integer kernels", head, tuple(rows), note)
 
