@@ -15,17 +15,23 @@ import torch
 from small_subject import scores
 from typer.testing import CliRunner
 
+from medquant.bench.allconvunet import ORGANS, SIDE, AllConvUNet
+from medquant.bench.identity import fingerprint
 from medquant.bench.medquanbench.measure import backbone, run_cell, scores_of
 from medquant.bench.medquanbench.mini import mini_settings
 from medquant.bench.medquanbench.plan import PRODUCT, Cell, cells, settings
-from medquant.bench.medquanbench.records import Records, write_rows
+from medquant.bench.medquanbench.results import write_rows
 from medquant.bench.medquanbench.running import Locally, Outcome, run
-from medquant.bench.medquanbench.subjects import NamedNetwork, Subject, fingerprint
+from medquant.bench.medquanbench.subjects import NamedNetwork, Subject
+from medquant.bench.organ_case import OrganModel
 from medquant.bench.organ_case import test_cube as cube_that_tests
+from medquant.bench.records import Records
 from medquant.cli import app
 from medquant.errors import UserError
 from medquant.evaluation.metrics import dice
 from medquant.imaging.reading import read_labels, read_volume
+from medquant.imaging.volume import Volume
+from medquant.imaging.writing import save_segmentation
 from medquant.progress import Progress
 from medquant.segmentation import Segmentation, Structure
 
@@ -117,6 +123,25 @@ def test_a_reference_without_any_of_the_structures_is_told(subject: Subject) -> 
     foreign = Segmentation(reference.labels, volume, tuple(Structure(s.label, "bone") for s in reference.structures))
     with pytest.raises(UserError, match="none of the structures"):
         scores_of(found, foreign)
+
+
+def test_what_the_reference_lacks_is_told_once(subject: Subject, tmp_path: Path) -> None:
+    case = subject.cases[0]
+    reference = case.reference()
+    renamed = tuple(replace(s, name="bone" if s.name == "spleen" else s.name) for s in reference.structures)
+    save_segmentation(replace(reference, structures=renamed), tmp_path / "lacking.seg.nrrd")
+    words = ["bench", "medquanbench", "--output", tmp_path / "out", "--threads", "1", "--json", tmp_path / "told"]
+    words += ["--model", subject.network.spec, "--weights", subject.network.weights, "--method", "rtn"]
+    for name, value in json.loads(subject.network.options).items():
+        words += ["--option", f"{name}={json.dumps(value)}"]
+    words += ["--case", case.image, "--labels", tmp_path / "lacking.seg.nrrd", "--precision", "W4A4"]
+    words += ["--calibration", subject.calibration[0].image, "--granularity", "per-tensor"]
+    result = CliRunner().invoke(app, [str(word) for word in words], env={"COLUMNS": "250"})
+    assert result.exit_code == 0, result.output
+    assert result.output.count("Not in the reference, so not counted: spleen of") == 1
+    rows = json.loads((tmp_path / "told").read_text(encoding="utf-8"))["rows"]
+    assert [row["not_in_reference"] for row in rows] == [["spleen"], ["spleen"]]
+    assert all({score["name"] for score in row["structures"]} <= {"right kidney", "liver"} for row in rows)
 
 
 def test_a_backbone_is_told_by_its_layers() -> None:
@@ -229,7 +254,6 @@ def test_the_cube_of_the_real_scan_keeps_millimetres(test_data: Path) -> None:
     cube, reference = cube_that_tests(test_data)
     whole = read_volume(test_data / "ct_abdomen_3mm" / "ct.nii.gz")
     labels = read_labels(test_data / "ct_abdomen_3mm" / "labels.nii.gz", whole).labels
-    assert np.linalg.det(cube.affine[:3, :3]) * np.linalg.det(whole.affine[:3, :3]) != 0
     for theirs, ours in ((5, 6), (1, 1)):  # liver and spleen
         expected = np.count_nonzero(labels == theirs) * whole.voxel_volume_ml
         found = np.count_nonzero(reference.labels == ours) * cube.voxel_volume_ml
@@ -237,3 +261,25 @@ def test_the_cube_of_the_real_scan_keeps_millimetres(test_data: Path) -> None:
     # The spleen lies to the left of the liver, whichever way the array runs.
     left = {label: (cube.affine @ [*np.argwhere(reference.labels == label).mean(0)[::-1], 1])[0] for label in (1, 6)}
     assert left[1] > left[6] + 50
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
+def test_the_real_network_segments_on_a_gpu() -> None:
+    model = OrganModel(
+        AllConvUNet(), name="u", spec={}, weights_hash="", structures=tuple(Structure(*pair) for pair in ORGANS.items())
+    )
+    volume = Volume(np.random.default_rng(0).normal(0, 200, (SIDE,) * 3).astype(np.float32), np.eye(4))
+    here = model.segment(volume).labels
+    model.network.to("cuda")
+    assert np.mean(model.segment(volume).labels == here) > 0.99
+
+
+def test_the_real_network_gets_its_input_where_it_lies(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A device without memory takes any input that lies there, and refuses others as a GPU does."""
+    model = OrganModel(AllConvUNet(), name="u", spec={}, weights_hash="", structures=())
+    model.network.to("meta")
+    outputs: list[torch.Tensor] = []
+    model.network.register_forward_hook(lambda *args: outputs.append(args[-1]))
+    with pytest.raises(NotImplementedError, match="meta"):  # the labels, which a device without memory has not
+        model.segment(Volume(np.zeros((SIDE,) * 3, np.float32), np.eye(4)))
+    assert outputs[0].device.type == "meta" and outputs[0].shape[2:] == (SIDE,) * 3

@@ -15,11 +15,13 @@ import pytest
 from small_subject import a_subject, scores
 
 from medquant.bench.medquanbench.plan import Cell, cells, settings
-from medquant.bench.medquanbench.records import Records
 from medquant.bench.medquanbench.running import Locally, run
 from medquant.bench.medquanbench.subjects import Subject
+from medquant.bench.records import Records
 from medquant.errors import UserError
 from medquant.progress import Progress
+
+NO_RAY = "Ray is not installed; install it first: pip install 'medquant[cluster]'"
 
 
 def _command(subject: Subject, output: Path) -> list[str]:
@@ -57,7 +59,7 @@ def test_a_killed_run_goes_on_where_it_stopped(tmp_path: Path, own_cache: Path) 
 def test_a_cluster_gives_the_same_when_a_worker_is_lost(
     tmp_path: Path, own_cache: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    pytest.importorskip("ray", reason="Ray is not installed (pip install medquant[cluster])")
+    pytest.importorskip("ray", reason=NO_RAY)
     import ray
     from ray.cluster_utils import Cluster
 
@@ -89,7 +91,7 @@ def test_a_cluster_gives_the_same_when_a_worker_is_lost(
 
 
 def test_where_no_cluster_is_that_is_told(subject: Subject) -> None:
-    pytest.importorskip("ray", reason="Ray is not installed (pip install medquant[cluster])")
+    pytest.importorskip("ray", reason=NO_RAY)
     from medquant.bench.medquanbench.cluster import OnRay
 
     plan: list[Cell] = list(cells([subject], settings(precisions=())))
@@ -103,3 +105,24 @@ def test_where_ray_is_missing_that_is_told(subject: Subject, monkeypatch: pytest
     monkeypatch.setitem(sys.modules, "ray", None)
     with pytest.raises(UserError, match="Ray is not installed"):
         list(OnRay("auto")(list(cells([subject], settings(precisions=()))), Progress()))
+
+
+@pytest.mark.parametrize(
+    ("threads", "gpus", "told"),
+    [(5, 0.0, "largest has 4 and 0"), (2, 1.0, "largest has 1 and 2"), (1, 8.0, "largest has 1 and 2")],
+    ids=["processors", "both", "gpus"],
+)
+def test_a_task_that_no_machine_can_hold_is_refused(threads: int, gpus: float, told: str) -> None:
+    from medquant.bench.medquanbench.cluster import OnRay
+
+    nodes = [
+        {"Alive": True, "Resources": {"CPU": 4.0}},
+        {"Alive": True, "Resources": {"CPU": 1.0, "GPU": 2.0}},
+        {"Alive": False, "Resources": {"CPU": 64.0, "GPU": 8.0}},
+        {"Alive": True, "Resources": {}},
+    ]
+    OnRay("auto", gpus=0.0, threads=4).require_room(nodes)
+    OnRay("auto", gpus=2.0, threads=1).require_room(nodes)
+    with pytest.raises(UserError, match=told) as refused:
+        OnRay("auto", gpus, threads).require_room(nodes)
+    assert "--threads" in str(refused.value)

@@ -30,7 +30,10 @@ def a_row(precision: str, grain: str, method: str, scores: dict[str, float], **o
         "effective_bits": 4.0,
         "bytes": 100,
         "seconds": 1.0,
+        "processor": "a processor",
+        "threads": 2,
         "runtime": None,
+        "runtime_kind": None,
         "runtime_seconds": None,
         "runtime_dsc": None,
     } | other
@@ -124,9 +127,15 @@ def test_each_model_has_its_own_findings() -> None:
 
 
 def test_tables_hold_every_number(tmp_path) -> None:
-    kernels = {"runtime": "openvino int8", "runtime_seconds": 0.5, "runtime_dsc": 0.77}
+    kernels = {"runtime": "openvino int8", "runtime_kind": "openvino", "runtime_seconds": 0.5, "runtime_dsc": 0.77}
     rows = [a_row(*setting, {"liver": value}) for setting, value in zip(SETTINGS, LIKE_THE_PAPER, strict=True)]
-    rows[0] |= {"bytes": 800, "runtime": "openvino fp32", "runtime_seconds": 1.0, "runtime_dsc": 0.9}
+    rows[0] |= {
+        "bytes": 800,
+        "runtime": "openvino fp32",
+        "runtime_kind": "openvino",
+        "runtime_seconds": 1.0,
+        "runtime_dsc": 0.9,
+    }
     rows[-1] |= kernels | {"model": "net"}
     lines = summarize(rows)
     made = tables(lines, findings(lines))
@@ -139,6 +148,31 @@ def test_tables_hold_every_number(tmp_path) -> None:
     assert [path.name for path in paths] == ["tables.md", "tables.html"]
     assert paths[0].read_text(encoding="utf-8") == text
     assert paths[1].read_text(encoding="utf-8").count("<tr") == len(SETTINGS) + 2 + 6 + 3
+
+
+@pytest.mark.parametrize(
+    "other",
+    [{"processor": "H200"}, {"threads": 1}, {"runtime_kind": "tensorrt"}, {}],
+    ids=["processor", "threads", "runtime", "none"],
+)
+def test_a_gain_needs_the_same_place(other: dict[str, Any]) -> None:
+    ran = {"runtime": "it", "runtime_kind": "openvino", "runtime_dsc": 0.9}
+    rows = [
+        a_row(FP32, "", "", {"liver": 0.9}, **ran | {"runtime_seconds": 1.0} | other),
+        a_row("W8A8", "per-tensor", PRODUCT, {"liver": 0.9}, **ran | {"runtime_seconds": 0.5}),
+    ]
+    table = tables(summarize(rows), [])[1]
+    full, eight = (dict(zip(table.head, row, strict=True)) for row in table.rows)
+    assert (f"(2.00{TIMES})" in eight["network's time (gain)"]) == (not other)
+    assert eight["device"] == "a processor, 2 threads" and full["device"].startswith(other.get("processor", "a "))
+
+
+def test_the_number_of_structures_stands_in_the_table() -> None:
+    rows = [a_row(FP32, "", "", {"liver": 0.9, "spleen": 0.8}), a_row("W4A4", "", "", {"liver": 0.6, "spleen": 0.5})]
+    rows += [a_row(FP32, "", "", {"aorta": 0.9, "spleen": 0.8}, case_id="two")]
+    assert [line.structures for line in summarize(rows)] == [3, 2]
+    table = tables(summarize(rows), [])[0]
+    assert [row[table.head.index("structures")] for row in table.rows] == ["3", "2"]
 
 
 def test_names_do_not_become_markup(tmp_path) -> None:

@@ -14,7 +14,7 @@ from matplotlib.image import imread
 
 from medquant.bench.explicit_comq import explicit_comq
 from medquant.bench.permutation_comq import figures, readings, simulation
-from medquant.bench.permutation_comq.material import boxes_of
+from medquant.bench.permutation_comq.material import AT_HAND, CALIBRATION_AT_HAND, at_hand, boxes_of
 from medquant.imaging.volume import Volume
 from medquant.segmentation import Segmentation, Structure
 
@@ -227,3 +227,13 @@ def test_both_kidneys_of_one_label_get_a_box_each(name: str, boxes: int) -> None
         assert corners == {((4, 10), (10, 17)), ((28, 11), (35, 18))}
     else:
         assert ((4, 10), (35, 18)) in corners and ((4, 10), (35, 25)) in corners
+
+
+def test_who_made_a_reference_does_not_depend_on_where_it_lies(tmp_path: Path) -> None:
+    data = tmp_path / "manual_data"
+    for folder, _, labels, *_ in AT_HAND:
+        (data / folder).mkdir(parents=True)
+        (data / folder / labels).touch()
+    data.joinpath(*CALIBRATION_AT_HAND).mkdir(parents=True)
+    title = at_hand(data).title
+    assert title.count("by a model") == 2 and title.count("(manual)") == 1

@@ -31,6 +31,11 @@ def abdomenct(scan: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+def _kept() -> dict[str, int]:
+    """Each record and when it was written."""
+    return {file.name: file.stat().st_mtime_ns for file in Path("out/cells").iterdir()}
+
+
 def test_tables_on_the_data_set_and_on_where_they_stopped(
     medquant, monkeypatch: pytest.MonkeyPatch, abdomenct: Path, small_sam: Path
 ) -> None:
@@ -39,15 +44,19 @@ def test_tables_on_the_data_set_and_on_where_they_stopped(
     methods = ("fp32", "rtn", "comq", "per-layer", "layer", "rows")
     first = medquant(*words, "--method", "fp32", "--method", "layer", "--json", "first.json")
     assert first.exit_code == 0, first.output
-    kept = Path("out/tables.jsonl")
-    kept.write_text(kept.read_text() + '{"key": "cut of')
+    before = _kept()
+    Path("out/cells/cut.json").write_text('{"key": "cut of')
     again = medquant(*words, *(w for m in methods for w in ("--method", m)), "--json", "rows.json")
     assert again.exit_code == 0, again.output
     rows = {row["method"]: row for row in json.loads(Path("rows.json").read_text())["tables"]}
     assert list(rows) == list(methods)
     for row in json.loads(Path("first.json").read_text())["tables"]:
         assert rows[row["method"]] == row
-    assert len(kept.read_text().splitlines()) == 2 + 4, "what was there was not measured again"
+    after = _kept()
+    assert before.items() <= after.items() and len(after) == 2 + 4 + 1, "what was there was not measured again"
+    third = medquant(*words, *(w for m in methods for w in ("--method", m)), "--json", "third.json")
+    assert third.exit_code == 0 and Path("third.json").read_text() == Path("rows.json").read_text()
+    assert _kept() == after, "nor is anything a third time"
     for row in rows.values():
         assert list(row["by_organ"]) == ["Case_00002"] and row["calibration"] == "Case_00001"
         pairs = [pair for organs in row["by_organ"].values() for pair in organs.values()]
@@ -121,3 +130,13 @@ def test_a_model_without_boxes_is_refused(medquant, abdomenct: Path) -> None:
     assert result.exit_code == 2 and "takes no boxes" in result.output
     result = medquant(*TABLES, "--dataset", abdomenct, "--method", "magic")
     assert result.exit_code == 2 and "Unknown method 'magic'" in result.output
+
+
+def test_a_row_belongs_to_its_voxels_and_not_to_their_names(medquant, abdomenct: Path, small_sam: Path) -> None:
+    shutil.copytree(abdomenct, "data")
+    words = (*TABLES, "--dataset", "data", "--cases", "1", "-m", small_sam, "--method", "fp32", "-o", "out")
+    assert medquant(*words).exit_code == 0 and len(_kept()) == 1
+    image = Path("data/Image/Case_00002_0000.nii.gz")
+    shutil.copy(image, "other.nii.gz")
+    shutil.copy("other.nii.gz", image)
+    assert medquant(*words).exit_code == 0 and len(_kept()) == 2

@@ -20,7 +20,7 @@ from medquant.errors import UserError
 from medquant.files import sha256_of_file
 from medquant.imaging.reading import read_labels, read_volume
 from medquant.imaging.volume import Volume
-from medquant.models.base import CalibrationBatch, CalibrationSelection, Model, Part, refuse_boxes
+from medquant.models.base import CalibrationBatch, CalibrationSelection, Model, Part, device_of, refuse_boxes
 from medquant.models.body import body_mask
 from medquant.models.network_part import network_part
 from medquant.models.orientation import Reorientation
@@ -94,8 +94,10 @@ class OrganModel(Model):
             raise UserError("This network belongs to the benchmark. Run `medquant bench quality`.")
         began = time.perf_counter()
         with torch.inference_mode(), stoppable(self.network, (progress or Progress()).check):
-            logits = self.compute("network", torch.from_numpy(volume.array.copy())[None, None])
-        labels = logits[0].argmax(0).numpy().astype(np.uint8)
+            logits = self.compute(
+                "network", torch.from_numpy(volume.array.copy())[None, None].to(device_of(self.network))
+            )
+        labels = logits[0].argmax(0).cpu().numpy().astype(np.uint8)
         return Segmentation(labels, volume, self.structures, self.name, stages={"network": time.perf_counter() - began})
 
 

@@ -122,7 +122,7 @@ def rewrites(
 ) -> None:
     """Try smoothing, low rank, rotation and equalization on a real 3-D network, as medquant rewrites does.
 
-    Calibrated on one scan, tested on another. Takes some ten minutes.
+    Calibrated on one scan, tested on another.
     """
     from medquant.bench import rewrites as bench
     from medquant.commands.rewrites import show_rewrites

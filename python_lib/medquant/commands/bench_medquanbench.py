@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.markup import escape
@@ -29,7 +30,7 @@ CASES, GRID, PLACE = "Cases", "What is compared", "Where it runs"
 def medquanbench(
     output: Annotated[str, o.output("Folder for records, tables and quantized models; run again to go on.", "FOLDER")],
     mini: Annotated[
-        bool, typer.Option("--mini", help="Networks and cases that are at hand, in minutes; no other model or case.")
+        bool, typer.Option("--mini", help="Networks and cases that are at hand; no other model or case.")
     ] = False,
     models: Annotated[
         list[str] | None,
@@ -92,7 +93,10 @@ def medquanbench(
     ] = None,
     device: Annotated[str, typer.Option(metavar="NAME", help="cpu or cuda.", rich_help_panel=PLACE)] = "cpu",
     threads: Annotated[
-        int | None, typer.Option(min=1, help="Threads of a cell; PyTorch's choice if not given.", rich_help_panel=PLACE)
+        int | None,
+        typer.Option(
+            min=1, help="Threads of a cell; if not given PyTorch's choice, 1 with --ray.", rich_help_panel=PLACE
+        ),
     ] = None,
     ray: Annotated[
         str | None,
@@ -107,8 +111,7 @@ def medquanbench(
 ) -> None:
     """Run MedQuanBench: networks by FP32, W8A8 and W4A4 by granularity by method, with DSC, NSD, drop, size and time.
 
-    Every finished cell is kept in the output folder: a run that was killed goes on where it stopped. `--mini` takes up
-    to twenty minutes on two cores.
+    Every finished cell is kept in the output folder: a run that was killed goes on where it stopped.
     """
     import torch
 
@@ -116,10 +119,11 @@ def medquanbench(
     from medquant.bench.medquanbench.cluster import OnRay
     from medquant.bench.medquanbench.findings import findings
     from medquant.bench.medquanbench.mini import FOUND_BY_FP32, mini_settings
-    from medquant.bench.medquanbench.records import Records, write_rows
+    from medquant.bench.medquanbench.results import write_rows
     from medquant.bench.medquanbench.running import Locally, run
     from medquant.bench.medquanbench.summary import summarize
     from medquant.bench.medquanbench.tables import tables, write_tables
+    from medquant.bench.records import Records
     from medquant.progress import Progress
 
     with session(json_target) as told:
@@ -133,7 +137,7 @@ def medquanbench(
         else:
             subjects = _subjects(models, weights, option, _cases(case, labels, dataset, limit), calibration)
             settings = plan.settings(**chosen)
-        count = threads or torch.get_num_threads()
+        count = threads or (1 if ray else torch.get_num_threads())
         runner = OnRay(ray, gpus, count) if ray else Locally(folder / "models", device, count)
         with told.track("MedQuanBench") as (progress, cancelled):
             tracker = Progress(progress, cancelled)
@@ -142,6 +146,8 @@ def medquanbench(
             rows, failed = run(cells, Records(folder), runner, tracker)
         for name, error in failed.items():
             told.say(escape(f"Not measured: {name}. {error}"))
+        for name, lacking in _not_in_reference(rows).items():
+            told.say(escape(f"Not in the reference, so not counted: {', '.join(lacking)} of {name}."))
         if not rows:
             raise UserError("No cell could be measured. Correct what is said above and run again.")
         least = FOUND_BY_FP32 if mini else 0.0
@@ -160,6 +166,17 @@ def medquanbench(
                 "failed": {name: str(error) for name, error in failed.items()},
             }
         )
+
+
+def _not_in_reference(rows: Sequence[dict[str, Any]]) -> dict[str, list[str]]:
+    """Model -> what it names and the reference of none of its cases has, in its order."""
+    by_model: dict[str, list[list[str]]] = {}
+    for row in rows:
+        by_model.setdefault(row["model"], []).append(row["not_in_reference"])
+    lacking = {
+        model: [name for name in found[0] if all(name in one for one in found)] for model, found in by_model.items()
+    }
+    return {model: names for model, names in lacking.items() if names}
 
 
 def _mini(told: Session, data: str | None) -> list[Subject]:

@@ -4,7 +4,11 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from dataclasses import dataclass
 
+import numpy as np
+
+from medquant.imaging.terminology import SIDES, plain_name, without_side
 from medquant.segmentation import Segmentation, Structure
 
 # Names that say nothing about anatomy: "3", "label 3", "Segment_3", "structure".
@@ -21,7 +25,7 @@ def common_structures(segmentations: Sequence[Segmentation]) -> tuple[Structure,
 
 
 def find_structure(wanted: Structure, segmentation: Segmentation) -> Structure | None:
-    """The structure of the same name, case and punctuation aside; by label only where one side has no real name.
+    """The structure of the same name in any usual spelling; by label only where one side has no real name.
 
     "liver" is never compared with "spleen" because both are label 1. None where there is no counterpart.
     """
@@ -32,6 +36,45 @@ def find_structure(wanted: Structure, segmentation: Segmentation) -> Structure |
         if structure.label == wanted.label and (_is_nameless(structure) or _is_nameless(wanted)):
             return structure
     return None
+
+
+@dataclass(frozen=True)
+class Match:
+    """A structure, or a pair that one of two segmentations has as one, in both of them."""
+
+    name: str
+    found: tuple[Structure, ...]
+    reference: tuple[Structure, ...]
+    """Empty: the reference has no such structure."""
+
+
+def matches(found: Segmentation, reference: Segmentation) -> list[Match]:
+    """Every structure of `found` with its counterpart; left and right as one where the other has them so."""
+    result: dict[str, Match] = {}
+    for structure in found.structures:
+        name = structure.name
+        ours, theirs = (structure,), (find_structure(structure, reference),)
+        if theirs[0] is None:
+            organ = without_side(_key(name))
+            whole = find_structure(Structure(structure.label, organ), reference)
+            if organ != _key(name) and whole is not None and (both := _sides(organ, found)):
+                name, ours, theirs = whole.name, both, (whole,)
+            else:
+                theirs = _sides(_key(name), reference)
+        result.setdefault(name, Match(name, ours, theirs))
+    return list(result.values())
+
+
+def joint_mask(segmentation: Segmentation, structures: Sequence[Structure]) -> np.ndarray:
+    """Where any of the structures is: bool (k, j, i)."""
+    return np.isin(segmentation.labels, [structure.label for structure in structures])
+
+
+def _sides(organ: str, segmentation: Segmentation) -> tuple[Structure, ...]:
+    """The left and the right one; empty where one of them is not declared."""
+    by_name = {_key(structure.name): structure for structure in segmentation.structures}
+    sides = [by_name.get(f"{side} {organ}") for side in SIDES]
+    return tuple(sides) if all(sides) else ()
 
 
 def matched_by_number(segmentations: Sequence[Segmentation], reference: Segmentation) -> dict[str, int]:
@@ -59,7 +102,7 @@ def joint_box(boxes: Sequence[tuple[slice, ...] | None], shape: tuple[int, ...])
 
 
 def _key(name: str) -> str:
-    return re.sub(r"[\W_]+", " ", name).strip().casefold()
+    return plain_name(name)
 
 
 def _is_nameless(structure: Structure) -> bool:

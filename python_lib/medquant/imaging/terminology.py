@@ -59,7 +59,7 @@ _ANATOMY = {
     "hippocampus": ("5366008", "Hippocampus", 175, 150, 255, ""),
     "humerus": ("85050009", "Humerus", 255, 238, 190, ""),
     "inferior vena cava": ("64131007", "Inferior vena cava", 0, 151, 206, "ivc, vena cava, postcava"),
-    "kidney": ("64033007", "Kidney", 185, 102, 83, ""),
+    "kidney": ("64033007", "Kidney", 185, 102, 83, "kidneys"),
     "large intestine": ("14742008", "Large intestine", 204, 150, 130, "large bowel"),
     "lateral ventricle": ("66720007", "Lateral Ventricle", 88, 106, 215, "ventricle lateral"),
     "liver": ("10200004", "Liver", 221, 130, 101, ""),
@@ -110,6 +110,30 @@ def _unit(rgb: tuple[int, int, int]) -> Color:
 
 
 _TERMS = _terms()
+# Coded as another structure, but a part or a kind of it: two of them may stand in one segmentation.
+_PARTS = "subcutaneous fat, visceral fat, abdominal aorta, cerebellum cortex, portal vein and splenic vein, body, bowel"
+_SYNONYMS = {
+    other: name
+    for name, (*_, others) in (_ANATOMY | _ABNORMAL).items()
+    for other in others.split(", ")
+    if other not in _PARTS.split(", ")
+}
+
+
+def plain_name(name: str) -> str:
+    """One spelling of all usual ones: "kidney_right" and "Right Kidney", "gall_bladder", "postcava"; numbers count."""
+    words = re.sub(r"[\W_]+", " ", re.sub(r"(?<=[a-z])(?=[A-Z])", " ", name)).casefold().split()
+    sides = [word for word in words if word in SIDES]
+    organ = " ".join(word for word in words if word not in SIDES)
+    if len(sides) > 1 or not organ:
+        return " ".join(words)
+    return " ".join([*sides, _SYNONYMS.get(organ, organ)])
+
+
+def without_side(name: str) -> str:
+    """Of a `plain_name`: "kidney" of "left kidney"."""
+    side, _, organ = name.partition(" ")
+    return organ if side in SIDES else name
 
 
 def describe(name: str) -> Term:

@@ -20,12 +20,11 @@ from medquant.rewrites.rotation import order_for, rotated_weight
 from medquant.rewrites.scaling import inputs_multiplied, reach_of_inputs
 from medquant.rewrites.settings import Rewrites
 from medquant.rewrites.smoothing import best_alpha, exact_in_half, smoothing_factors
+from medquant.rewrites.unchanged import TOLERANCE, relative_change
 
 Forward = Callable[[], torch.Tensor]
 SamplesOf = Callable[[LayerJob, torch.Tensor], tuple[torch.Tensor, torch.Tensor]]
 """(job, the layer's first calibration input) -> rows and values, as `smoothing.best_alpha` takes them."""
-TOLERANCE = 1e-3
-"""By how much, relative to its largest value, the output may differ from what it was."""
 
 
 def rewrite_network(
@@ -166,7 +165,7 @@ def _as_it_is(job: LayerJob) -> LayerJob:
 
 def _require_the_same(forward: Forward, expected: torch.Tensor) -> None:
     with torch.inference_mode():
-        change = float((forward() - expected).abs().max() / expected.abs().max().clamp_min(1e-6))
+        change = relative_change(forward(), expected)
     if not change <= TOLERANCE:
         raise UserError(
             f"Rewriting its layers changes the network's output by {change:.1g} of its largest value. Leave the "

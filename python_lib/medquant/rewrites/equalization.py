@@ -16,13 +16,12 @@ from torch import nn
 from medquant.matrices import Layout, is_quantizable
 from medquant.rewrites.chains import Chain, find_chains
 from medquant.rewrites.scaling import inputs_multiplied, outputs_divided, reach_of_inputs, reach_of_outputs
+from medquant.rewrites.unchanged import TOLERANCE, relative_change
 
 ROUNDS = 10
 """Layers stand in several pairs; so many rounds balance all of them."""
 MOST = 1e3
 """Of a factor: channels that are nearly nothing on one side are not blown up without bound."""
-TOLERANCE = 1e-4
-"""By how much, relative to its largest value, the output may change."""
 
 
 def equalize(
@@ -54,8 +53,7 @@ def _balanced(
             _balance(network, chain)
     with torch.inference_mode():
         output = forward()
-    size = expected.abs().max().clamp_min(1e-6)
-    if float((output - expected).abs().max() / size) <= TOLERANCE:
+    if relative_change(output, expected) <= TOLERANCE:
         return True
     for module, parameters in before:
         module._parameters.update(parameters)

@@ -34,11 +34,12 @@ class OnRay:
     """Times that a cell whose worker was lost runs again."""
 
     def __call__(self, cells: Sequence[Cell], progress: Progress) -> Iterator[tuple[Cell, Outcome]]:
-        """Rows as they come. Raises `UserError` where there is no Ray or no cluster; `Cancelled`."""
+        """Rows as they come. Raises `UserError` where there is no Ray, no cluster, or no room on it; `Cancelled`."""
         if not cells:
             return
         ray = _connected(self.address)
         try:
+            self.require_room(ray.nodes())
             device = "cuda" if self.gpus else "cpu"
             task = ray.remote(num_cpus=self.threads, num_gpus=self.gpus, max_retries=self.retries)(_run_anywhere)
             waiting = {task.remote(cell, device, self.threads): cell for cell in cells}
@@ -56,6 +57,17 @@ class OnRay:
             raise
         finally:
             ray.shutdown()
+
+    def require_room(self, nodes: Sequence[dict[str, Any]]) -> None:
+        """Raise `UserError` where no node can ever hold a task: Ray would wait for one for ever."""
+        rooms = [(one.get("CPU", 0), one.get("GPU", 0)) for one in (n["Resources"] for n in nodes if n["Alive"])]
+        if any(processors >= self.threads and gpus >= self.gpus for processors, gpus in rooms):
+            return
+        processors, gpus = max(rooms, default=(0, 0), key=lambda room: room[::-1] if self.gpus else room)
+        raise UserError(
+            f"No machine of the cluster has {self.threads} processors and {self.gpus:g} GPUs for a task; "
+            f"the largest has {processors:g} and {gpus:g}. Give no more than that with --threads and --gpus."
+        )
 
 
 def _run_anywhere(cell: Cell, device: str, threads: int) -> Outcome:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from functools import lru_cache
+from functools import cache, lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -14,14 +14,15 @@ from torch import nn
 
 import medquant
 from medquant import artifact
-from medquant.bench.medquanbench.plan import Cell, code_version
+from medquant.bench.medquanbench.plan import Cell, code_of_cells
 from medquant.bench.medquanbench.subjects import Network
 from medquant.deploy.accelerate import accelerate
+from medquant.deploy.machine import Machine
 from medquant.deploy.program import runs_on_integers
 from medquant.deploy.runtime import RUNTIMES
 from medquant.errors import UserError
 from medquant.evaluation.metrics import agreement
-from medquant.evaluation.structures import find_structure
+from medquant.evaluation.structures import joint_mask, matches
 from medquant.imaging.boxes import boxes_from_labels
 from medquant.imaging.volume import Volume
 from medquant.layers import QuantizedLayer
@@ -71,12 +72,14 @@ def run_cell(
             "dsc": _mean(scores, "dsc"),
             "nsd": _mean(scores, "nsd"),
             "structures": scores,
+            "not_in_reference": [match.name for match in matches(found, reference) if not match.reference],
             "seconds": found.stages.get("network", found.seconds),
             "simulated": found.execution.simulated,
             "device": found.execution.device,
+            "processor": processor(device),
             "threads": threads,
             "version": medquant.__version__,
-            "code": code_version(),
+            "code": code_of_cells(),
         }
         row |= _sizes(model) | _compiled(model, volume, reference, prompt, device)
     progress.report(1.0, cell.describe())
@@ -84,19 +87,27 @@ def run_cell(
 
 
 def scores_of(found: Segmentation, reference: Segmentation) -> list[dict[str, Any]]:
-    """`name, dsc, nsd` of every structure of the model that the reference shows."""
+    """`name, dsc, nsd` of every structure of the model that the reference shows; see `matches`."""
     scores = []
-    for structure in found.structures:
-        known = find_structure(structure, reference)
-        if known is not None and (truth := reference.mask(known)).any():
-            agreed = agreement(found.mask(structure), truth, reference.volume.spacing, TOLERANCE_MM)
-            scores.append({"name": structure.name, "dsc": agreed.dsc, "nsd": agreed.nsd})
+    for match in matches(found, reference):
+        if (truth := joint_mask(reference, match.reference)).any():
+            mask = joint_mask(found, match.found)
+            agreed = agreement(mask, truth, reference.volume.spacing, TOLERANCE_MM)
+            scores.append({"name": match.name, "dsc": agreed.dsc, "nsd": agreed.nsd})
     if not scores:
         raise UserError(
             f"The reference of {reference.volume.name} shows none of the structures of {found.model_name}. "
             "Choose cases of what the model segments."
         )
     return scores
+
+
+@cache
+def processor(device: str) -> str:
+    """The name of what computes."""
+    if choose_device(device).type == "cuda":
+        return torch.cuda.get_device_name(choose_device(device))
+    return Machine.here().processor
 
 
 def backbone(network: nn.Module) -> str:
@@ -162,7 +173,7 @@ def _compiled(
 ) -> dict[str, Any]:
     """The same masks by a runtime's own kernels, where these can compute the model; quantized ones on integers."""
     runtime = "tensorrt" if choose_device(device).type == "cuda" else "openvino"
-    nothing = {"runtime": None, "runtime_seconds": None, "runtime_dsc": None}
+    nothing = {"runtime": None, "runtime_kind": None, "runtime_seconds": None, "runtime_dsc": None}
     adapter = getattr(model, "model", model)
     layers = [layer for layer in adapter.network.modules() if isinstance(layer, QuantizedLayer)]
     if RUNTIMES[runtime].version() is None or not all(runs_on_integers(layer) for layer in layers):
@@ -176,6 +187,7 @@ def _compiled(
         return nothing
     return {
         "runtime": found.execution.describe(),
+        "runtime_kind": runtime,
         "runtime_seconds": found.stages.get("network", found.seconds),
         "runtime_dsc": _mean(scores_of(found, reference), "dsc"),
     }

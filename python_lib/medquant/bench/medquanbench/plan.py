@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import cache
-from pathlib import Path
 
-import medquant
 from medquant.activation_settings import IntActivations
-from medquant.bench.medquanbench.subjects import Case, Network, Subject, fingerprint
+from medquant.bench.identity import code_version, fingerprint, key_of
+from medquant.bench.medquanbench.subjects import Case, Network, Subject
 from medquant.bench.quality import PUBLISHED, published
 from medquant.errors import UserError, one_of
 from medquant.recipe import METHODS, IntWeights, Recipe
@@ -21,8 +17,10 @@ PRECISIONS = {"W8A8": 8, "W4A4": 4}
 PRODUCT = "medquant"
 """Not a solver but the product's whole recipe: its calibration, static scales equalized over channels, the first and
 the last layer at 8 bits; per tensor, so that ordinary integer kernels compute it."""
-_DECIDING = ("bench/allconvunet.py", "bench/organ_case.py", "bench/medquanbench/measure.py")
-_NOT_DECIDING = ("bench", "commands", "worker")
+_DECIDING = tuple(
+    f"bench/{name}.py"
+    for name in ("allconvunet", "organ_case", "medquanbench/measure", "medquanbench/mini", "medquanbench/subjects")
+)
 
 
 @dataclass(frozen=True)
@@ -112,24 +110,13 @@ def cells(subjects: Sequence[Subject], chosen: Sequence[Setting]) -> Iterator[Ce
         for setting in chosen:
             recipe = setting.recipe and setting.recipe.to_dict()
             inputs = 1 if setting.data_free else subject.inputs
-            of_model = [subject.network.name, weights, code_version()]
+            of_model = [subject.network.name, weights, code_of_cells()]
             of_model += [recipe, calibration, inputs] if recipe else []
             for case, known in cases:
-                keys = _hash(of_model), _hash([*of_model, known])
+                keys = key_of(of_model), key_of([*of_model, known])
                 yield Cell(subject.network, setting, subject.calibration, inputs, case, known[:12], *keys)
 
 
-def _hash(parts: object) -> str:
-    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:24]
-
-
-@cache
-def code_version() -> str:
-    """A hash of the code that decides a cell's numbers: the engine, not commands or tables."""
-    root = Path(medquant.__file__).parent
-    engine = [file for file in root.rglob("*.py") if file.relative_to(root).parts[0] not in _NOT_DECIDING]
-    digest = hashlib.sha256()
-    for file in sorted([*engine, *(root / name for name in _DECIDING)]):
-        digest.update(f"{file.relative_to(root).as_posix()}\n".encode())
-        digest.update(file.read_bytes())
-    return digest.hexdigest()[:12]
+def code_of_cells() -> str:
+    """A hash of the code that decides a cell's numbers: the engine and what measures, not commands or tables."""
+    return code_version(*_DECIDING)

@@ -9,7 +9,7 @@ from typing import Any
 
 from medquant.bench.medquanbench.measure import run_cell
 from medquant.bench.medquanbench.plan import Cell
-from medquant.bench.medquanbench.records import Records
+from medquant.bench.records import Records
 from medquant.errors import UserError
 from medquant.progress import Progress
 

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
-from collections.abc import Iterator
-from dataclasses import dataclass, fields, is_dataclass
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
 from medquant.errors import UserError
 from medquant.imaging.reading import read_labels, read_volume
@@ -90,36 +88,3 @@ class Subject:
     cases: tuple[Case, ...]
     inputs: int = 8
     """Slices or patches of each scan that calibrate."""
-
-
-def fingerprint(case: Case) -> str:
-    """What tells a case from another: its fields, and for those that are files their names, sizes and times.
-
-    A case that is no dataclass is known by its voxels.
-    """
-    digest = hashlib.sha256(case.name.encode())
-    if is_dataclass(case):
-        for part in _parts_of(case):
-            digest.update(f"{part}\n".encode())
-    else:
-        digest.update(case.volume().content_hash().encode())
-    return digest.hexdigest()
-
-
-def _parts_of(value: Any) -> Iterator[str]:
-    """The plain values in a case in a fixed order; of a folder all files inside."""
-    if isinstance(value, Path):
-        for file in sorted(value.rglob("*")) if value.is_dir() else [value]:
-            if file.is_file():
-                facts = file.stat()
-                yield f"{file.name} {facts.st_size} {facts.st_mtime_ns}"
-    elif isinstance(value, dict):
-        yield from _parts_of(tuple(value.items()))
-    elif isinstance(value, (list, tuple)):
-        for entry in value:
-            yield from _parts_of(entry)
-    elif is_dataclass(value):
-        for field in fields(value):
-            yield from _parts_of(getattr(value, field.name))
-    else:
-        yield repr(value)

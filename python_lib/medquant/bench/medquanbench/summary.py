@@ -21,6 +21,8 @@ class Line:
     granularity: str
     method: str
     cases: int
+    structures: int
+    """That count, by name, over all cases."""
     dsc: float
     nsd: float
     dsc_drop: float
@@ -28,10 +30,15 @@ class Line:
     nsd_drop: float
     effective_bits: float
     bytes: int
+    device: str | None
+    """The name of what computed every case; None: several did."""
+    threads: int | None
     seconds: float
     """Of the network on a case, computed by PyTorch; quantized ones are simulated there."""
     runtime: str | None
     """What computed it with kernels of its own, FP32 or integers; None: nothing could."""
+    runtime_kind: str | None
+    """ "openvino" or "tensorrt"."""
     runtime_seconds: float | None
     runtime_dsc_change: float | None
     """DSC there less that of PyTorch, over all structures."""
@@ -54,6 +61,7 @@ def summarize(rows: Sequence[dict[str, Any]], *, found_by_fp32: float = 0.0) -> 
         scores = [score for score in row["structures"] if score["name"] in kept]
         if scores:
             counted = {name: float(np.mean([score[name] for score in scores])) for name in ("dsc", "nsd")}
+            counted["counted"] = [score["name"] for score in scores]
             counted["runtime_dsc_change"] = row["runtime_dsc"] - row["dsc"] if row["runtime"] else None
             group = (row["model"], row["precision"], row["granularity"], row["method"])
             groups.setdefault(group, []).append({**row, **counted})
@@ -74,6 +82,9 @@ def _line(members: list[dict[str, Any]], full: list[dict[str, Any]]) -> Line:
     return Line(
         **{name: first[name] for name in ("model", "backbone", "precision", "granularity", "method")},
         cases=len(members),
+        structures=len({name for row in members for name in row["counted"]}),
+        device=_common(members, "processor"),
+        threads=_common(members, "threads"),
         dsc=_mean(members, "dsc"),
         nsd=_mean(members, "nsd"),
         dsc_drop=drops["dsc"],
@@ -82,6 +93,7 @@ def _line(members: list[dict[str, Any]], full: list[dict[str, Any]]) -> Line:
         bytes=first["bytes"],
         seconds=_mean(members, "seconds"),
         runtime=first["runtime"] if by_runtime else None,
+        runtime_kind=_common(members, "runtime_kind") if by_runtime else None,
         runtime_seconds=_mean(members, "runtime_seconds") if by_runtime else None,
         runtime_dsc_change=_mean(members, "runtime_dsc_change") if by_runtime else None,
     )
@@ -89,6 +101,12 @@ def _line(members: list[dict[str, Any]], full: list[dict[str, Any]]) -> Line:
 
 def _drop(value: float, full: float) -> float:
     return 100.0 * (full - value) / full if full else 0.0
+
+
+def _common(rows: list[dict[str, Any]], name: str) -> Any:
+    """What all rows have; None where they differ."""
+    found = {row[name] for row in rows}
+    return found.pop() if len(found) == 1 else None
 
 
 def _mean(rows: list[dict[str, Any]], name: str) -> float:

@@ -54,6 +54,7 @@ def write_tables(made: Sequence[Table], folder: Path) -> list[Path]:
 def _scores(lines: Sequence[Line], note: str) -> Table:
     """Table 1 of the paper, with a column for the method."""
     head = ("backbone", "network", "precision", "granularity", "method", "DSC (drop)", "NSD (drop)", "bits", "cases")
+    head += ("structures",)
     rows, before = [], None
     for line in lines:
         new, before = line.model != before, line.model
@@ -68,6 +69,7 @@ def _scores(lines: Sequence[Line], note: str) -> Table:
                 _with_drop(line.nsd, line.nsd_drop, line),
                 f"{line.effective_bits:.1f}",
                 str(line.cases),
+                str(line.structures),
             )
         )
     return Table("Scores by precision and granularity", head, tuple(rows), note)
@@ -86,7 +88,7 @@ def _with_drop(value: float, drop: float, line: Line) -> str:
 
 def _deployment(lines: Sequence[Line]) -> Table:
     """Table 5 of the paper: size and latency of FP32 and of integers that run as integers."""
-    head = ("network", "precision", "size (ratio)", "runtime", "network's time (gain)", "DSC to PyTorch's")
+    head = ("network", "precision", "size (ratio)", "runtime", "device", "network's time (gain)", "DSC to PyTorch's")
     rows, full = [], {line.model: line for line in lines if line.precision == FP32}
     for line in lines:
         if line.precision != FP32 and line.method != PRODUCT:
@@ -99,12 +101,14 @@ def _deployment(lines: Sequence[Line]) -> Table:
                 line.precision,
                 wording.size(line.bytes) + ratio,
                 line.runtime or "none on integers",
+                _place(line) if line.runtime else "",
                 _time(line, base),
                 "" if line.runtime_dsc_change is None else f"{line.runtime_dsc_change:+.3f}",
             )
         )
     note = (
-        "One runtime computes FP32 and integers. Quantized rows are medquant's recipe; the paper's scales are found on "
+        "A gain stands only where one runtime computed FP32 and integers of the same cases on one kind of device, "
+        "with as many threads. Quantized rows are medquant's recipe; the paper's scales are found on "
         "each input, which is simulated. Time is that of the network alone, for a whole case."
     )
     return Table("Size and latency of what runs on integer kernels", head, tuple(rows), note)
@@ -113,8 +117,21 @@ def _deployment(lines: Sequence[Line]) -> Table:
 def _time(line: Line, base: Line) -> str:
     if line.runtime_seconds is None:
         return ""
-    gain = "" if line is base or not base.runtime_seconds else base.runtime_seconds / line.runtime_seconds
-    return wording.seconds(line.runtime_seconds) + (f" ({gain:.2f}{wording.TIMES})" if gain else "")
+    told = wording.seconds(line.runtime_seconds)
+    if line is base or not base.runtime_seconds or _conditions(line) != _conditions(base) or None in _conditions(line):
+        return told
+    return f"{told} ({base.runtime_seconds / line.runtime_seconds:.2f}{wording.TIMES})"
+
+
+def _conditions(line: Line) -> tuple[object, ...]:
+    """What must be the same for two times to be compared."""
+    return line.runtime_kind, line.device, line.threads, line.cases
+
+
+def _place(line: Line) -> str:
+    if line.device is None or line.threads is None:
+        return "several"
+    return f"{line.device}, {line.threads} threads" if line.threads > 1 else f"{line.device}, 1 thread"
 
 
 def _findings(found: Sequence[Finding]) -> Table:

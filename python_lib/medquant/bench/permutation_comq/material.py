@@ -29,11 +29,11 @@ SMALLEST_PART = 0.05
 """Of a paired organ's voxels: a smaller piece is no organ of its own."""
 LABELS = {1: "spleen", 2: "right kidney", 3: "left kidney", 5: "liver", 7: "pancreas"}
 AT_HAND = (
-    ("ct_abdomen_dicom", "series", "labels.nii.gz", LABELS),
-    ("ct_abdomen_3mm", "ct.nii.gz", "labels.nii.gz", LABELS),
-    ("ct_spleen_5mm", "sub-spleen2_ct.nii.gz", "sub-spleen2_ct_seg-manual.nii.gz", {1: "spleen"}),
+    ("ct_abdomen_dicom", "series", "labels.nii.gz", LABELS, "by a model"),
+    ("ct_abdomen_3mm", "ct.nii.gz", "labels.nii.gz", LABELS, "by a model"),
+    ("ct_spleen_5mm", "sub-spleen2_ct.nii.gz", "sub-spleen2_ct_seg-manual.nii.gz", {1: "spleen"}, "manual"),
 )
-"""Folder, scan, reference, names. The first two references are another model's output, the last is manual."""
+"""Folder, scan, reference, names, and who made the reference."""
 CALIBRATION_AT_HAND = ("ct_calibration_dicom", "series")
 
 
@@ -54,16 +54,17 @@ class Material:
 
 def at_hand(data: Path) -> Material:
     """The scans of the project's own test data. Raises `UserError` where there are none."""
-    cases = [
-        Case(folder, data / folder / scan, names, labels=data / folder / labels)
-        for folder, scan, labels, names in AT_HAND
-        if (data / folder / labels).exists()
-    ]
+    cases, told = [], []
+    for folder, scan, labels, names, made in AT_HAND:
+        if (data / folder / labels).exists():
+            cases.append(Case(folder, data / folder / scan, names, labels=data / folder / labels))
+            told.append(f"{folder} ({made})")
     calibration = data.joinpath(*CALIBRATION_AT_HAND)
     if not cases or not calibration.exists():
         raise UserError(f"The scans of the tables are not in {data}. Give the folder of the real scans with --data.")
-    told = ", ".join(f"{case.name} ({'manual' if 'manual' in str(case.labels) else 'by a model'})" for case in cases)
-    return Material(f"{len(cases)} scans at hand; reference of {told}", cases, CALIBRATION_AT_HAND[0], calibration)
+    return Material(
+        f"{len(cases)} scans at hand; reference of {', '.join(told)}", cases, CALIBRATION_AT_HAND[0], calibration
+    )
 
 
 def abdomenct_1k(folder: Path, count: int | None) -> Material:

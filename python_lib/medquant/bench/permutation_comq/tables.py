@@ -1,22 +1,21 @@
 """Tables 1 and 2 of Permutation-COMQ: masks from boxes by FP32 and by 8, 4 and 2 bits, method by method.
 
 Table 1 compares methods. Table 2 is the paper's ablation of its "Per-Channel Weight-Aware" step: one scale for each
-layer against a scale for each channel with permutation. Rows are kept in a file as they come, so a run that was
-stopped goes on where it was.
+layer against a scale for each channel with permutation. Each row is kept in a file of its own as it comes, so a
+run that was stopped goes on where it was.
 """
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
 
-import medquant
+from medquant.bench.identity import code_version, fingerprint, key_of
 from medquant.bench.permutation_comq.material import Material, scores
 from medquant.bench.quality import PLAIN
+from medquant.bench.records import Records
 from medquant.errors import UserError, one_of
 from medquant.granularity import PerChannel, PerGroup, PerTensor, WeightGranularity
 from medquant.models.base import Model, device_of
@@ -25,6 +24,8 @@ from medquant.progress import Progress
 from medquant.quantize import quantize
 from medquant.quantized_model import QuantizedModel
 from medquant.recipe import IntWeights, Method, Recipe
+
+_DECIDING = tuple(f"bench/{name}.py" for name in ("quality", "permutation_comq/material", "permutation_comq/tables"))
 
 
 def _alike(method: Method, bits: int, grain: WeightGranularity = PerChannel(), scope: str = "rows") -> Recipe:  # noqa: B008 - frozen
@@ -106,7 +107,7 @@ def run(
     methods: Sequence[str] = tuple(CONTENDERS),
     tracker: Progress | None = None,
 ) -> list[TableRow]:
-    """The rows of both tables; those that `folder` / tables.jsonl has of the same run are not measured again.
+    """The rows of both tables; those that `folder` has of the same run are not measured again.
 
     Raises `UserError` for an unknown method.
     """
@@ -114,15 +115,18 @@ def run(
     if odd:
         raise UserError(f"Unknown method {odd[0]!r}. Choose {one_of(CONTENDERS)}.")
     tracker = tracker or Progress()
-    kept = _Kept(folder / "tables.jsonl")
+    records = Records(folder)
     plan = [(name, width) for name in methods for width in (bits if name != "fp32" else (32,))]
     rows = []
     for number, (name, width) in enumerate(plan):
         part = tracker.span(number / len(plan), (number + 1) / len(plan))
         recipe = CONTENDERS[name].recipe(width)
         key = _key(model, material, recipe)
-        row = kept.rows.get(key) or kept.add(key, _measured(model, material, name, width, recipe, part))
-        rows.append(row)
+        kept = records.get(key)
+        if kept is None:
+            kept = {"key": key, "row": asdict(_measured(model, material, name, width, recipe, part))}
+            records.put(kept)
+        rows.append(TableRow(**kept["row"]))
     return rows
 
 
@@ -162,28 +166,7 @@ def _measured(
 
 
 def _key(model: Model, material: Material, recipe: Recipe | None) -> str:
-    """What decides a row's figures."""
-    facts = [medquant.__version__, model.name, model.weights_hash, material.calibration_name]
-    facts += [[case.name for case in material.cases], recipe and recipe.to_dict()]
-    return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
-
-
-class _Kept:
-    """Rows on disk, a line of JSON each; a line that was cut off by a crash is as if it were not there."""
-
-    def __init__(self, file: Path) -> None:
-        self.file = file
-        self.rows: dict[str, TableRow] = {}
-        for line in file.read_text(encoding="utf-8").splitlines() if file.exists() else ():
-            try:
-                found = json.loads(line)
-                self.rows[found["key"]] = TableRow(**found["row"])
-            except (ValueError, KeyError, TypeError):
-                continue
-
-    def add(self, key: str, row: TableRow) -> TableRow:
-        self.file.parent.mkdir(parents=True, exist_ok=True)
-        with self.file.open("a", encoding="utf-8") as stream:
-            stream.write(json.dumps({"key": key, "row": asdict(row)}) + "\n")
-        self.rows[key] = row
-        return row
+    """Of all that decides a row's figures."""
+    facts = [code_version(*_DECIDING), model.name, model.weights_hash, device_of(model.network).type]
+    facts += [[fingerprint(case) for case in material.cases], recipe and recipe.to_dict()]
+    return key_of([*facts, recipe and fingerprint(material.calibration_path)])
