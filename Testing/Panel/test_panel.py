@@ -427,7 +427,7 @@ def test_a_view_that_measures_masks_is_chosen_filled_and_read(widget, engine):
     assert [tree.topLevelItem(n).isExpanded() for n in (0, 1)] == [False, True], "folds stay as they were left"
     assert ui.legendLabel.text.startswith("Quick estimate") and tree.topLevelItem(1).child(0).text(2) == "40"
     assert "not looked at" in tree.topLevelItem(1).child(0).toolTip(2)
-    _choose(ui.viewSelector, "All but this one")
+    _choose(ui.viewSelector, "One spared at a time")
     assert not tree.isVisible() and not ui.legendLabel.isVisible() and not ui.histograms.isVisible()
 
 
