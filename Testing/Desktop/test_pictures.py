@@ -2,8 +2,8 @@
 
     MEDQUANT_PICTURES=Resources/Screenshots pytest Testing/Desktop/test_pictures.py -m heavy
 
-writes them there (elsewhere: into the test's own folder). What is shown is not arranged: boxes are drawn by clicks, and
-what stands in the tables is what the engine answered.
+writes them there (elsewhere: into the test's own folder). Boxes are drawn by clicks, then set to
+the structure and named; what stands in the tables is what the engine answered.
 """
 
 from __future__ import annotations
