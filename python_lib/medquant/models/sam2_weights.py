@@ -15,6 +15,7 @@ import torch
 from transformers import Sam2Config
 
 from medquant.errors import UserError
+from medquant.models.sam_weights import MASK_EMBEDDING, UPSCALING
 
 IMAGE_ENCODER = "image_encoder.trunk.patch_embed.proj.weight"
 """A name that tells SAM 2's weights from others."""
@@ -45,19 +46,13 @@ _ENCODER = (
 )
 _PROMPT = (
     (re.compile(r"^pe_layer\.positional_encoding_gaussian_matrix$"), "shared_embedding.positional_embedding"),
-    (re.compile(r"^mask_downscaling\.0\."), "mask_embed.conv1."),
-    (re.compile(r"^mask_downscaling\.1\."), "mask_embed.layer_norm1."),
-    (re.compile(r"^mask_downscaling\.3\."), "mask_embed.conv2."),
-    (re.compile(r"^mask_downscaling\.4\."), "mask_embed.layer_norm2."),
-    (re.compile(r"^mask_downscaling\.6\."), "mask_embed.conv3."),
+    *MASK_EMBEDDING,
 )
 _DECODER = (
     _NORM,
     (re.compile(r"^transformer\.norm_final_attn\."), "transformer.layer_norm_final_attn."),
     (re.compile(r"\.out_proj\."), ".o_proj."),
-    (re.compile(r"^output_upscaling\.0\."), "upscale_conv1."),
-    (re.compile(r"^output_upscaling\.1\."), "upscale_layer_norm."),
-    (re.compile(r"^output_upscaling\.3\."), "upscale_conv2."),
+    *UPSCALING,
     (re.compile(_TWO_LAYERS + r"\.layers\.0\."), r"\1.proj_in."),
     (re.compile(_TWO_LAYERS + r"\.layers\.1\."), r"\1.proj_out."),
     (re.compile(_THREE_LAYERS + r"\.layers\.0\."), r"\1.proj_in."),

@@ -26,21 +26,28 @@ _ENCODER = (
     (re.compile(r"^neck\.2\."), "neck.conv2."),
     (re.compile(r"^neck\.3\."), "neck.layer_norm2."),
 )
-_PROMPT = (
-    (re.compile(r"^point_embeddings\."), "point_embed."),
+MASK_EMBEDDING = (
     (re.compile(r"^mask_downscaling\.0\."), "mask_embed.conv1."),
     (re.compile(r"^mask_downscaling\.1\."), "mask_embed.layer_norm1."),
     (re.compile(r"^mask_downscaling\.3\."), "mask_embed.conv2."),
     (re.compile(r"^mask_downscaling\.4\."), "mask_embed.layer_norm2."),
     (re.compile(r"^mask_downscaling\.6\."), "mask_embed.conv3."),
 )
+UPSCALING = (
+    (re.compile(r"^output_upscaling\.0\."), "upscale_conv1."),
+    (re.compile(r"^output_upscaling\.1\."), "upscale_layer_norm."),
+    (re.compile(r"^output_upscaling\.3\."), "upscale_conv2."),
+)
+"""Names that SAM and SAM 2 share."""
+_PROMPT = (
+    (re.compile(r"^point_embeddings\."), "point_embed."),
+    *MASK_EMBEDDING,
+)
 _MLP = r"^(output_hypernetworks_mlps\.\d+|iou_prediction_head)"
 _DECODER = (
     _LAYER_NORM,
     (re.compile(r"^transformer\.norm_final_attn\."), "transformer.layer_norm_final_attn."),
-    (re.compile(r"^output_upscaling\.0\."), "upscale_conv1."),
-    (re.compile(r"^output_upscaling\.1\."), "upscale_layer_norm."),
-    (re.compile(r"^output_upscaling\.3\."), "upscale_conv2."),
+    *UPSCALING,
     (re.compile(_MLP + r"\.layers\.0\."), r"\1.proj_in."),
     (re.compile(_MLP + r"\.layers\.1\."), r"\1.layers.0."),
     (re.compile(_MLP + r"\.layers\.2\."), r"\1.proj_out."),
