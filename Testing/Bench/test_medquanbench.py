@@ -199,7 +199,8 @@ def test_a_cell_that_cannot_be_measured_does_not_stop_the_others(subject: Subjec
 
 
 def test_rows_are_kept_as_parquet(subject: Subject, tmp_path: Path) -> None:
-    parquet = pytest.importorskip("pyarrow.parquet")
+    from pyarrow import parquet
+
     rows = [run_cell(cell, tmp_path) for cell in _plan(subject, precisions=("W8A8",))[:3]]
     assert parquet.read_table(write_rows(rows, tmp_path)).to_pylist() == rows
 

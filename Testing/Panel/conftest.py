@@ -41,3 +41,26 @@ def scene(slicer):
     slicer.mrmlScene.Clear(0)
     yield slicer.mrmlScene
     slicer.mrmlScene.Clear(0)
+
+
+@pytest.fixture
+def engine(tmp_path):
+    """An engine that is answered by hand."""
+    import panel_fakes as fakes
+
+    return fakes.FakeEngine(tmp_path)
+
+
+@pytest.fixture
+def widget(slicer, scene, engine):
+    """The panel without views, with that engine."""
+    import panel_fakes as fakes
+    import qt
+
+    holder = qt.QWidget()
+    qt.QVBoxLayout(holder)
+    made = fakes.make_widget(engine, holder)
+    yield made
+    made.cleanup()
+    holder.close()
+    qt.QApplication.processEvents()

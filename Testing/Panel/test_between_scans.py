@@ -3,28 +3,8 @@
 from __future__ import annotations
 
 import numpy as np
-import panel_fakes as fakes
 import panel_geometries as geometries
 import pytest
-
-
-@pytest.fixture
-def engine(tmp_path):
-    return fakes.FakeEngine(tmp_path)
-
-
-@pytest.fixture
-def widget(slicer, scene, engine):
-    """The panel without views, with a quantized model at hand."""
-    import qt
-
-    holder = qt.QWidget()
-    qt.QVBoxLayout(holder)
-    made = fakes.make_widget(engine, holder)
-    yield made
-    made.cleanup()
-    holder.close()
-    qt.QApplication.processEvents()
 
 
 @pytest.fixture

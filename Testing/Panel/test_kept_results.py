@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 
 import numpy as np
-import panel_fakes as fakes
 import panel_geometries as geometries
 import pytest
 
@@ -104,24 +103,6 @@ def test_an_edit_in_the_segment_editor_is_heard_of(slicer, scene, volume, labels
     watch.close()
     _show(volume, labels)
     assert not heard
-
-
-@pytest.fixture
-def engine(tmp_path):
-    return fakes.FakeEngine(tmp_path)
-
-
-@pytest.fixture
-def widget(slicer, scene, engine):
-    import qt
-
-    holder = qt.QWidget()
-    qt.QVBoxLayout(holder)
-    made = fakes.make_widget(engine, holder)
-    yield made
-    made.cleanup()
-    holder.close()
-    qt.QApplication.processEvents()
 
 
 def _settle(milliseconds=250):

@@ -14,11 +14,6 @@ QUANTIZED = {"handle": "q1", "bits": 4, "text": "2.5 MB, 4.2 bits/weight", "piec
 
 
 @pytest.fixture
-def engine(tmp_path):
-    return fakes.FakeEngine(tmp_path)
-
-
-@pytest.fixture
 def widget(slicer, scene, engine):
     import qt
 

@@ -9,6 +9,7 @@ from torch import nn
 from transformers import Sam2Model
 
 from medquant.models.base import Part, device_of
+from medquant.models.sam_parts import encoder_and_decoder
 
 
 def feature_shapes(network: Sam2Model) -> list[tuple[int, int, int]]:
@@ -75,14 +76,4 @@ def sam2_parts(network: Sam2Model) -> dict[str, Part]:
     pixels = torch.rand(1, 3, size, size, generator=generator)
     numbers = sum(math.prod(shape) for shape in feature_shapes(network))
     embedding = torch.randn(1, numbers, generator=generator) * 0.1
-    boxes = torch.tensor([[[0.2, 0.3, 0.6, 0.7], [0.5, 0.4, 0.8, 0.6]]]) * size
-    device = device_of(network)
-    return {
-        "image_encoder": Part(ImageEncoder(network).eval(), {"pixels": pixels.to(device)}, ("embedding",)),
-        "mask_decoder": Part(
-            MaskDecoder(network).eval(),
-            {"embedding": embedding.to(device), "boxes": boxes.to(device)},
-            ("logits",),
-            {"boxes": (1,)},
-        ),
-    }
+    return encoder_and_decoder(ImageEncoder(network), MaskDecoder(network), pixels, embedding, device_of(network))

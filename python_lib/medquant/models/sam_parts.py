@@ -57,12 +57,18 @@ def sam_parts(network: SamModel) -> dict[str, Part]:
     generator = torch.Generator().manual_seed(0)
     pixels = torch.rand(1, 3, size, size, generator=generator)
     embedding = torch.randn(1, vision.output_channels, side, side, generator=generator) * 0.1
-    boxes = torch.tensor([[[0.2, 0.3, 0.6, 0.7], [0.5, 0.4, 0.8, 0.6]]]) * size
-    device = device_of(network)
+    return encoder_and_decoder(ImageEncoder(network), MaskDecoder(network), pixels, embedding, device_of(network))
+
+
+def encoder_and_decoder(
+    encoder: nn.Module, decoder: nn.Module, pixels: torch.Tensor, embedding: torch.Tensor, device: torch.device
+) -> dict[str, Part]:
+    """Both pieces with what they are tried on: pixels (1, 3, size, size), an embedding, and two boxes."""
+    boxes = torch.tensor([[[0.2, 0.3, 0.6, 0.7], [0.5, 0.4, 0.8, 0.6]]]) * pixels.shape[-1]
     return {
-        "image_encoder": Part(ImageEncoder(network).eval(), {"pixels": pixels.to(device)}, ("embedding",)),
+        "image_encoder": Part(encoder.eval(), {"pixels": pixels.to(device)}, ("embedding",)),
         "mask_decoder": Part(
-            MaskDecoder(network).eval(),
+            decoder.eval(),
             {"embedding": embedding.to(device), "boxes": boxes.to(device)},
             ("logits",),
             {"boxes": (1,)},
