@@ -89,7 +89,8 @@ def _text(facts: Facts, name: str) -> str:
     if name == "keep_precise" and facts.layer in facts.wishes:
         return m.NO_LONGER_PRECISE
     if name == "find_safe" and facts.safe_model is not None:
-        return m.safe(facts.safe_model.text.partition(",")[0]) if facts.safe else m.USE_SAFE
+        found = facts.safe_model
+        return m.safe(found.text.partition(",")[0], found.uneven) if facts.safe else m.USE_SAFE
     if name == "difference" and facts.difference_shown:
         return m.HIDE_DIFFERENCE
     if name == "export" and facts.latest is not None:

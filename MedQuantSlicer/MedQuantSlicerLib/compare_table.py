@@ -17,7 +17,6 @@ MOST_COLUMNS = 4
 """As many stand beside a structure's name in a narrow panel; the others go into a second table."""
 COLORS = (style.FP32_BLUE, style.QUANTIZED_AMBER)
 BADGES = (_("Arithmetic"), _("Runs on"), _("Weights"))
-RUNTIMES = {"": "PyTorch", "openvino": "OpenVINO", "onnxruntime": "ONNX Runtime", "tensorrt": "TensorRT"}
 
 
 def fill_structures(trees: Sequence[Any], table: Table) -> None:
@@ -56,8 +55,9 @@ def fill_models(tree: Any, table: Table) -> None:
     for number, title in enumerate(BADGES):
         badges = [one[number] if number < len(one) else "" for one in facts]
         if any(badges):
-            # "int8 kernels, 3/74 float32": what is left to floating point is told by the tool tip.
-            texts = [badge.partition(", ")[0] if number == 0 else badge for badge in badges]
+            # "int8 kernels, 3/74 float32", "ONNX Runtime, CPU": what is left to floating point, and that it is the
+            # processor which computes, are told by the tool tip.
+            texts = [badge.partition(", ")[0] if number == 0 else badge.removesuffix(", CPU") for badge in badges]
             lines.append((title, [(Cell(text), badge) for text, badge in zip(texts, badges)]))
     _fill(tree, ["", *(row.title for row in rows)], lines, beside=True)
     for place in range(1, len(rows) + 1):
@@ -65,12 +65,11 @@ def fill_models(tree: Any, table: Table) -> None:
 
 
 def _facts(row: Row) -> list[str]:
-    """The badges of a model, with "int8 kernels (openvino)" as two."""
+    """The badges of a model, with "int8 kernels (OpenVINO)" as two."""
     if not row.badges:
         return []
     arithmetic, _open, rest = row.badges[0].partition(" (")
-    runtime = rest.rstrip(")")
-    where = ", ".join([RUNTIMES.get(runtime, runtime), *row.badges[1:2]])
+    where = ", ".join([rest.rstrip(")") or "PyTorch", *row.badges[1:2]])
     return [arithmetic, where, *row.badges[2:]]
 
 

@@ -1,13 +1,11 @@
 """The engine in a process of its own, as its user sees it: requests that are answered by callbacks.
 
-Standard library only: how bytes get to the process and back is the business of a `Transport`.
+Standard library only: how bytes get to the process and back is the business of a `Transport` (`engine_wire`).
 """
 
 from __future__ import annotations
 
-import json
 import logging
-import math
 import os
 import secrets
 import signal
@@ -15,9 +13,10 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 from MedQuantSlicerLib import messages
+from MedQuantSlicerLib.engine_wire import MakeTransport, Messages, Transport, line, number
 from MedQuantSlicerLib.private_folder import PrivateFolder
 
 START_SECONDS = 120.0
@@ -28,30 +27,11 @@ CANCEL_SECONDS = 0.7
 """Work that has not stopped so long after it was cancelled is ended with the process."""
 DEAF_SECONDS = 3.0
 """Where `tick` did not come for so long, it was us who did not listen."""
-LONGEST_LINE = 64_000_000
 LOG, TOKEN = "worker.log", "token"
 LAUNCHER_SAYS, PYTHON_SAYS = "exit abnormally", "Fatal Python error"
 """In the log: Slicer's launcher, of a program that a signal has ended; Python, of every such signal but a kill."""
 
 _log = logging.getLogger("medquant.panel")
-
-
-class Transport(Protocol):
-    """One start of the process. Its callbacks come in the thread of the event loop, and none after `on_exit`."""
-
-    def start(self, command: Sequence[str], environment: Mapping[str, str]) -> None:
-        """Start the program with these variables added to the environment; a failure ends in `on_exit(None)`."""
-
-    def send(self, data: bytes) -> None:
-        """Write to its standard input, without waiting."""
-
-    def kill(self, wait: bool = False) -> None:
-        """End it at once; `wait`: and come back when it has ended, or after a second."""
-
-
-MakeTransport = Callable[[Callable[[bytes], None], Callable[["int | None"], None]], Transport]
-"""`make(on_bytes, on_exit)`: `on_bytes(data)` with what comes from standard output, in any pieces, and once
-`on_exit(code)`: the exit code, minus the signal where one ended it, None where it could not be started."""
 
 
 class Request:
@@ -189,7 +169,7 @@ class EngineProcess:
         """End the process and remove what was exchanged. Nobody is told of requests that were open."""
         self._open.clear()
         if self._transport is not None:
-            self._transport.send(_line(method="shutdown"))
+            self._transport.send(line(method="shutdown"))
             self._generation += 1
             self._kill(wait=True)
         if self._folder is not None:
@@ -203,8 +183,7 @@ class EngineProcess:
     # -- the process
 
     def _reset(self) -> None:
-        self._buffer, self._pid = b"", 0
-        self._ready = False
+        self._messages, self._pid, self._ready = Messages(), 0, False
         self._logged = Path(self.log).stat().st_size if self.log else 0
         self._patience = START_SECONDS
         self._heard = self._ticked = self._clock()
@@ -213,7 +192,7 @@ class EngineProcess:
         self._reset()
         self.starts += 1
         self._generation += 1
-        number = self._generation  # what an earlier process still says does not count
+        this = self._generation  # what an earlier process still says does not count
         # A worker that hears late that it is not wanted must leave the folder to the one that came after it.
         token = secrets.token_hex(8)
         try:
@@ -223,8 +202,8 @@ class EngineProcess:
             self._fail_all()
             return
         self._transport = self._make_transport(
-            lambda data: self._on_bytes(data) if number == self._generation else None,
-            lambda code: self._on_exit(code) if number == self._generation else None,
+            lambda data: self._on_bytes(data) if this == self._generation else None,
+            lambda code: self._on_exit(code) if this == self._generation else None,
         )
         self._transport.start([*self._command, "--token", token, "--folder", str(self.folder)], self._environment)
         for request in list(self._open.values()):
@@ -235,14 +214,14 @@ class EngineProcess:
 
     def _send_request(self, request: Request) -> None:
         if self._transport is not None:
-            self._transport.send(_line(id=request.id, method=request.method, params=request.params))
+            self._transport.send(line(id=request.id, method=request.method, params=request.params))
 
     def _cancel(self, request: Request) -> None:
         if request.id not in self._open or request.cancelled_at is not None:
             return
         request.cancelled_at = self._clock()
         if self._transport is not None:
-            self._transport.send(_line(method="cancel", params={"id": request.id}))
+            self._transport.send(line(method="cancel", params={"id": request.id}))
 
     def _end(self) -> Request | None:
         """Kill the process; gives the request that it was busy with."""
@@ -314,28 +293,17 @@ class EngineProcess:
 
     def _on_bytes(self, data: bytes) -> None:
         self._heard = self._clock()
-        *lines, self._buffer = (self._buffer + data).split(b"\n")
-        if len(self._buffer) > LONGEST_LINE:
-            self._buffer = b""
-        for line in lines:
-            try:
-                message = json.loads(line)
-                if not isinstance(message, dict):
-                    raise ValueError("no message")
-            except ValueError:
-                if line.strip():
-                    _log.warning("the engine said something that is no message: %r", line[:200])
-                continue
+        for message in self._messages.take(data):
             self._on_message(message)
 
     def _on_message(self, message: dict[str, Any]) -> None:
         if "event" in message:
             if message["event"] in ("ready", "heartbeat"):
                 if message["event"] == "ready":
-                    self._ready, self._pid = True, int(_number(message.get("pid")))
-                self._patience = max(SILENT_SECONDS, _number(message.get("patience")))
+                    self._ready, self._pid = True, int(number(message.get("pid")))
+                self._patience = max(SILENT_SECONDS, number(message.get("patience")))
             return
-        request = self._open.get(int(_number(message.get("id"))))
+        request = self._open.get(int(number(message.get("id"))))
         if request is None:
             return
         request.begun = True
@@ -346,11 +314,3 @@ class EngineProcess:
             if isinstance(message.get(name), dict) and request.id in self._open:
                 self._open.pop(request.id)
                 request.tell(name, message[name])
-
-
-def _line(**message: Any) -> bytes:
-    return json.dumps(message, separators=(",", ":")).encode("ascii") + b"\n"
-
-
-def _number(value: Any) -> float:
-    return float(value) if isinstance(value, int | float) and math.isfinite(value) else 0.0

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -36,6 +36,8 @@ class Quantized:
     """What a search for the smallest safe model has reached with it."""
     precise: tuple[str, ...] = ()
     """Its layers with the most bits, where a search gave others fewer."""
+    uneven: bool = False
+    """Whether what a search did not look at, a structure's Dice or a volume, is clearly worse than what it kept."""
 
 
 @dataclass(frozen=True)
@@ -283,9 +285,10 @@ class Facts:
 
     @property
     def scan(self) -> tuple:
-        """What tells the chosen scan from others, in every session: its voxels and where they lie."""
+        """What tells the chosen scan from others, in every session: its voxels, their size and how they are turned.
+        Where the scan lies does not matter: it may stand under another transform."""
         volume = self.volume
-        return (volume.digest, volume.shape, volume.ijk_to_lps) if volume is not None else ()
+        return (volume.digest, volume.shape, turned(volume.ijk_to_lps)) if volume is not None else ()
 
     @property
     def sensitivity(self) -> Sensitivity:
@@ -314,6 +317,11 @@ class Facts:
         """Whether the table is about the masks and the reference as they are."""
         return self.table is not None and self.compared is not None and same(self.compared, self.comparison_of)
 
+    @property
+    def compared_model(self) -> str:
+        """The model that `table` is of, which need not be the one that is chosen now; "" where there is none."""
+        return self.compared[0][1] if self.table is not None and self.compared else ""
+
     def forget_results(self) -> None:
         """The masks and all that follows from them belong to something else now."""
         self.masks, self.table, self.worst, self.difference = {}, None, None, None
@@ -334,6 +342,11 @@ def same(first: Any, second: Any) -> bool:
         numbers = isinstance(first, int | float) and isinstance(second, int | float)
         return numbers and math.isclose(first, second, abs_tol=CLOSE_MM)
     return first == second
+
+
+def turned(matrix: Sequence[Sequence[float]]) -> tuple:
+    """Size and directions of the voxels: a matrix (4 x 4) without the place of the first one."""
+    return tuple(tuple(row[:3]) for row in matrix[:3])
 
 
 def as_params(volume: VolumeInfo, array: str) -> dict[str, Any]:

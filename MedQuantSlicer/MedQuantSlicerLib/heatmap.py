@@ -10,25 +10,23 @@ import qt
 
 from MedQuantSlicerLib.colormap import color_of, is_light, percent
 from MedQuantSlicerLib.layer_state import HeatCell, HeatLayer, Heatmap
+from MedQuantSlicerLib.layer_words import OF_VIEW
 from MedQuantSlicerLib.messages import _, score
 from MedQuantSlicerLib.widgets import row_height
 
 NAME_ROLE = 0x0100  # Qt.UserRole, as a plain number for both bindings
+ELLIPSIS = "\N{HORIZONTAL ELLIPSIS}"
 FOLD_FROM = 60
 """With more layers than this, blocks begin folded."""
 MOST_ROWS = 16
 """As many are seen at once; the rest is scrolled to."""
 CELL_TEXT = "8 bits"
-ABOUT = {
-    "proxy": _("Quick estimate: the layer's own output changes by"),
-    "one-at-a-time": _("Masks: Dice against FP32 falls by"),
-    "incremental": _("Masks: Dice gained by sparing the layer"),
-}
-"""What the numbers of a view are."""
+MARGINS = 10
+"""Pixels beside a name that the style keeps free."""
 
 
 class HeatmapTree:
-    """`chosen(name)` is called when a layer is clicked."""
+    """`chosen(name)` is called when a layer is clicked, or a cell of a block, which shows its worst layer."""
 
     def __init__(self, tree: Any, chosen: Callable[[str], None]) -> None:
         self._tree, self._map = tree, Heatmap((), (), ())
@@ -37,9 +35,15 @@ class HeatmapTree:
         self._blocks: dict[str, Any] = {}
         self._painted: dict[tuple[bool, str, int], tuple[HeatCell, float]] = {}
         """What stands in each cell of blocks and layers, and the largest of all when it was painted."""
-        tree.itemClicked.connect(lambda item, column=0: chosen(item.data(0, NAME_ROLE) or ""))
+        self._worst: dict[tuple[str, int], HeatCell] = {}
+        """By block and column."""
+        self._chosen = chosen
+        tree.itemClicked.connect(lambda item, column=0: self._clicked(item, column))
         tree.setSelectionMode(qt.QAbstractItemView.SingleSelection)
-        tree.setTextElideMode(qt.Qt.ElideLeft)  # the ends of their names tell layers apart
+        # What is selected is a name: the colour of a selected row would hide those of its numbers.
+        tree.setSelectionBehavior(qt.QAbstractItemView.SelectItems)
+        tree.itemSelectionChanged.connect(lambda *_: self._select_name())
+        tree.header().sectionResized.connect(lambda *_: self._name_rows())
         for changed in (tree.itemExpanded, tree.itemCollapsed):
             changed.connect(lambda *_: self._fit())
         tree.setVisible(False)
@@ -87,7 +91,7 @@ class HeatmapTree:
             header.setSectionResizeMode(place, qt.QHeaderView.Fixed)
             tree.setColumnWidth(place, tree.fontMetrics().horizontalAdvance(CELL_TEXT) + 10)
             tree.headerItem().setTextAlignment(place, qt.Qt.AlignCenter)
-            tree.headerItem().setToolTip(place, _("{about}, per cent").format(about=ABOUT[self._map.view]))
+            tree.headerItem().setToolTip(place, _("{about}, per cent").format(about=OF_VIEW[self._map.view].legend))
         self._add(self._map.layers)
 
     def _add(self, layers: Sequence[HeatLayer]) -> None:
@@ -116,7 +120,19 @@ class HeatmapTree:
         item = self._items.get(name)
         if item is not None:
             self._tree.scrollToItem(item)
-            self._tree.setCurrentItem(item)
+            self._tree.setCurrentItem(item, 0)
+
+    def _select_name(self) -> None:
+        if self._tree.currentItem() is not None and self._tree.currentColumn() > 0:
+            self._tree.setCurrentItem(self._tree.currentItem(), 0)
+
+    def _clicked(self, item: Any, column: int) -> None:
+        name = item.data(0, NAME_ROLE) or ""
+        worst = None if name else self._worst.get((item.toolTip(0), column))
+        if worst is not None:
+            name = worst.layer
+            self.find(name)
+        self._chosen(name)
 
     def _block(self, name: str) -> Any:
         if not name:
@@ -135,7 +151,8 @@ class HeatmapTree:
     def _paint(self) -> None:
         places = {bits: place for place, bits in enumerate(self._map.bits, 1)}
         layers = {layer.name: layer for layer in self._map.layers}
-        largest, worst = self.largest, {}
+        largest, worst = self.largest, self._worst
+        worst.clear()
         for cell in self._map.cells:
             layer, place = layers.get(cell.layer), places.get(cell.bits)
             if layer is None or place is None:
@@ -149,16 +166,31 @@ class HeatmapTree:
             self._cell(self._blocks, block, place, cell, largest)
         for layer in self._map.layers:
             item = self._items[layer.name]
-            kept = "\N{BLACK DIAMOND} " if layer.kept is not None or layer.precise else ""
             item.setToolTip(0, about(layer))
-            rank = self._rank([layer.name])
-            item.setText(0, f"{kept}{short_name(layer)}{rank}")
             font = item.font(0)
-            font.setBold(bool(rank))
+            font.setBold(bool(self._rank([layer.name])))
             item.setFont(0, font)
+        self._name_rows()
+
+    def _name_rows(self) -> None:
+        """Names as far as there is room for them: their ends tell layers apart."""
+        inside: dict[str, list[str]] = {}
+        for layer in self._map.layers:
+            inside.setdefault(layer.block, []).append(layer.name)
+            if layer.name in self._items:
+                kept = "\N{BLACK DIAMOND} " if layer.kept is not None or layer.precise else ""
+                depth = 2 if layer.block else 1
+                self._name(self._items[layer.name], kept, short_name(layer), self._rank([layer.name]), depth)
         for block, item in self._blocks.items():
-            inside = [layer.name for layer in self._map.layers if layer.block == block]
-            item.setText(0, f"{block}{self._rank(inside)}")
+            self._name(item, "", block, self._rank(inside.get(block, [])), 1)
+
+    def _name(self, item: Any, before: str, name: str, after: str, depth: int) -> None:
+        tree, font = self._tree, qt.QFont(self._tree.font)
+        font.setBold(item.font(0).bold())
+        metrics = qt.QFontMetrics(font)
+        room = tree.columnWidth(0) - depth * tree.indentation - MARGINS
+        text = ending(name, lambda end: metrics.horizontalAdvance(f"{before}{end}{after}") <= room)
+        item.setText(0, f"{before}{text}{after}")
 
     def _rank(self, names: list[str]) -> str:
         """The places of layers among the most sensitive ones, after their name or their block's: "  #1 #3"."""
@@ -174,11 +206,11 @@ class HeatmapTree:
         item.setTextAlignment(place, qt.Qt.AlignCenter)
         item.setBackground(place, qt.QBrush(qt.QColor(*color)))
         item.setForeground(place, qt.QBrush(qt.QColor("black" if is_light(color) else "white")))
-        item.setToolTip(place, told_of(cell, self._map.view))
+        item.setToolTip(place, about_cell(cell, self._map.view))
 
 
-def told_of(cell: HeatCell, view: str) -> str:
-    """What hovering over a cell tells."""
+def about_cell(cell: HeatCell, view: str) -> str:
+    """What hovering over a number tells."""
     head = _("{name} at {bits} bits").format(name=cell.layer, bits=cell.bits)
     effect = percent(cell.effect)
     if cell.dsc is None or cell.dsc_loss is None:
@@ -214,20 +246,29 @@ def breakable(name: str, most: int = 44) -> str:
     return name.replace(".", ".\N{ZERO WIDTH SPACE}").replace("_", "_\N{ZERO WIDTH SPACE}")
 
 
+def unbroken(name: str) -> str:
+    """A shortened name that no line breaks after its ellipses."""
+    return name.replace(ELLIPSIS, f"{ELLIPSIS}\N{WORD JOINER}")
+
+
 def within(name: str, block: str, most: int = 34) -> str:
     """A layer's name in little room: the last of its words, with the number of its block, which tells alike ones
     apart."""
-    if len(name) <= most:
-        return name
-    words, ellipsis = name.split("."), "\N{HORIZONTAL ELLIPSIS}"
-    ends = (".".join(words[first:]) for first in range(1, len(words)))
-    end = next((one for one in ends if most // 2 < len(one) < most), name[1 - most :])
+    end = ending(name, lambda text: len(text) <= most)
     number = block.rpartition(".")[2]
     inside = name[len(block) + 1 :] if block else name
-    if not number.isdigit() or len(end) > len(inside):
-        return f"{ellipsis}{end}"
-    head = ".".join(block.split(".")[-2:])
-    return f"{ellipsis}{head}.{ellipsis}{inside[len(head) + 3 - most :]}"
+    if end == name or not number.isdigit() or len(end) > len(inside) + 1:
+        return end
+    head = f"{ELLIPSIS}{'.'.join(block.split('.')[-2:])}."
+    return head + ending(inside, lambda text: len(head) + len(text) <= most)
+
+
+def ending(name: str, fits: Callable[[str], bool]) -> str:
+    """A name or, where it does not fit, as many of its last words as do, one at least; a word is never cut."""
+    if fits(name):
+        return name
+    ends = [ELLIPSIS + name[at + 1 :] for at, letter in enumerate(name[:-1]) if letter in "._"]
+    return next(filter(fits, ends), ends[-1] if ends else name)
 
 
 def short_name(layer: HeatLayer) -> str:

@@ -11,7 +11,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from MedQuantSlicerLib.facts import Computed, Quantized, frozen, same
+from MedQuantSlicerLib.facts import Computed, Quantized, frozen, same, turned
 from MedQuantSlicerLib.host import CHOICES, COMPARISON, FP32, QUANTIZED
 from MedQuantSlicerLib.layer_facts import Agreement, Heat, MapKind, Sensitivity
 from MedQuantSlicerLib.layer_state import HeatCell, HeatLayer, Histogram
@@ -110,7 +110,7 @@ class Keeping:
 
     def _take_sensitivity(self, kept: dict[str, Any]) -> None:
         digest, shape, matrix = kept["scan"]
-        found = Sensitivity(str(kept["of"]), (str(digest), _tuple(shape), tuple(map(_tuple, matrix))))
+        found = Sensitivity(str(kept["of"]), (str(digest), _tuple(shape), turned([_tuple(row) for row in matrix])))
         layers = [_made_of(HeatLayer, {**one, "shape": _tuple(one["shape"])}) for one in kept["layers"]]
         found.layers = {one.name: one for one in layers}
         self._facts.sensitivities.append(found)

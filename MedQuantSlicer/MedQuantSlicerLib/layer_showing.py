@@ -8,9 +8,10 @@ from MedQuantSlicerLib import messages as m
 from MedQuantSlicerLib.facts import Facts
 from MedQuantSlicerLib.layer_facts import MapKind
 from MedQuantSlicerLib.layer_state import HeatCell, Heatmap, LayerLine
+from MedQuantSlicerLib.layer_words import OF_VIEW
 from MedQuantSlicerLib.state import State
 
-TIMES = "\N{MULTIPLICATION SIGN}"
+TIMES, NO_BREAK = "\N{MULTIPLICATION SIGN}", "\N{NO-BREAK SPACE}"
 WORST = 5
 QUICK = "proxy"
 
@@ -58,18 +59,18 @@ def layer_of(facts: Facts) -> LayerLine | None:
     if layer is None or kind is None:
         return None
     cells = sorted((one for one in known.heats[kind].cells.values() if one.layer == layer.name), key=lambda c: -c.bits)
-    shape = f" {TIMES} ".join(str(n) for n in layer.shape)
+    shape = f"{NO_BREAK}{TIMES}{NO_BREAK}".join(str(n) for n in layer.shape)
     kept = facts.wishes.get(layer.name)
-    text = m.layer(layer.name, layer.kind, shape, f"{layer.share:.1%}")
+    text = m.layer(layer.name, layer.kind, shape, m.percent(layer.share))
     if cells:
-        told = ", ".join(f"{_effect(cell)} ({m.bits(cell.bits)})" for cell in cells)
-        text = f"{text} {m.EFFECTS[kind.view].format(effects=told)}"
+        told = ", ".join(m.at_bits(_effect(cell), cell.bits) for cell in cells)
+        text = f"{text} {OF_VIEW[kind.view].effects.format(effects=told)}"
     weights, inputs = known.histograms.get(layer.name, (None, None))
     return LayerLine(layer.name, text if kept is None else f"{text}; {m.kept_at(kept)}", kept, weights, inputs)
 
 
 def _effect(cell: HeatCell) -> str:
-    return f"{cell.effect:.1%}" if cell.dsc is None else m.score(cell.dsc)
+    return m.percent(cell.effect) if cell.dsc is None else m.score(cell.dsc)
 
 
 def _agreement(facts: Facts, kind: MapKind) -> tuple[str, ...]:
@@ -78,5 +79,7 @@ def _agreement(facts: Facts, kind: MapKind) -> tuple[str, ...]:
     for one in sorted(known.agreements, key=lambda one: one.bits):
         if known.heats[kind].complete and one.is_about(kind) and one.views[0] != one.views[1]:
             other = one.views[0] if one.views[1] == view else one.views[1]
-            others.setdefault(other, []).append(m.at_bits(one.spearman, one.bits))
-    return tuple(m.agreement(m.VIEWS[other], ", ".join(told)) for other, told in others.items() if other in m.VIEWS)
+            others.setdefault(other, []).append(m.at_bits(m.correlation(one.spearman), one.bits))
+    return tuple(
+        m.agreement(OF_VIEW[other].name, ", ".join(told)) for other, told in others.items() if other in OF_VIEW
+    )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
+from dataclasses import asdict, astuple
 from typing import Any
 
 from MedQuantSlicerLib.keeping import Keeping
@@ -31,7 +31,9 @@ class LayerWork:
         views = tuple(dict.fromkeys((QUICK, options.view)))
         new = {MapKind(view, *rounding): Heat() for view in views}
         old = {kind: heat for kind, heat in before.heats.items() if kind in new and heat.complete}
-        known = [told_of(before, kind) for kind in before.heats if kind not in new and kind[1:] == rounding]
+        # A map that was stopped has not ranked the layers: no agreement is to be had with it.
+        others = [kind for kind, heat in before.heats.items() if kind[1:] == rounding and heat.complete]
+        known = [told_of(before, kind) for kind in others if kind not in new]
         params = {
             "model": facts.model,
             "bits": sorted(BITS),
@@ -98,6 +100,15 @@ class LayerWork:
         else:
             wishes[layer] = bits
         self._facts.overrides[self._facts.model] = wishes
+
+    def measured(self) -> frozenset[tuple]:
+        """The cells of all maps with their values, by model, scan and kind of map."""
+        return frozenset(
+            (one.model, one.scan, *kind, *astuple(cell))
+            for one in self._facts.sensitivities
+            for kind, heat in one.heats.items()
+            for cell in heat.cells.values()
+        )
 
     def for_report(self) -> Told | None:
         """The map that is shown, as the engine takes it; None where there is none."""

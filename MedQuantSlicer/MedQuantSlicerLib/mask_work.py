@@ -69,7 +69,7 @@ class MaskWork:
         def known(result: Told) -> None:
             facts.notice = ("compare", m.saved(result["path"]))
 
-        self._works.run("save_report", "compare", "report", params, known, **self._scene())
+        self._works.run("save_report", "compare", "report", params, known, late=known, **self._scene())
 
     # -- segmenting
 
@@ -152,7 +152,8 @@ class MaskWork:
         told = {kind: {**facts.masks[kind].told, "edited": facts.edited(kind)} for kind in (FP32, QUANTIZED)}
         _scan, of, handle, *_how = facts.masks[QUANTIZED].source
         made_by = next((one for one in facts.made.values() if one.handle == handle), None)
-        return {**told, "of": of, "handle": handle, "calibrated_here": facts.calibrated_here(made_by)}
+        here = {"scan": facts.volume.digest, "calibrated_here": facts.calibrated_here(made_by)}
+        return {**told, "of": of, "handle": handle, **here}
 
     def _scene(self) -> Told:
         """What the engine has to be handed of the scene: masks that it did not compute, or that are others now, too."""
@@ -160,7 +161,8 @@ class MaskWork:
         anew = [k for k in (FP32, QUANTIZED) if "array" not in facts.masks[k].told or facts.edited(k)]
         return {"with_volume": True, "with_reference": bool(facts.reference), "with_masks": anew}
 
-    def _compare(self) -> None:
+    def _compare(self, only_difference: bool = False) -> None:
+        """All of it, or only the voxels of the difference: who looks at what was compared changes no result."""
         facts = self._facts
         self.look_at_states()
         about = facts.comparison_of
@@ -169,13 +171,14 @@ class MaskWork:
             if not same(about, facts.comparison_of):
                 self._works.files.discard(result["difference"])
                 return
-            old = facts.difference
-            facts.table, facts.compared = table_of(result["table"]), about
-            facts.worst, facts.difference = result["worst"], result["difference"]
-            self._keeping.keep_comparison()
-            self._measured()
+            old, facts.difference = facts.difference, result["difference"]
+            if not (only_difference and facts.is_compared):
+                facts.table, facts.compared = table_of(result["table"]), about
+                facts.worst = result["worst"]
+                self._keeping.keep_comparison()
+                self._measured()
             if facts.difference_shown:
-                self.show_difference()
+                self._show_difference()
             self._works.files.discard(old)
 
         def failed() -> None:
@@ -193,13 +196,31 @@ class MaskWork:
                 del facts.masks[kind]  # somebody has removed them
         return facts.states != before
 
+    def turn_difference(self) -> None:
+        """Show the difference, or take it away."""
+        facts = self._facts
+        if not self._works.can("difference"):
+            return
+        if not facts.difference_shown and not self._has_difference:
+            # The masks come from a saved scene, or were edited: compared now, it is shown as soon as it is known.
+            if self._works.can("compare"):
+                facts.difference_shown = True
+                self._works.begin("compare", lambda: self._compare(only_difference=facts.is_compared))
+            return
+        facts.difference_shown = not facts.difference_shown
+        if facts.difference_shown:
+            self._show_difference()
+        else:
+            self._works.host.remove_masks(DIFFERENCE)
+        self._works.update()
+
     @property
-    def has_difference(self) -> bool:
+    def _has_difference(self) -> bool:
         """Whether the difference of the masks as they are is at hand."""
         return self._facts.is_compared and bool(self._facts.difference) and "array" in self._facts.difference
 
-    def show_difference(self) -> None:
-        """The difference as a segmentation of its own."""
+    def _show_difference(self) -> None:
+        """As a segmentation of its own."""
         if self._facts.difference and "array" in self._facts.difference:
             self._show(DIFFERENCE, self._facts.difference, m._("Difference"))
 

@@ -200,7 +200,7 @@ def _set_segments(node: Any, image: Any, names: dict[int, str], kind: str) -> No
             segment = slicer.vtkSegment()
             segment.SetName(name)
             segment.SetColor(*_color(kind, order, value, len(names)))
-            segment.SetTag(segment.GetTerminologyEntryTagName(), _terminology(name))
+            segment.SetTag(segment.GetTerminologyEntryTagName(), terminology(name))
             segment.SetLabelValue(value)
             segment.AddRepresentation(_LABELMAP, image)
             segmentation.AddSegment(segment, f"{_OWN}{value}")
@@ -228,7 +228,8 @@ def _color(kind: str, order: int, value: int, count: int) -> tuple[float, float,
     )
 
 
-def _terminology(name: str) -> str:
+def terminology(name: str) -> str:
+    """What a structure is called in SNOMED CT, as the tag of a segment."""
     from medquant.imaging.terminology import terminology_entry
 
     return terminology_entry(name)

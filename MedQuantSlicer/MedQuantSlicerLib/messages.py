@@ -27,6 +27,7 @@ NOT_INSTALLED = _("The engine's packages are not installed. Press the button aga
 CANCEL = _("Cancel")
 CANCEL_TIP = _("Stop; what was there before stays.")
 STOPPING = _("Stopping")
+NOT_STARTED = _("The packages are installed. Another scan is chosen by now: press the button again.")
 INSTALLING = _("Installing what the engine needs")
 STARTING = _("Starting")
 HANDING_OVER = _("Handing over the scan")
@@ -86,7 +87,8 @@ SAFE_MISSING = _(
     "Not looked for yet with these choices: scan, model, what is to be kept, method, and layers in floating point. "
     "Find it, or choose the bits."
 )
-COMPARE_DECIDES = _("Few slices were looked at: segment and compare, that decides.")
+UNEVEN = _("It keeps the mean that was asked; the lowest Dice or the volumes are clearly worse.")
+COMPARE_DECIDES = _("No other slices were looked at: segment and compare, that decides.")
 NO_LONGER_PRECISE = _("Do not keep precise")
 HIDE_DIFFERENCE = _("Hide difference")
 
@@ -143,18 +145,11 @@ NOT_MEASURED = _("not measured")
 NOT_QUANTIZED = _("no quantized model")
 DEMONSTRATION = _("demonstration")
 MEASURED_ALL = _("All layers are measured.")
-
-
-VIEWS = {
-    "proxy": _("the quick estimate"),
-    "one-at-a-time": _("one at a time"),
-    "incremental": _("one spared at a time"),
-}
 TOLERANCES = {
-    "dice-99": _("Dice at least .99"),
-    "dice-98": _("Dice at least .98"),
-    "dice-95": _("Dice at least .95"),
-    "volume-1": _("volumes within 1 % and Dice at least .95"),
+    "dice-99": _("mean Dice at least .99"),
+    "dice-98": _("mean Dice at least .98"),
+    "dice-95": _("mean Dice at least .95"),
+    "volume-1": _("volumes within 1 % and mean Dice at least .95"),
 }
 
 
@@ -244,28 +239,30 @@ def saved(path: str) -> str:
     return _("Saved: {path}").format(path=path)
 
 
-EFFECTS = {
-    "proxy": _("Its own output changes by {effects}"),
-    "one-at-a-time": _("Dice against FP32 with it alone rounded: {effects}"),
-    "incremental": _("Dice against FP32 with it spared and all others rounded: {effects}"),
-}
-
-
 def layer(name: str, kind: str, shape: str, share: str) -> str:
     """What is known of a layer."""
     return _("{name}: {kind} {shape}, {share} of the weights.").format(name=name, kind=kind, shape=shape, share=share)
 
 
 def score(value: float) -> str:
-    """ ".994", "1.000"."""
+    """Dice as the engine writes it: ".994"; "1.000" only where it is exactly one."""
     text = f"{value:.3f}"
-    return text.replace("0.", ".", 1) if abs(value) < 0.9995 else text
+    return ">.999" if text == "1.000" and value < 1 else text.removeprefix("0")
 
 
-def at_bits(spearman: float, number: int) -> str:
-    """A rank correlation: ".93 at 2 bits"."""
-    text = f"{spearman:.2f}".replace("0.", ".", 1).replace("-", "\N{MINUS SIGN}")
-    return _("{value} at {bits} bits").format(value=text, bits=number)
+def percent(part: float) -> str:
+    """A part of one: "2.2 %"."""
+    return f"{100 * part:.1f}\N{NO-BREAK SPACE}%"
+
+
+def correlation(value: float) -> str:
+    """A rank correlation: ".93"."""
+    return f"{value:.2f}".replace("0.", ".", 1).replace("-", "\N{MINUS SIGN}")
+
+
+def at_bits(value: str, number: int) -> str:
+    """What was found with so many bits: ".93 at 2 bits"."""
+    return _("{value} at {bits}\N{NO-BREAK SPACE}bits").format(value=value, bits=number)
 
 
 def agreement(view: str, told: str) -> str:
@@ -273,9 +270,24 @@ def agreement(view: str, told: str) -> str:
     return _("Rank agreement with {view}: {told} (1: the same order, 0: none).").format(view=view, told=told)
 
 
-def safe(size: str) -> str:
-    """The button, while that model is chosen."""
-    return _("Smallest safe model: {size}").format(size=size)
+def safe(size: str, uneven: bool) -> str:
+    """The button, while that model is chosen; `uneven`: what was not asked for is clearly worse than what was."""
+    text = _("Keeps what was asked: {size}") if uneven else _("Smallest safe model: {size}")
+    return text.format(size=size)
+
+
+def of_model(title: str, headline: str = "") -> str:
+    """What was found of another model than the chosen one."""
+    return (
+        _("Of {title}: {headline}").format(title=title, headline=headline)
+        if headline
+        else _("of {title}").format(title=title)
+    )
+
+
+def expected(seconds: str) -> str:
+    """Seconds that were measured on this machine, but not on this scan."""
+    return f"\N{ALMOST EQUAL TO} {seconds}"
 
 
 def nothing_safe(tolerance: str, found: str, text: str) -> str:

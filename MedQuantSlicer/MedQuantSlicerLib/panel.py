@@ -34,6 +34,8 @@ class Panel:
         self._parameters: Any = None
         self._observer: int | None = None
         self._chosen: dict[str, Any] = {}
+        self._reading = False
+        """While choices are told one after the other: what is shown meanwhile is not yet all of them."""
         self.presenter = Presenter(engine, host, self.show)
         host.boxes_changed = self.presenter.boxes_changed
         host.volume_changed = self.presenter.volume_chosen
@@ -122,27 +124,37 @@ class Panel:
             name: value for name, value in chosen.items() if name not in self._chosen or self._chosen[name] != value
         }
         self._chosen = chosen
-        for name, value in changed.items():
-            if name in fields.OPTIONS:
-                self.presenter.set_option(name, value)
-        if "model" in changed and chosen["model"]:
-            self.presenter.model_chosen(local(chosen["model"]))
-        if "bits" in changed:
-            self.presenter.bits_chosen(chosen["bits"])
-        if "safe" in changed:
-            self.presenter.safe_chosen(chosen["safe"])
-        if "inputVolume" in changed:
-            self._host.watch_volume(chosen["inputVolume"])
-            self.presenter.volume_chosen(chosen["inputVolume"])
-        if "referenceSegmentation" in changed:
-            reference = chosen["referenceSegmentation"]
-            self.presenter.reference_chosen(reference.GetName() if reference is not None else "")
-        if changed.keys() & {"opacity", "filled"}:
-            self._host.style()
+        before, self._reading = self._reading, True
+        try:
+            self._tell(changed)
+        finally:
+            self._reading = before
+        if not self._reading:
+            self._write_back(self.presenter.shown)
         if "inputVolume" in changed and scene.is_of_another_scan(
             self._parameters.referenceSegmentation, chosen["inputVolume"]
         ):
             self._parameters.referenceSegmentation = None  # which comes back here
+
+    def _tell(self, changed: dict[str, Any]) -> None:
+        """Tell the presenter of these choices."""
+        for name, value in changed.items():
+            if name in fields.OPTIONS:
+                self.presenter.set_option(name, value)
+        if changed.get("model"):
+            self.presenter.model_chosen(local(changed["model"]))
+        if "bits" in changed:
+            self.presenter.bits_chosen(changed["bits"])
+        if "safe" in changed:
+            self.presenter.safe_chosen(changed["safe"])
+        if "inputVolume" in changed:
+            self._host.watch_volume(changed["inputVolume"])
+            self.presenter.volume_chosen(changed["inputVolume"])
+        if "referenceSegmentation" in changed:
+            reference = changed["referenceSegmentation"]
+            self.presenter.reference_chosen(reference.GetName() if reference is not None else "")
+        if changed.keys() & {"opacity", "filled"}:
+            self._host.style()
 
     # -- what is shown
 
@@ -159,6 +171,11 @@ class Panel:
         show_text(self._ui.hintLabel, shown.hint or (shown.waiting.text if shown.waiting is not None else ""))
         show_text(self._ui.machineLabel, shown.machine)
         self._path.follow(shown)
+        if not self._reading:
+            self._write_back(shown)
+
+    def _write_back(self, shown: Shown) -> None:
+        """What the presenter has chosen itself is the scene's choice, too."""
         model = portable(shown.model)
         if self._parameters is not None and model and model != self._parameters.model:
             self._chosen["model"] = model

@@ -143,9 +143,9 @@ _LABELS = {
     What.WEIGHTS: _("Weights"),
     What.ACTIVATIONS: _("Activations"),
     What.BOTH: _("Weights and activations"),
-    Tolerance.DICE_99: _("Dice at least .99"),
-    Tolerance.DICE_98: _("Dice at least .98"),
-    Tolerance.DICE_95: _("Dice at least .95"),
+    Tolerance.DICE_99: _("Mean Dice at least .99"),
+    Tolerance.DICE_98: _("Mean Dice at least .98"),
+    Tolerance.DICE_95: _("Mean Dice at least .95"),
     Tolerance.VOLUME_1: _("Volumes within 1 %"),
 }
 OPTIONS = (

@@ -8,11 +8,9 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from dataclasses import astuple, replace
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
-from MedQuantSlicerLib import messages as m
 from MedQuantSlicerLib.engine_process import EngineProcess
 from MedQuantSlicerLib.facts import Facts
 from MedQuantSlicerLib.host import DIFFERENCE, Host
@@ -20,6 +18,7 @@ from MedQuantSlicerLib.keeping import Keeping
 from MedQuantSlicerLib.known_models import KNOWN_MODELS
 from MedQuantSlicerLib.layer_work import LayerWork
 from MedQuantSlicerLib.mask_work import MaskWork
+from MedQuantSlicerLib.model_work import ModelWork
 from MedQuantSlicerLib.quantize_work import QuantizeWork
 from MedQuantSlicerLib.questions import Questions
 from MedQuantSlicerLib.showing import shown_of
@@ -53,6 +52,7 @@ class Presenter:
         self._works = Works(self.facts, engine, host, self.update, clock)
         self._questions = Questions(self._works)
         self._keeping = Keeping(self._works)
+        self._models = ModelWork(self._works, self._keeping, self._questions)
         self._masks = MaskWork(self._works, self._keeping, self._questions.measured)
         self._layers = LayerWork(self._works, self._keeping)
         self._quantizing = QuantizeWork(self._works, self._keeping, self._questions.measured)
@@ -160,41 +160,17 @@ class Presenter:
 
     def add_weights(self, path: str = "") -> None:
         """A file or folder of the user's: MedSAM, nnU-Net results, a quantized model. It is listed and chosen."""
-
-        def known(result: dict[str, Any]) -> None:
-            told = result["model"]
-            self._questions.listed(told)
-            self.facts.model = told["spec"]
-            self.facts.notice = ("model", m.added(told["title"]))
-            self._questions.sizes()
-
         if path:
-            self._works.run("add_weights", "model", "add_weights", {"path": path}, known, state=State.DOWNLOADING)
+            self._models.add_weights(path)
 
     def download(self) -> None:
         """Fetch the chosen model, after a question that says how much and from where; while that runs: cancel."""
-        if self._works.cancels("download"):
-            return
-        line = self.facts.line
-        if line is None or not self._host.confirm(m.ask_download(line.title, line.size)):
-            return
-
-        def known(result: dict[str, Any]) -> None:
-            self._questions.listed(result["model"])
-            self.facts.notice = ("model", m.downloaded(line.title))
-            self._questions.sizes()
-
-        self._works.run("download", "model", "download", {"model": line.spec}, known)
+        if not self._works.cancels("download"):
+            self._models.download()
 
     def clear_cache(self) -> None:
         """Remove what was compiled and quantized (downloads and exports stay), after a question."""
-        if self._works.can("clear_cache") and self._host.confirm(m.ask_clear(self.facts.cache)):
-            self._questions.ask("cache", self._cleared, {"clear": True})
-
-    def _cleared(self, told: dict[str, Any]) -> None:
-        self._questions.cache_known(told)
-        self.facts.made = {made: one for made, one in self.facts.made.items() if Path(one.handle).is_file()}
-        self._keeping.keep_choices()
+        self._models.clear_cache()
 
     def open_cache(self) -> None:
         """Show the cache's folder."""
@@ -292,20 +268,7 @@ class Presenter:
 
     def difference(self) -> None:
         """Show the difference as a segmentation of its own, or take it away."""
-        if not self._works.can("difference"):
-            return
-        if not self.facts.difference_shown and not self._masks.has_difference:
-            # The masks come from a saved scene, or were edited: compared now, it is shown as soon as it is known.
-            if self._works.can("compare"):
-                self.facts.difference_shown = True
-                self._masks.compare()
-            return
-        self.facts.difference_shown = not self.facts.difference_shown
-        if self.facts.difference_shown:
-            self._masks.show_difference()
-        else:
-            self._host.remove_masks(DIFFERENCE)
-        self.update()
+        self._masks.turn_difference()
 
     def difference_per_slice(self) -> tuple[tuple[int, ...], ...]:
         """In how many voxels the masks differ, along the scan's axes (k, j, i); empty before a comparison."""
@@ -348,12 +311,7 @@ class Presenter:
 
     def measured_layers(self) -> frozenset[tuple]:
         """The cells of all maps with their values, by model, scan and kind of map."""
-        return frozenset(
-            (one.model, one.scan, *kind, *astuple(cell))
-            for one in self.facts.sensitivities
-            for kind, heat in one.heats.items()
-            for cell in heat.cells.values()
-        )
+        return self._layers.measured()
 
     # -- export and the rest
 
@@ -363,17 +321,8 @@ class Presenter:
 
     def export(self, format: str = "", folder: str = "") -> None:
         """Write the quantized model to a new folder inside `folder`; while that runs: cancel."""
-        if self._works.cancels("export") or not folder:
-            return
-        latest = self.facts.latest
-        params = {"handle": latest.handle if latest else "", "format": format or "artifact", "folder": folder}
-
-        def known(result: dict[str, Any]) -> None:
-            self.facts.exported = result["folder"]
-            self.facts.exported_models.add(params["handle"])
-            self.facts.notice = ("export", m.saved(result["folder"]))
-
-        self._works.run("export", "export", "export", params, known)
+        if not self._works.cancels("export") and folder:
+            self._models.export(format, folder)
 
     def open_exported(self) -> None:
         """Show the folder that was written last."""

@@ -16,7 +16,7 @@ _ending: set[QProcessTransport] = set()
 
 
 class QProcessTransport:
-    """One start of the process; see `engine_process.Transport`."""
+    """One start of the process; see `engine_wire.Transport`."""
 
     def __init__(self, on_bytes: Callable[[bytes], None], on_exit: Callable[[int | None], None]) -> None:
         self._on_bytes, self._on_exit = on_bytes, on_exit

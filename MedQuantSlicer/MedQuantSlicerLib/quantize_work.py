@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import asdict
 from typing import Any
 
 from MedQuantSlicerLib import messages as m
@@ -48,7 +49,9 @@ class QuantizeWork:
             return
         recipe, tolerance = facts.safe_recipe, facts.options.tolerance
         settings, made, chosen = facts.settings_of(recipe), self._made(recipe), self._chosen
-        params = {"model": facts.model, **recipe, "tolerance": dict(TOLERANCES[tolerance])}
+        boxes = [asdict(box) for box in facts.boxes] if facts.needs_box else []
+        checked_with = {"boxes": boxes, "plane": facts.options.plane, "tolerance": dict(TOLERANCES[tolerance])}
+        params = {"model": facts.model, **recipe, **checked_with}
 
         def known(result: Told) -> None:
             if result["safe"]:
@@ -75,7 +78,8 @@ class QuantizeWork:
         def made(result: Told) -> None:
             words = result["handle"], result["bits"], result["text"], result["pieces"], settings[-1]
             facts.made.pop(settings, None)
-            facts.made[settings] = Quantized(*words, result.get("found", ""), tuple(result.get("precise", ())))
+            found = result.get("found", ""), tuple(result.get("precise", ())), bool(result.get("uneven"))
+            facts.made[settings] = Quantized(*words, *found)
             self._keeping.keep_choices()
             self._measured()
 

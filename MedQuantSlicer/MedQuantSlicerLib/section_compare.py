@@ -7,7 +7,7 @@ from typing import Any
 import qt
 
 from MedQuantSlicerLib import compare_table, style
-from MedQuantSlicerLib.messages import TEXTS, _
+from MedQuantSlicerLib.messages import TEXTS, _, of_model
 from MedQuantSlicerLib.state import Shown, Table
 from MedQuantSlicerLib.widgets import row_height, show_action, show_text
 
@@ -43,7 +43,8 @@ class CompareSection:
             if table is not None:
                 compare_table.fill_structures((ui.compareTable, ui.referenceTable), table)
                 compare_table.fill_models(ui.costTable, table)
-        show_text(ui.headlineLabel, table.headline if table else "")
+        headline = table.headline if table else ""
+        show_text(ui.headlineLabel, of_model(shown.table_of, headline) if shown.table_of else headline)
         show_text(ui.teachLabel, "" if table else _("Segment with both models to see what quantization costs."))
         for widget in (ui.worstButton, ui.differenceButton, ui.reportButton):
             widget.setVisible(table is not None)

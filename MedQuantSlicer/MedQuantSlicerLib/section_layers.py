@@ -8,18 +8,14 @@ import qt
 
 from MedQuantSlicerLib import style
 from MedQuantSlicerLib.colormap import legend
-from MedQuantSlicerLib.heatmap import ABOUT, HeatmapTree, breakable, worst_of
+from MedQuantSlicerLib.heatmap import HeatmapTree, breakable, worst_of
 from MedQuantSlicerLib.histograms import HistogramPair
+from MedQuantSlicerLib.layer_words import OF_VIEW
 from MedQuantSlicerLib.messages import _
 from MedQuantSlicerLib.state import Shown
 from MedQuantSlicerLib.widgets import Fold, show_action, show_text
 
 FLOATING_POINT = 32
-LEADS = {
-    "proxy": _("Which layers suffer when they become integers: a quick estimate from what each of them computes."),
-    "one-at-a-time": _("Which layers suffer when they become integers: each is rounded alone, and the masks compared."),
-    "incremental": _("Which layers suffer when they become integers: one at a time is spared, and the masks compared."),
-}
 
 
 class LayersSection:
@@ -49,8 +45,8 @@ class LayersSection:
         show_action(ui.sensitivityButton, shown.actions.get("find_sensitivity"))
         link = ui.worstLayersLabel.palette.color(qt.QPalette.Link).name()
         show_text(ui.worstLayersLabel, worst_of(shown.heatmap, link) if measured and shown.heatmap.worst else "")
-        show_text(ui.layersLabel, LEADS[shown.heatmap.view if measured else shown.options.view])
-        show_text(ui.legendLabel, legend(self._heatmap.largest, ABOUT[shown.heatmap.view]) if measured else "")
+        show_text(ui.layersLabel, OF_VIEW[shown.heatmap.view if measured else shown.options.view].lead)
+        show_text(ui.legendLabel, legend(self._heatmap.largest, OF_VIEW[shown.heatmap.view].legend) if measured else "")
         show_text(ui.agreementLabel, "\n".join(shown.heatmap.agreement) if measured else "")
         self._histograms.show(shown.layer)
         show_text(ui.layerLabel, layer_of(shown) if shown.layer else _("Click on a layer.") if measured else "")

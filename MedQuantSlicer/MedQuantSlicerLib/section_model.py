@@ -13,6 +13,7 @@ from MedQuantSlicerLib.widgets import Fold, label, row_height, show_action, show
 
 SPEC_ROLE = 0x0100  # Qt.UserRole, as a plain number for both bindings
 LINES = 6
+DOT = " \N{MIDDLE DOT} "
 
 
 class ModelSection:
@@ -65,7 +66,7 @@ class ModelSection:
         line = next((one for one in shown.models if one.spec == shown.model), None)
         self._title.text = line.title if line else _("Choose a model")
         ui.modelButton.setAccessibleName(_("Model: {title}").format(title=self._title.text))
-        show_text(self._facts, facts_of(line, licence=False) if line else "")
+        show_text(self._facts, facts_of(line, licence=False).replace(DOT, "\n", 1) if line else "")
         self._ui.modelButton.toolTip = facts_of(line) if line else _("Choose a model")
         needs = line.needs if line is not None and not line.present else ""
         show_text(ui.modelNeedsLabel, needs)
@@ -133,4 +134,4 @@ def facts_of(line: ModelLine, *, licence: bool = True) -> str:
     if not line.present:
         parts.append(_("not on this machine"))
     # Broken between the parts, never inside "7.7 MB".
-    return " \N{MIDDLE DOT} ".join(part.replace(" ", "\N{NO-BREAK SPACE}", 2) for part in parts if part)
+    return DOT.join(part.replace(" ", "\N{NO-BREAK SPACE}", 2) for part in parts if part)

@@ -8,7 +8,8 @@ from typing import Any
 
 import qt
 
-from MedQuantSlicerLib.messages import _
+from MedQuantSlicerLib.actions import STATE_OF
+from MedQuantSlicerLib.messages import _, of_model
 from MedQuantSlicerLib.state import SECTIONS, Shown, State
 
 SETTLE_MS = 30
@@ -36,27 +37,36 @@ class SectionPath:
         self._sections = {name: getattr(ui, f"{name}Section") for name in SECTIONS}
         self._titles = {name: section.text for name, section in self._sections.items()}
         self._folding = False
-        self._seen: tuple[Any, Any, str, bool] = (None, None, "", False)
+        self._seen: tuple[Any, Any, str, State] = (None, None, "", State.NO_VOLUME)
+        self._wishes: tuple[Any, ...] = ()
         for name, section in self._sections.items():
             section.contentsCollapsed.connect(self._toggled(name, opened))
 
     def follow(self, shown: Shown) -> None:
-        """Fold, open and scroll as what is shown now asks for; only after a change: the user has the last word."""
-        table, problem, step, measuring = self._seen
+        """Fold, open and scroll as what is shown now asks for; only after a change: the user has the last word.
+
+        Who measures, exports or writes a report stays there: the next step is what it was before. So does who wishes
+        something for a layer, and may wish more. Where the next step itself was begun and cancelled, its button is what
+        comes next once more.
+        """
+        table, problem, step, state = self._seen
         next_step = next((verb for verb in STEPS if verb in shown.actions and shown.actions[verb].primary), "")
-        measures = shown.state is State.MEASURING
-        self._seen = (shown.table, shown.problem, next_step, measures)
+        wished, self._wishes = shown.overrides != self._wishes, shown.overrides
+        resting = "" if shown.waiting is None else step
+        self._seen = (shown.table, shown.problem, next_step or resting, shown.state)
+        was_stopped = bool(next_step) and state is STATE_OF.get(next_step)
         if shown.table is not None and shown.table is not table:
             self._fold(FOLDED_BY_RESULT, True)
             self._fold(("compare",), False)
             self._bring("compare", self._ui.costTable)
         elif shown.table is None and table is not None:
             self._fold(FOLDED_BY_RESULT, False)
-        elif next_step and next_step != step:
+        elif next_step and (next_step != step or was_stopped) and not wished:
             section, button = STEPS[next_step]
             self._fold((section,), False)
             self._bring(section, getattr(self._ui, button))
-        if measuring and not measures and shown.heatmap is not None and shown.heatmap.complete:
+        measured = state is State.MEASURING and shown.state is not State.MEASURING
+        if measured and shown.heatmap is not None and shown.heatmap.complete:
             self._bring("layers", self._sections["layers"])
         if shown.problem is not None and shown.problem is not problem:
             self._fold((shown.problem.section,), False)
@@ -129,8 +139,10 @@ def chosen_in(name: str, shown: Shown) -> str:
         return ", ".join(filter(None, (_("{bits}-bit").format(bits=choice.bits), choice.size))) if choice else ""
     if name == "segment":
         return shown.boxes if shown.needs_box else ""
+    if name == "compare" and shown.table_of:
+        return of_model(shown.table_of)
     if name == "compare":
-        return shown.table.headline if shown.table is not None else ""
+        return shown.table.headline.partition(" (")[0] if shown.table is not None else ""  # where, has no room
     if name == "layers" and shown.heatmap is not None and shown.heatmap.complete and shown.heatmap.worst:
         return _("most sensitive {layer}").format(layer=shown.heatmap.worst[0].rpartition(".")[2])
     return ""

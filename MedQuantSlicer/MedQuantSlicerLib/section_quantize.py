@@ -7,7 +7,7 @@ from typing import Any
 import qt
 
 from MedQuantSlicerLib import style
-from MedQuantSlicerLib.heatmap import within
+from MedQuantSlicerLib.heatmap import unbroken, within
 from MedQuantSlicerLib.layer_showing import block_of
 from MedQuantSlicerLib.messages import COMPARE_DECIDES, NOT_MEASURED, SAFE_MISSING, _
 from MedQuantSlicerLib.state import BITS, BitsChoice, Shown
@@ -52,9 +52,10 @@ class BitsButton:
         show_text(self._seconds, choice.seconds)
         self._accuracy.text = choice.accuracy
         measured = _("Size of the file that was made.") if choice.measured else _("Size as computed before quantizing.")
-        masks = _("Masks: {accuracy}, on the scan that was compared last.").format(accuracy=choice.accuracy)
+        masks = _("Masks: {accuracy}, on this scan.").format(accuracy=choice.accuracy)
         if choice.accuracy == NOT_MEASURED:
-            masks = _("Masks: not compared yet.")
+            masks = _("Masks: not compared on this scan yet.")
+            masks += " " + _("Seconds: what this machine took before.") if choice.seconds else ""
         self.button.toolTip = f"{measured} {masks}"
 
 
@@ -95,7 +96,8 @@ class QuantizeSection:
         show_text(ui.safeLabel, safe_of(shown))
         ui.safeLabel.toolTip = "\n".join(shown.safe_precise)
         # After a comparison its table and the chosen button say the same.
-        show_text(ui.quantizedLabel, shown.quantized if shown.table is None and not shown.safe else "")
+        untold = shown.table is None or shown.table_of
+        show_text(ui.quantizedLabel, shown.quantized if untold and not shown.safe else "")
         ranged = shown.options.where == "range"
         ui.rangeWidget.setVisible(ranged)
         ui.rangeLabel.setVisible(ranged)
@@ -109,7 +111,7 @@ def safe_of(shown: Shown) -> str:
     found = f"{shown.safe_found}\n{COMPARE_DECIDES}"
     if not shown.safe_precise:
         return found
-    named = ", ".join(within(name, block_of(name)) for name in shown.safe_precise[:NAMED])
+    named = ", ".join(unbroken(within(name, block_of(name))) for name in shown.safe_precise[:NAMED])
     more = len(shown.safe_precise) - NAMED
     rest = _(" and {count} more").format(count=more) if more > 0 else ""
     return found + "\n" + _("Kept most precise: {names}{rest}").format(names=named, rest=rest)

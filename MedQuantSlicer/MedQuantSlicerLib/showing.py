@@ -46,7 +46,7 @@ def shown_of(facts: Facts, now: float) -> Shown:
         model=facts.model,
         bits=facts.bits,
         safe=facts.safe,
-        safe_found=f"{safe.text}\n{safe.found}" if safe is not None else "",
+        safe_found="\n".join([safe.text, safe.found, *[m.UNEVEN] * safe.uneven]) if safe is not None else "",
         safe_precise=safe.precise if safe is not None else (),
         choices=_choices(facts),
         options=facts.options,
@@ -61,6 +61,7 @@ def shown_of(facts: Facts, now: float) -> Shown:
         left_title=title_of(facts, FP32),
         right_title=title_of(facts, QUANTIZED),
         table=facts.table if facts.table is None or facts.is_compared else out_of_date(facts.table),
+        table_of=_table_of(facts),
         difference_shown=facts.difference_shown,
         worst=str(facts.worst["text"]) if facts.worst else "",
         heatmap=heatmap_of(facts),
@@ -141,13 +142,24 @@ def table_of(told: Mapping[str, Any]) -> Table:
     )
 
 
+def _table_of(facts: Facts) -> str:
+    compared = facts.compared_model
+    if compared in ("", facts.model):
+        return ""
+    line = facts.line_of(compared)
+    return line.title if line is not None else compared
+
+
 def _choices(facts: Facts) -> tuple[BitsChoice, ...]:
     known = facts.choices.get(facts.choice_key(), {})
     only = facts.quantized.bits if facts.line is not None and facts.line.is_quantized else None
-    choices = []
+    scan, choices = facts.volume.digest if facts.volume else "", []
     for bits in BITS:
         told = known.get(str(bits), {})
-        words = (told.get("size", ""), told.get("seconds", ""), told.get("accuracy") or m.NOT_MEASURED)
+        verdict = told.get("verdicts", {}).get(scan, "")
+        seconds = told.get("seconds", "")
+        seconds = m.expected(seconds) if seconds and not verdict else seconds
+        words = (told.get("size", ""), seconds, verdict or m.NOT_MEASURED)
         chosen = bits == only if only is not None else bits == facts.bits and not facts.safe
         choices.append(BitsChoice(bits, chosen, *words, bool(told.get("measured"))))
     return tuple(choices)

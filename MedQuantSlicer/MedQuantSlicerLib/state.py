@@ -115,9 +115,9 @@ class BitsChoice:
     size: str
     """"52 MB"."""
     seconds: str
-    """"1.0 s a slice", or "" where it was not measured."""
+    """"1.0 s a slice", as an expectation where the chosen scan was not compared, or "" where it was not measured."""
     accuracy: str
-    """"masks as FP32", "small loss", "visible loss: look" or "not measured"."""
+    """On the chosen scan: "masks as FP32", "small loss", "visible loss: look" or "not measured"."""
     measured: bool = False
     """Whether the size is that of a file that was made, not computed beforehand."""
 
@@ -263,6 +263,8 @@ class Shown:
     """Of the FP32 view: "FP32  375 MB  7.7 s"; empty before there are masks."""
     right_title: str = ""
     table: Table | None = None
+    table_of: str = ""
+    """Title of the model that the table is of, where another one is chosen now."""
     difference_shown: bool = False
     worst: str = ""
     """"Slice 14 differs most: 132 voxels"; empty: unknown or none differs."""

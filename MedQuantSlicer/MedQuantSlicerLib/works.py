@@ -67,7 +67,7 @@ class Works:
         is chosen by then."""
         self.dismiss()
         if of_scan:
-            then = self._if_still(self.facts.volume_key, then)
+            then = self._if_still(self.facts.volume_key, section, then)
         missing = self.host.missing()
         if missing is None:
             self._guarded(section, then)
@@ -90,9 +90,11 @@ class Works:
         on_partial: Callable[[Told], None] | None = None,
         on_failed: Then = lambda: None,
         part: Part | None = None,
+        late: Callable[[Told], None] | None = None,
     ) -> None:
         """One request, with what it needs of the scene handed over before. `on_result` may go on with the next step; it
-        is not called after a cancel, whatever the engine answers.
+        is not called after a cancel, whatever the engine answers, but `late` is: for work that leaves something on this
+        machine which is of no scan, as what was done before the cancel was heard is done.
         `on_failed` tidies up what partial results left, at the moment of a cancel: another scan may be chosen before
         the engine answers. `with_masks`: kinds that are handed over as they are in the
         scene, beside what `params` tell of them."""
@@ -134,11 +136,11 @@ class Works:
             return True
 
         def result(told: Told) -> None:
-            late = not wanted()  # it was done before the engine knew that it was cancelled
-            if late:
+            heard = on_result if wanted() else late  # else it was done before the engine knew that it was cancelled
+            if heard is None:
                 self.files.discard_all(told)
             if ends():
-                self._guarded(section, lambda: None if late else on_result(told))
+                self._guarded(section, lambda: heard and heard(told))
                 self.update()
 
         def error(told: Told) -> None:
@@ -228,9 +230,17 @@ class Works:
         if self.facts.state is State.FAILED:
             self.rest()
 
-    def _if_still(self, volume_key: str, then: Then) -> Then:
+    def _if_still(self, volume_key: str, section: str, then: Then) -> Then:
         """What is about a scan, and is not done where another one was chosen while the engine was installed."""
-        return lambda: then() if self.facts.volume_key == volume_key else None
+
+        def if_still() -> None:
+            if self.facts.volume_key == volume_key:
+                then()
+            else:
+                self.facts.notice = (section, m.NOT_STARTED)
+                self.update()
+
+        return if_still
 
     def _guarded(self, section: str, do: Then) -> None:
         """A fault of ours must not leave work behind that nobody does: it is told, and the panel rests."""

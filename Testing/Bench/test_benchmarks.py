@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
+from torch import nn
 
-from medquant.bench import quality, solver
+from medquant.bench import quality, sensitivity_time, solver
+from medquant.bench.organ_case import OrganCase, logits_of
 from medquant.errors import UserError
+from medquant.imaging.volume import Volume
+from medquant.models.torch_program import from_module
+from medquant.progress import ProgressEvent
 
 PROMISED = {8: (0.998, 0.005, 8.1), 4: (0.985, 0.01, 4.3), 3: (0.965, 0.02, 3.3), 2: (0.945, 0.03, 2.1)}
 """Bits -> least Dice against FP32, most loss of reference Dice, most effective bits."""
@@ -50,6 +57,14 @@ def test_codes_are_those_of_the_explicit_algorithm() -> None:
     assert solver.agreement(torch.float64, inputs=64, outputs=48, tokens=256) == (1.0, 1.0)
 
 
+def test_the_map_of_layers_is_timed_whole() -> None:
+    (row,) = sensitivity_time.run(networks=("embedded",))
+    assert row["cells"] == 3 * row["layers"] > 0 and row["view"] == "one-at-a-time"
+    assert 0 < row["first_cell_seconds"] < row["seconds"]
+    with pytest.raises(UserError, match="embedded, nnunet, sam-vit-b"):
+        sensitivity_time.run(networks=("vit",))
+
+
 def test_every_row_has_a_recipe_of_its_own() -> None:
     plan = list(quality.recipes())
     assert len(plan) == 4 * 3 * 4
@@ -62,3 +77,42 @@ def test_every_row_has_a_recipe_of_its_own() -> None:
 def test_an_unknown_choice_is_named(wrong: dict, tmp_path: Path) -> None:
     with pytest.raises(UserError, match="Choose among"):
         quality.run(data=tmp_path, **wrong)
+
+
+@pytest.fixture
+def small_case(monkeypatch: pytest.MonkeyPatch) -> OrganCase:
+    """Another network and other inputs in the place of the real ones, by the same protocol."""
+    torch.manual_seed(0)
+    layers = [nn.Conv3d(1, 8, 3, padding=1), nn.ReLU(), nn.Conv3d(8, 8, 3, padding=1), nn.ReLU(), nn.Conv3d(8, 3, 1)]
+    model = from_module(nn.Sequential(*layers).eval(), name="small", roi_size=(16, 16, 16))
+    scan = torch.randn(16, 32, 32, generator=torch.Generator().manual_seed(1)).numpy()
+    cube = torch.randn(1, 1, 16, 16, 16, generator=torch.Generator().manual_seed(2))
+    full = logits_of(model.network, cube).argmax(1)[0]
+    case = OrganCase(model, Volume(scan, np.diag([1.0, 1.0, 2.0, 1.0])), cube, full, full, (1, 2))
+    monkeypatch.setattr(quality.OrganCase, "all", lambda *_: iter([case]))
+    return case
+
+
+def test_float_inputs_are_counted_and_their_search_is_seen(small_case: OrganCase, tmp_path: Path) -> None:
+    told: list[ProgressEvent] = []
+    _, *rows = quality.run(data=tmp_path, folds=(2,), activations=(8,), float_share=0.5, progress=told.append)
+    found = {row["settings"]: (row["floating_layers"], row["layers"]) for row in rows}
+    assert found["default"] == found["published"] == (0, 3) and 0 < found["float inputs"][0] < 3
+    search = [
+        event.fraction for event in told if "(float inputs)" in event.message and "Inputs that matter" in event.message
+    ]
+    assert len(search) > 3 and search == sorted(search) and search[-1] > search[0]
+    assert all(a.fraction <= b.fraction for a, b in pairwise(told))
+
+
+def test_no_share_is_no_row_and_no_search(small_case: OrganCase, tmp_path: Path) -> None:
+    told: list[ProgressEvent] = []
+    _, *rows = quality.run(data=tmp_path, folds=(2,), activations=(8,), float_share=0.0, progress=told.append)
+    assert [row["settings"] for row in rows] == ["default", *["published"] * 3]
+    assert told and not any("Inputs that matter" in event.message for event in told)
+
+
+@pytest.mark.parametrize("share", [1.0, -0.2])
+def test_a_share_is_a_part(share: float, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="between 0 and 1"):
+        quality.run(data=tmp_path, activations=(8,), float_share=share)

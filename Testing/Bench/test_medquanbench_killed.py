@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 from small_subject import a_subject, scores
 
-from medquant.bench.medquanbench.plan import Cell, cells, settings
+from medquant.bench.medquanbench.plan import Cell, cells, code_of_cells, settings
 from medquant.bench.medquanbench.running import Locally, run
 from medquant.bench.medquanbench.subjects import Subject
 from medquant.bench.records import Records
@@ -53,6 +53,18 @@ def test_a_killed_run_goes_on_where_it_stopped(tmp_path: Path, own_cache: Path) 
     rows, _ = run(plan, Records(tmp_path / "whole"), Locally(tmp_path / "models"), Progress())
     told = json.loads((tmp_path / "told").read_text(encoding="utf-8"))
     assert scores(told["rows"]) == scores(rows)
+
+
+@pytest.mark.heavy
+@pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="no process can be interrupted here")
+def test_a_run_that_is_stopped_says_that_it_goes_on(tmp_path: Path, own_cache: Path) -> None:
+    command = _command(a_subject(tmp_path, count=5), tmp_path / "out")
+    with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True) as process:
+        while not list((tmp_path / "out" / "cells").glob("*.json")) and process.poll() is None:
+            time.sleep(0.01)
+        process.send_signal(signal.SIGINT)
+        _, said = process.communicate(timeout=60)
+    assert process.returncode == 130 and "Finished cells are kept" in said
 
 
 @pytest.mark.heavy
@@ -105,6 +117,15 @@ def test_where_ray_is_missing_that_is_told(subject: Subject, monkeypatch: pytest
     monkeypatch.setitem(sys.modules, "ray", None)
     with pytest.raises(UserError, match="Ray is not installed"):
         list(OnRay("auto")(list(cells([subject], settings(precisions=()))), Progress()))
+
+
+def test_a_worker_with_other_code_measures_nothing(subject: Subject) -> None:
+    from medquant.bench.medquanbench.cluster import _run_anywhere
+
+    (cell, _) = cells([subject], settings(precisions=()))
+    outcome = _run_anywhere(cell, "cpu", 1, "of another version")
+    assert isinstance(outcome, UserError) and "another version of medquant" in str(outcome)
+    assert not isinstance(_run_anywhere(cell, "cpu", 1, code_of_cells()), UserError)
 
 
 @pytest.mark.parametrize(

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import io
 from typing import Any
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from rich.console import Console
 
 from medquant.bench.medquanbench.findings import findings
 from medquant.bench.medquanbench.plan import FP32, PRODUCT
 from medquant.bench.medquanbench.summary import Line, summarize
 from medquant.bench.medquanbench.tables import markdown, tables, write_tables
+from medquant.commands.bench_medquanbench import _show
+from medquant.commands.session import Session
 from medquant.evaluation.wording import TIMES
 
 
@@ -25,6 +29,7 @@ def a_row(precision: str, grain: str, method: str, scores: dict[str, float], **o
         "method": method,
         "case": "one",
         "case_id": "one",
+        "split": "",
         "dsc": float(np.mean(list(scores.values()))),
         "structures": [{"name": name, "dsc": dsc, "nsd": dsc / 2} for name, dsc in scores.items()],
         "effective_bits": 4.0,
@@ -36,6 +41,8 @@ def a_row(precision: str, grain: str, method: str, scores: dict[str, float], **o
         "runtime_kind": None,
         "runtime_seconds": None,
         "runtime_dsc": None,
+        "runtime_structures": None,
+        "no_runtime": "It is not installed.",
     } | other
 
 
@@ -51,6 +58,7 @@ SETTINGS = (
 )
 LIKE_THE_PAPER = (0.9, 0.895, 0.9, 0.1, 0.5, 0.6, 0.7, 0.85)
 UNLIKE_IT = (0.9, 0.8, 0.9, 0.88, 0.5, 0.4, 0.41, 0.8)
+HOLDS, FAILS, TIE, KEPT = "holds", "does not hold", "a tie", "nothing was lost"
 
 
 def lines_of(values: tuple[float, ...]) -> list[Line]:
@@ -97,9 +105,10 @@ def test_a_setting_is_compared_on_the_cases_that_it_was_measured_on() -> None:
 def test_findings_follow_the_numbers() -> None:
     alike, unlike = findings(lines_of(LIKE_THE_PAPER)), findings(lines_of(UNLIKE_IT))
     assert [one.claim for one in alike] == [one.claim for one in unlike] and len(alike) == 6
-    assert [one.holds for one in alike] == [True] * 6
-    assert [one.holds for one in unlike] == [False] * 6
+    assert [one.verdict for one in alike] == [HOLDS] * 6
+    assert [one.verdict for one in unlike] == [FAILS] * 6
     assert "0.100" in alike[1].evidence and "88.9 %" in alike[1].evidence
+    assert all(one.evidence.endswith("(1 scan)") for one in alike)
 
 
 def test_of_two_ruins_neither_is_better() -> None:
@@ -111,13 +120,35 @@ def test_of_two_ruins_neither_is_better() -> None:
 
 def test_what_was_not_lost_cannot_be_recovered() -> None:
     values = (0.9, 0.895, 0.9, 0.897, 0.898, 0.899, 0.9, 0.9)
-    assert not any("recovers" in one.claim for one in findings(lines_of(values)))
+    judged = {one.claim[:5]: one.verdict for one in findings(lines_of(values)) if "recovers" in one.claim}
+    assert set(judged.values()) == {KEPT} and len(judged) == 3
+
+
+@given(st.floats(-0.049, 0.049))
+def test_a_difference_that_scans_may_make_is_a_tie(difference: float) -> None:
+    values = (0.9, 0.895, 0.9, 0.1, 0.6, 0.6 + difference, 0.7, 0.85)
+    (adaptive,) = (one for one in findings(lines_of(values)) if one.claim.startswith("Adaptive"))
+    assert adaptive.verdict == TIE
+
+
+def test_the_number_of_scans_and_their_spread_are_told() -> None:
+    rows = [
+        a_row(*setting, {"liver": value + off}, case_id=str(off))
+        for setting, value in zip(SETTINGS, LIKE_THE_PAPER, strict=True)
+        for off in (0.0, 0.02, 0.04)
+    ]
+    lines = summarize(rows)
+    assert all(one.evidence.endswith("(3 scans)") for one in findings(lines))
+    assert [line.dsc_spread for line in lines] == pytest.approx([0.02] * len(SETTINGS))
+    table = tables(lines, [])[0]
+    assert {row[table.head.index("spread")] for row in table.rows} == {"0.020"}
+    assert summarize(rows[:1])[0].dsc_spread is None
 
 
 def test_what_is_lossless_again_has_recovered() -> None:
     values = (0.9, 0.895, 0.9, 0.88, 0.88, 0.9, 0.9, 0.9)
     (finer,) = (one for one in findings(lines_of(values)) if one.claim.startswith("Finer"))
-    assert finer.holds
+    assert finer.verdict == HOLDS
 
 
 @pytest.mark.parametrize("left", range(len(SETTINGS)))
@@ -134,11 +165,12 @@ def test_each_model_has_its_own_findings() -> None:
         for setting, value in zip(SETTINGS, values, strict=True)
     ]
     found = findings(summarize(rows))
-    assert {(one.model, one.holds) for one in found} == {("good", True), ("bad", False)} and len(found) == 12
+    assert {(one.model, one.verdict) for one in found} == {("good", HOLDS), ("bad", FAILS)} and len(found) == 12
 
 
 def test_tables_hold_every_number(tmp_path) -> None:
     kernels = {"runtime": "openvino int8", "runtime_kind": "openvino", "runtime_seconds": 0.5, "runtime_dsc": 0.77}
+    kernels["runtime_structures"] = [{"name": "liver", "dsc": 0.77, "nsd": 0.5}]
     rows = [a_row(*setting, {"liver": value}) for setting, value in zip(SETTINGS, LIKE_THE_PAPER, strict=True)]
     rows[0] |= {
         "bytes": 800,
@@ -146,6 +178,7 @@ def test_tables_hold_every_number(tmp_path) -> None:
         "runtime_kind": "openvino",
         "runtime_seconds": 1.0,
         "runtime_dsc": 0.9,
+        "runtime_structures": [{"name": "liver", "dsc": 0.9, "nsd": 0.5}],
     }
     rows[-1] |= kernels | {"model": "net"}
     lines = summarize(rows)
@@ -168,6 +201,7 @@ def test_tables_hold_every_number(tmp_path) -> None:
 )
 def test_a_gain_needs_the_same_place(other: dict[str, Any]) -> None:
     ran = {"runtime": "it", "runtime_kind": "openvino", "runtime_dsc": 0.9}
+    ran["runtime_structures"] = [{"name": "liver", "dsc": 0.9, "nsd": 0.5}]
     rows = [
         a_row(FP32, "", "", {"liver": 0.9}, **ran | {"runtime_seconds": 1.0} | other),
         a_row("W8A8", "per-tensor", PRODUCT, {"liver": 0.9}, **ran | {"runtime_seconds": 0.5}),
@@ -178,12 +212,81 @@ def test_a_gain_needs_the_same_place(other: dict[str, Any]) -> None:
     assert eight["device"] == "a processor, 2 threads" and full["device"].startswith(other.get("processor", "a "))
 
 
+def test_what_a_runtime_changes_is_told_of_the_same_structures() -> None:
+    ran = {"runtime": "it", "runtime_kind": "openvino", "runtime_seconds": 1.0, "runtime_dsc": 0.55}
+    ran["runtime_structures"] = [{"name": name, "dsc": dsc, "nsd": dsc} for name, dsc in (("a", 0.8), ("b", 0.3))]
+    (line,) = summarize([a_row(FP32, "", "", {"a": 0.9, "b": 0.1}, **ran)], found_by_fp32=0.5)
+    assert line.runtime_dsc_change == pytest.approx(-0.1)
+
+
+def test_why_no_runtime_computed_it_is_told() -> None:
+    rows = [a_row(FP32, "", "", {"liver": 0.9}), a_row("W4A4", "adaptive", "rtn", {"liver": 0.9}, no_runtime="Never.")]
+    rows.append(a_row("W4A4", "per-tensor", PRODUCT, {"liver": 0.9}, no_runtime="It failed."))
+    table = tables(summarize(rows), [])[1]
+    assert "No runtime for net FP32: It is not installed." in table.note
+    assert "No runtime for net W4A4: It failed." in table.note and "Never." not in table.note
+
+
+def test_the_split_stands_under_the_scores() -> None:
+    rows = [a_row(FP32, "", "", {"liver": 0.9}, split=split, case_id=split) for split in ("val", "test")]
+    assert "split val and test" in tables(summarize(rows), [])[0].note
+    assert "split" not in tables(summarize([a_row(FP32, "", "", {"liver": 0.9})]), [])[0].note
+
+
 def test_the_number_of_structures_stands_in_the_table() -> None:
     rows = [a_row(FP32, "", "", {"liver": 0.9, "spleen": 0.8}), a_row("W4A4", "", "", {"liver": 0.6, "spleen": 0.5})]
     rows += [a_row(FP32, "", "", {"aorta": 0.9, "spleen": 0.8}, case_id="two")]
     assert [line.structures for line in summarize(rows)] == [3, 2]
     table = tables(summarize(rows), [])[0]
     assert [row[table.head.index("structures")] for row in table.rows] == ["3", "2"]
+
+
+def printed(lines: list[Line], width: int) -> str:
+    """What the command prints where there is no terminal."""
+    stream = io.StringIO()
+    for table in tables(lines, findings(lines)):
+        _show(Session(Console(file=stream, width=width, emoji=False)), table)
+    return stream.getvalue()
+
+
+@pytest.mark.parametrize("width", [80, 120])
+def test_no_figure_is_cut_in_a_terminal(width: int) -> None:
+    ran = {"runtime": "openvino int8 on CPU, integer kernels", "runtime_kind": "openvino", "runtime_dsc": 0.5}
+    ran |= {"runtime_structures": [{"name": "liver", "dsc": 0.5, "nsd": 0.5}], "processor": "A long name @ 2.10GHz"}
+    grid = [(p, grain, "permutation-comq") for p in ("W8A8", "W4A4") for grain in ("per-channel/token", "adaptive")]
+    numbers = iter(np.random.default_rng(0).uniform(0.2, 0.9, 1000))
+    rows = []
+    for precision, grain, method in (*SETTINGS, *grid, ("W8A8", "per-tensor", PRODUCT)):
+        for case in ("one", "two") if precision == FP32 or method == PRODUCT else ("two",):
+            other = ran | {"runtime_seconds": next(numbers)} if method == PRODUCT or precision == FP32 else {}
+            bits = {"effective_bits": round(10 * next(numbers), 2), "case_id": case, "bytes": 123_456_789}
+            row = a_row(precision, grain, method, {"liver": next(numbers)}, model="a_long_name_of_a_network_2", **bits)
+            rows.append(row | other)
+    rows.append(a_row(FP32, "", "", {"liver": 0.9}, model="other"))
+    lines = summarize(rows)
+    text = printed(lines, width)
+    for line in lines:
+        figures = [f"{line.dsc:.3f}", f"{line.nsd:.3f}", f"{line.effective_bits:.1f}"]
+        figures += [] if line.precision == FP32 else [f"{line.dsc_drop:.1f}", f"{line.nsd_drop:.1f}"]
+        (shown,) = (
+            one
+            for one in text.partition("Size and latency")[0].splitlines()
+            if one.split()[:1] == [line.precision]
+            and {line.granularity, line.method} - {""} <= set(one.split())
+            and figures[0] in one.split()
+        )
+        assert set(figures) <= set(shown.split())
+        if line.runtime:
+            assert f"{line.runtime_dsc_change:+.3f}" in text
+            gain = line.gain_over(next(one for one in lines if one.model == line.model and one.precision == FP32))
+            assert gain is not None and f"{gain:.2f}{TIMES}" in text
+    assert "…" not in text
+    words = " ".join(text.split())
+    assert "a_long_name_of_a_network_2 (CNN), 2 cases, 1 structure" in words and "W4A4 adaptive rtn: 1 case" in words
+    for told in (*(one.claim for one in findings(lines)), "that is, simulated", "the median of 3 passes"):
+        assert told in words
+    assert "FP32, W4A4, W8A8 on A long name @ 2.10GHz, 2 threads." in words
+    assert "No runtime for other FP32: It is not installed." in words
 
 
 def test_names_do_not_become_markup(tmp_path) -> None:

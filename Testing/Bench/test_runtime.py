@@ -8,11 +8,18 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from torch import nn
 
-from medquant.bench import runtime
-from medquant.bench.runtime_cases import CASES, smooth
+from medquant.activation_settings import IntActivations
+from medquant.bench import runtime, runtime_worker
+from medquant.bench.runtime_cases import CASES, Case, case_of, quantized_file, smooth
+from medquant.bench.runtime_real import W8A8
+from medquant.deploy.runtime import RUNTIMES
 from medquant.errors import Cancelled, UserError
+from medquant.models.base import CalibrationBatch, Model
+from medquant.models.torch_program import from_module
 from medquant.progress import Progress
+from medquant.recipe import IntWeights, Recipe
 
 COLUMNS = ("network", "runtime", "precision", "seconds", "speedup_vs_pytorch_fp32", "speedup_vs_runtime_fp32")
 COLUMNS += ("peak_memory_mb", "dsc_vs_fp32", "simulated")
@@ -36,12 +43,59 @@ def test_speedups_are_against_pytorch_and_the_runtimes_own_fp32() -> None:
 
 
 def test_what_stays_in_floating_point_is_said_and_what_is_slower() -> None:
-    row = {"speedup_vs_runtime_fp32": 0.5, "quantized_layers": 9, "integer_layers": 7, "note": "late"}
+    row = {"speedup_vs_runtime_fp32": 0.5, "layers": 9, "integer_layers": 7, "note": "late"}
+    row["quantized_layers"] = 8  # one has its input in floating point by the recipe
     row |= {"quantized_products": 12, "integer_products": 0}
     (note,) = runtime._told(row).values()
     assert note.startswith("late; slower than FP32") and "2 of 9 layers in floating point" in note
     assert note.endswith("12 of 12 products of attention in floating point")
-    assert not runtime._told({"speedup_vs_runtime_fp32": None, "integer_layers": 7, "quantized_layers": 7})
+    assert not runtime._told({"speedup_vs_runtime_fp32": None, "integer_layers": 7, "layers": 7})
+
+
+@pytest.mark.parametrize("runtime_name", ["openvino", "onnxruntime"])
+def test_layers_that_the_recipe_leaves_out_are_counted(
+    runtime_name: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """The steps themselves, on a small network with one input of three in floating point."""
+    if RUNTIMES[runtime_name].version() is None:
+        pytest.skip(f"{runtime_name} is not installed")
+    monkeypatch.setattr(runtime_worker, "case_of", lambda *_: SmallCase("small", small_network))
+    monkeypatch.setattr(runtime_worker, "SECONDS", 0.0)
+    job = {"case": "small", "device": "cpu", "threads": 1, "runtime": runtime_name, "precision": "int8"}
+    job |= {"quantized": str(tmp_path / "small.mq.safetensors"), "cache": str(tmp_path / "cache")}
+    job["output"] = str(tmp_path / "output.npy")
+    made = runtime_worker.main({**job, "step": "quantize"})
+    assert made["seconds"] >= sum(made["beyond_peer"].values())
+    assert set(made["beyond_peer"]) == {"the choice of float inputs", "the solver permutation-comq"}
+    found = runtime_worker.main({**job, "step": "time"})
+    assert (found["quantized_layers"], found["layers"]) == (2, 3)
+    told = runtime._told({**found, "speedup_vs_runtime_fp32": None})["note"]
+    assert told == f"{3 - found['integer_layers']} of 3 layers in floating point"
+
+
+class SmallCase(Case):
+    """As a real case is, with an input named instead of searched."""
+
+    def recipe(self, model: Model, calibration: list[CalibrationBatch]) -> Recipe:
+        return Recipe(weights=IntWeights(8), activations=IntActivations(8), float_inputs=("1",))
+
+
+def small_network() -> Model:
+    """Three convolutions."""
+    torch.manual_seed(0)
+    layers = [nn.Conv3d(1, 8, 3, padding=1), nn.Conv3d(8, 8, 3, padding=1), nn.Conv3d(8, 3, 3, padding=1)]
+    return from_module(nn.Sequential(*layers).eval(), name="small", roi_size=(16, 16, 16))
+
+
+def test_no_share_is_no_search(test_data: Path, tmp_path: Path) -> None:
+    plain = case_of("allconvunet", test_data, 0.0)
+    assert plain.recipe(None, []) == W8A8, "nothing is looked at"
+    assert case_of("allconvunet", test_data).float_share == 0.15
+    files = {quantized_file(tmp_path, "allconvunet", share) for share in (None, 0.0, 0.15, 0.3)}
+    assert len(files) == 4, "what is kept for one share is not taken for another"
+    for share in (1.0, -0.1):
+        with pytest.raises(UserError, match="between 0 and 1"):
+            runtime.run(networks=["allconvunet"], data=test_data, float_share=share)
 
 
 @pytest.mark.parametrize("chosen", [{"networks": ["resnet"]}, {"runtimes": ["tvm"]}, {"device": "npu"}])
@@ -111,6 +165,32 @@ def test_what_making_a_file_took_is_known_in_the_next_run_too(tmp_path: Path) ->
         return {"seconds": 1.5}
 
     assert [bench._once(target, make) for _ in range(2)] == [{"seconds": 1.5}] * 2 and times == [1]
+
+
+def test_the_network_with_real_weights_runs_on_the_real_scan(test_data: Path) -> None:
+    case = case_of("allconvunet", test_data)
+    model = case.build()
+    part = case.piece(model)
+    assert part.inputs["image"].shape == (1, 1, 144, 144, 144) and part.inputs["image"].std() > 100  # in HU
+    batches = case.calibration(model)
+    assert len(batches) == 6 and not torch.equal(batches[0].inputs[0], part.inputs["image"])
+    logits = torch.randn(1, 9, 144, 144, 144, generator=torch.Generator().manual_seed(0))
+    assert set(case.mask(model, logits).unique().tolist()) < set(range(9))  # not every organ counts
+
+
+def test_real_weights_are_asked_for() -> None:
+    with pytest.raises(UserError, match="--data"):
+        case_of("allconvunet", None)
+    with pytest.raises(UserError, match="allconvunet"):
+        runtime.run(networks=["no-such-network"])
+
+
+@pytest.mark.heavy
+def test_integers_keep_the_masks_of_real_weights(test_data: Path) -> None:
+    rows = runtime.run(networks=["allconvunet"], runtimes=["pytorch", "openvino"], data=test_data)
+    found = {(row["runtime"], row["precision"]): row for row in rows}
+    int8 = found["openvino", "int8"]
+    assert int8["dsc_vs_fp32"] >= 0.995 and int8["speedup_vs_runtime_fp32"] > 1
 
 
 @pytest.mark.heavy

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from medquant.commands.bench import data_folder
+from medquant.commands.inputs import data_folder, existing_path
 from medquant.commands.session import Session, output_folder, strong
 from medquant.errors import UserError
 
@@ -52,6 +52,14 @@ def test_the_benchmark_says_where_it_looks_for_data(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="no folder"):
         data_folder(str(tmp_path / "nowhere"))
     assert data_folder(str(tmp_path)) == tmp_path
+
+
+def test_a_path_that_is_not_there_is_told_with_its_option(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(UserError, match=r"no file or folder .*nothing\.nii\. Correct --labels\."):
+        existing_path(str(tmp_path / "nothing.nii"), "--labels")
+    (tmp_path / "scan.nii").touch()
+    monkeypatch.chdir(tmp_path)
+    assert existing_path("scan.nii", "--case") == tmp_path / "scan.nii"
 
 
 def test_the_summary_tells_bits_of_weights_and_of_everything(medquant, scan: Path, small_sam: Path) -> None:

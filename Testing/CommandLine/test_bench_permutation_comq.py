@@ -90,6 +90,13 @@ def test_scores_are_those_of_boxes_around_each_section(medquant, abdomenct: Path
     assert told["liver"] == pytest.approx([one.dsc, one.nsd])
 
 
+def test_masks_that_were_not_unpacked_are_no_fault_of_the_command(medquant, abdomenct: Path, small_sam: Path) -> None:
+    shutil.copytree(abdomenct / "Image", "bare/Image")
+    found = medquant(*TABLES, "--dataset", "bare", "-m", small_sam)
+    assert found.exit_code == 2, found.output
+    assert "lacks its masks: none of the 3 scans has a reference" in found.stderr and "Mask" in found.stderr
+
+
 def test_the_simulation_needs_nothing(medquant, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("MEDQUANT_TEST_DATA", raising=False)
     monkeypatch.setattr("medquant.bench.permutation_comq.simulation.LARGE", 96)

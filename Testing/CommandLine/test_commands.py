@@ -17,7 +17,7 @@ from medquant import __version__, load_model
 COMMANDS = (
     "demo", "models", "series", "quantize", "segment", "compare", "export-mask", "bench solver", "bench quality",
     "bench footprint", "bench runtime", "bench pipeline", "bench autoquant",
-    "rewrites", "bench rewrites",
+    "rewrites", "bench rewrites", "bench redesign", "bench sensitivity",
     "sensitivity", "autoquant", "activations", "doctor", "cache", "export", "train-demo", "worker",
 )  # fmt: skip
 BOX = "liver=10,10,0,40,50,3"
@@ -178,7 +178,7 @@ def test_the_masks_of_the_demonstration_are_those_of_its_files(medquant, scan: P
     [
         (["segment", "no.nii.gz", "--box", BOX], "no file"),
         (["segment", "CT", "--box", "1,2,3"], "six numbers"),
-        (["segment", "CT", "--model", "SAM"], "--box, --box-world or --boxes-from"),
+        (["segment", "CT", "--model", "SAM"], "--box liver=10,20,30,80,90,35"),
         (["segment", "CT", "--model", "SAM", "--box", "900,900,0,950,950,1"], "outside the scan"),
         (["segment", "CT", "--box", BOX, "--boxes-from", "LABELS"], "twice"),
         (["segment", "CT", "--boxes-from", "LABELS", "--structures", "heart"], "no structure heart"),

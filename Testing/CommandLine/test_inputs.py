@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from medquant.commands import inputs
 from medquant.commands.compare import model_labels
 from medquant.commands.demo import parse_bits
-from medquant.commands.quantize import build_recipe, build_selection, with_activations
+from medquant.commands.recipes import build_recipe, build_selection, with_activations
 from medquant.errors import UserError
 from medquant.granularity import PerGroup
 from medquant.imaging.volume import Volume

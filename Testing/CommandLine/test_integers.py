@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from medquant import artifact
+from medquant.imaging.volume import Volume
+from medquant.models.base import CalibrationBatch
+from medquant.models.sam import SamModelAdapter
 from medquant.segmentation import Execution
 
 BOX = "liver=10,10,0,40,50,3"
@@ -74,3 +79,44 @@ def test_what_computed_in_words() -> None:
     assert some.describe() == "openvino int8 on CPU, 3 of 96 layers in floating point"
     most = Execution("onnxruntime", precision="int8", simulated=True, layers=79, floating_layers=76)
     assert most.describe() == "onnxruntime int8 on CPU, simulated"
+
+
+def test_inputs_that_matter_stay_in_floating_point(
+    medquant, scan: Path, small_sam: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cut: list[Volume] = []
+    calibration_batches = SamModelAdapter.calibration_batches
+
+    def counted(model: SamModelAdapter, volume: Volume, *rest: object) -> Iterator[CalibrationBatch]:
+        cut.append(volume)
+        return calibration_batches(model, volume, *rest)
+
+    monkeypatch.setattr(SamModelAdapter, "calibration_batches", counted)
+    asked = (
+        "quantize",
+        scan / "ct.nii.gz",
+        "-m",
+        small_sam,
+        "--method",
+        "rtn",
+        "--slices",
+        "2",
+        "--float-share",
+        "0.3",
+    )
+    refused = medquant(*asked)
+    assert refused.exit_code == 2 and "bits of activations" in refused.output
+    for share in ("0", "1", "-0.5", "1.5"):
+        refused = medquant(*asked[:-1], share, "-a", "8")
+        assert refused.exit_code == 2 and "between 0 and 1" in refused.output
+    assert not cut, "what cannot be is told before the scan is prepared"
+    made = medquant(*asked, "-a", "8", "--json", "numbers.json")
+    assert made.exit_code == 0, made.output
+    numbers = json.loads(Path("numbers.json").read_text())
+    assert len(cut) == 1, "one scan, prepared once"
+    seconds = numbers["seconds"]
+    assert seconds["choice of float inputs"] > 0
+    assert seconds["total"] >= seconds["choice of float inputs"] + seconds["calibration inputs"]
+    assert artifact.load(numbers["output"]).provenance.calibration_sha256 == (cut[0].content_hash(),)
+    left = numbers["recipe"]["float_inputs"]
+    assert left and f"{len(left)} inputs in floating point" in made.output.replace("\n", " ")

@@ -27,6 +27,16 @@ def test_three_views_in_tables_figures_and_numbers(medquant, scan: Path, small_s
     assert width > 500 and height > 10 * len(data["layers"])
 
 
+def test_dice_against_labels_where_there_are_any(medquant, scan: Path, small_sam: Path) -> None:
+    words = ("sensitivity", scan / "ct.nii.gz", "-m", small_sam, "-b", "4", "--json", "layers.json")
+    found = medquant(*words, "--reference", scan / "labels.seg.nrrd")
+    assert found.exit_code == 0 and "reference" in found.stdout, found.output
+    cells = json.loads(Path("layers.json").read_text())["cells"]
+    assert all(0 <= cell["dsc_vs_reference"] <= 1 for cell in cells)
+    assert medquant(*words).exit_code == 0
+    assert all(cell["dsc_vs_reference"] is None for cell in json.loads(Path("layers.json").read_text())["cells"])
+
+
 @pytest.mark.parametrize(("what", "label"), [("activations", "A4"), ("both", "W4A4")])
 def test_inputs_are_rounded_too(medquant, scan: Path, small_sam: Path, what: str, label: str) -> None:
     found = medquant("sensitivity", scan / "ct.nii.gz", "-m", small_sam, "-b", "4", "--what", what, "--view", "proxy",

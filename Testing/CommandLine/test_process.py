@@ -130,3 +130,9 @@ def test_ctrl_c_ends_a_training_with_its_checkpoint(tmp_path: Path, moment: str)
     assert "Traceback" not in output + errors
     assert psutil.wait_procs(children, timeout=10)[1] == []
     assert (tmp_path / "out" / "checkpoint.pt").exists() == training
+
+
+def test_pytorch_is_loaded_when_it_is_needed() -> None:
+    """The window is this process too: PyTorch would double its memory, and read the number of threads too early."""
+    code = "import sys, medquant.cli, medquant.worker.process; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

@@ -58,6 +58,7 @@ def test_a_model_is_quantized_with_rewrites_and_opens(medquant, scan: Path, smal
     [
         (("quantize", "--rewrite", "sideways"), "Unknown rewrite 'sideways'"),
         (("quantize", "--rewrite", "rotation=12"), "power of two"),
+        (("quantize", "--redesign", "*"), "no convolution that reads one plane only"),
         (("rewrites", "-b", "1"), "2 to 8 bits"),
         (("rewrites", "--slices", "1"), "2"),
     ],

@@ -5,13 +5,14 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import nibabel
 import numpy as np
 import pytest
 import SimpleITK as sitk
 
 from medquant.datasets import DATASETS, open_dataset
 from medquant.datasets.structures import ABDOMEN_ATLAS, BTCV, WHOLE_BRAIN
-from medquant.errors import UserError
+from medquant.errors import Notice, UserError
 
 SHAPE = (4, 6, 5)
 
@@ -47,7 +48,9 @@ def test_btcv_as_the_challenge_packs_it(tmp_path: Path) -> None:
         ("img0061", "test", False),
     ]
     assert data.splits == ("train", "test") and len(data.with_reference()) == 2
+    assert {case.dataset for case in data} == {data.title} == {"BTCV"}
     assert [case.name for case in data.of_split("test")] == ["img0061"]
+    assert [case.name for case in data.to_test_on()] == ["img0001", "img0002"]  # no other has a reference
     assert [case.name for case in data[1:]] == ["img0002", "img0061"]
     case = data[0]
     volume, reference = case.volume(), case.reference()
@@ -71,6 +74,14 @@ def test_btcv_as_monai_lays_it_out(tmp_path: Path) -> None:
     np.testing.assert_array_equal(data[0].reference().labels, label_map(13))
 
 
+def test_what_was_published_to_train_on_does_not_test(tmp_path: Path) -> None:
+    for folder, name in (("train", "a"), ("validation", "b"), ("validation", "c")):
+        write(tmp_path / folder / f"images/{name}.nii.gz", scan())
+        write(tmp_path / folder / f"labels/{name}_seg.nii.gz", label_map(3))
+    (tmp_path / "validation/labels/c_seg.nii.gz").unlink()
+    assert [case.name for case in open_dataset("wholebrain", tmp_path).to_test_on()] == ["b"]
+
+
 @pytest.mark.parametrize("delimiter", [";", ","])
 def test_totalsegmentator_merges_a_mask_for_each_structure(tmp_path: Path, delimiter: str) -> None:
     organs = label_map(3)
@@ -90,6 +101,25 @@ def test_totalsegmentator_merges_a_mask_for_each_structure(tmp_path: Path, delim
     # numbers are those of the data set: a file that one case lacks does not move them
     np.testing.assert_array_equal(lacking.labels, np.where(organs == 1, 0, organs))
     assert [(s.label, s.name) for s in lacking.structures] == [(2, "rib left 1"), (3, "spleen")]
+
+
+def test_totalsegmentator_with_headers_that_itk_refuses(tmp_path: Path) -> None:
+    """A tenth of its scans: an sform a little off right angles and no qform; masks have it too, or nearly."""
+    array, masks = scan(), {"liver": scan(1) > 600, "spleen": scan(2) > 600}
+    affine = np.array([[-2.0, 0, 0, 7], [0, -1, 4e-4, -11], [0, 0, 3, 5], [0, 0, 0, 1]])
+    nearly = affine * [[1, 1, 1, 1], [1, 1, 0.2, 1], [1, 1, 1, 1], [1, 1, 1, 1]]
+    files = [("ct", array, affine), ("segmentations/liver", masks["liver"], affine)]
+    for name, voxels, matrix in [*files, ("segmentations/spleen", masks["spleen"], nearly)]:
+        path = tmp_path / f"s0000/{name}.nii.gz"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        nibabel.save(nibabel.Nifti1Image(voxels.T.astype(np.int16), matrix), path)
+    with pytest.raises(RuntimeError, match="orthonormal"):
+        sitk.ReadImage(str(tmp_path / "s0000/ct.nii.gz"))
+    case = open_dataset("totalsegmentator", tmp_path)[0]
+    with pytest.warns(Notice, match=r"ct\.nii\.gz are not quite at right angles"):
+        found = case.reference()
+    np.testing.assert_array_equal(found.volume.array, array)
+    np.testing.assert_array_equal(found.labels, np.where(masks["spleen"], 2, masks["liver"]))
 
 
 @pytest.mark.parametrize("apart", [False, True], ids=["together", "apart"])
@@ -190,3 +220,23 @@ def test_a_reference_of_another_scan_is_refused(tmp_path: Path) -> None:
     write(tmp_path / "Case_00001_0000.nii.gz", scan())
     with pytest.raises(UserError, match="Case_00001"):
         open_dataset("abdomenct-1k", tmp_path)[0].reference()
+
+
+@pytest.mark.parametrize(
+    ("name", "scans", "missing"),
+    [
+        ("abdomenct-1k", ("Image/Case_00001_0000", "Image/Case_00002_0000"), "labels Case_00001.nii.gz in Mask"),
+        ("btcv", ("RawData/Training/img/img0001",), "labels in label/label0001.nii.gz"),
+        ("totalsegmentator", ("s0000/ct", "s0001/ct"), "segmentations/STRUCTURE.nii.gz"),
+        ("abdomenatlas", ("BDMAP_00000001/ct",), "segmentations/STRUCTURE.nii.gz"),
+        ("wholebrain", ("train/images/a",), "labels NAME_seg.nii.gz"),
+    ],
+)
+def test_masks_that_were_not_unpacked_are_told(name: str, scans: tuple[str, ...], missing: str, tmp_path: Path) -> None:
+    for path in scans:
+        write(tmp_path / f"{path}.nii.gz", scan())
+    data = open_dataset(name, tmp_path)
+    assert len(data) == len(scans) and not data.with_reference()
+    with pytest.raises(UserError, match=r"lacks its masks.*Unpack them there") as told:
+        data[:].to_test_on()
+    assert missing in str(told.value) and str(tmp_path) in str(told.value)

@@ -1,4 +1,4 @@
-"""A small network of patches, in floating point and on integers, and a cache of the test's own."""
+"""The helpers of these tests on the path, small networks in floating point and on integers, a cache of a test's own."""
 
 from __future__ import annotations
 
@@ -16,12 +16,16 @@ import torch
 from torch import nn
 
 from medquant.activation_settings import IntActivations
+from medquant.granularity import PerGroup
 from medquant.imaging.volume import Volume
-from medquant.models.base import CalibrationSelection
+from medquant.models.base import CalibrationBatch, CalibrationSelection
 from medquant.models.torch_program import TorchModel, from_module
 from medquant.quantize import quantize
 from medquant.quantized_model import QuantizedModel
 from medquant.recipe import IntWeights, Recipe
+
+if (HERE := str(Path(__file__).resolve().parent)) not in sys.path:
+    sys.path.insert(0, HERE)
 
 
 @pytest.fixture
@@ -63,6 +67,19 @@ def light_patchwise(patchwise: TorchModel, small_scan: Volume) -> QuantizedModel
 
 
 @pytest.fixture(scope="session")
+def two_bits(patchwise: TorchModel, small_scan: Volume) -> QuantizedModel:
+    """All layers at 2 bits, several groups of rows."""
+    recipe = Recipe(weights=IntWeights(2, PerGroup(32)), ends_bits=None, extra_bits=0)
+    return quantize(patchwise, small_scan, recipe=recipe)
+
+
+@pytest.fixture
+def small_example(small_scan: Volume, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A scan of a few patches in place of the phantom, which takes seconds."""
+    monkeypatch.setattr("medquant.deploy.export.example._scan", lambda: small_scan)
+
+
+@pytest.fixture(scope="session")
 def fresh(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
     """The interpreter of an environment with nothing but the packages named, made when asked for; needs the network."""
 
@@ -81,3 +98,22 @@ def fresh(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
         return python
 
     return made
+
+
+@pytest.fixture(scope="module")
+def image() -> torch.Tensor:
+    """Smooth noise, 1 x 1 x 16 x 16 x 16."""
+    torch.manual_seed(1)
+    return nn.functional.interpolate(torch.randn(1, 1, 4, 4, 4), size=(16, 16, 16), mode="trilinear").contiguous()
+
+
+@pytest.fixture(scope="module")
+def unet(image: torch.Tensor) -> QuantizedModel:
+    """Two levels, W8A8, symmetric activations as transposed convolutions need them for integer kernels."""
+    from runtime_parts import UNet
+
+    torch.manual_seed(0)
+    activations = IntActivations(symmetric=True, equalize=False, observer="min-max", dither=False)
+    recipe = Recipe(weights=IntWeights(8), activations=activations, method="rtn")
+    model = from_module(UNet(), name="unet", roi_size=(16, 16, 16))
+    return quantize(model, [CalibrationBatch((image,))], recipe=recipe)

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from runtime_parts import INSTALLED
 
 from medquant import segment
 from medquant.deploy.accelerate import accelerate
@@ -27,7 +28,6 @@ from medquant.quantized_model import QuantizedModel
 from medquant.segment import execution_of
 from medquant.segmentation import Structure
 
-INSTALLED = [name for name in RUNTIMES if RUNTIMES[name].version() is not None and name != "pytorch-compiled"]
 MISSING = [name for name in RUNTIMES if RUNTIMES[name].version() is None]
 pytestmark = pytest.mark.usefixtures("own_cache")
 

@@ -11,21 +11,24 @@ import pytest
 import torch
 from torch import nn
 
+from medquant import artifact
 from medquant.activation_settings import IntActivations
 from medquant.deploy import choose as choosing
 from medquant.deploy import compiling
 from medquant.deploy.choose import choices_folder, choose, forget_choice
 from medquant.deploy.program import decoded_program
 from medquant.deploy.runtime import RUNTIMES, Check
+from medquant.embedded.phantom import make_phantom
 from medquant.errors import Cancelled, UserError
-from medquant.granularity import PerVoxel
+from medquant.granularity import PerTensor, PerVoxel
 from medquant.imaging.volume import Volume
 from medquant.models.base import CalibrationSelection, Part
+from medquant.models.registry import load_model
 from medquant.models.torch_program import TorchModel, from_module
 from medquant.progress import Progress
 from medquant.quantize import quantize
 from medquant.quantized_model import QuantizedModel
-from medquant.recipe import Recipe
+from medquant.recipe import IntWeights, Recipe
 
 SLOW, FAST = 0.04, 0.0
 
@@ -207,6 +210,64 @@ def test_where_nothing_is_rounded_the_network_without_rounding_is_the_measure(
             assert choice.precision == precision and "openvino" in " ".join(choice.seconds)
     choice, _ = choose(found, "int8")
     assert {"pytorch int8", "openvino int8"} <= set(choice.seconds), choice.refused
+
+
+SHARING = {
+    "8-bit": Recipe(method="rtn"),
+    "2-bit": Recipe(weights=IntWeights(bits=2), method="rtn"),
+    "mixed": Recipe(method="rtn", overrides={"0": IntWeights(bits=3), "6": None}),
+    "one-scale": Recipe(weights=IntWeights(granularity=PerTensor(), symmetric=True), method="rtn"),
+}
+
+
+@pytest.mark.parametrize("recipe", SHARING.values(), ids=SHARING)
+@pytest.mark.parametrize("first", ["fp32", "quantized"])
+def test_light_weights_run_where_fp32_does_whichever_is_measured_first(
+    small_scan: Volume, tmp_path: Path, recipe: Recipe, first: str
+) -> None:
+    """With the runtimes that are installed: noise between two measurements must not make one model look slower.
+
+    Quantizing folds the batch norm, and gives the layer before it a bias.
+    """
+    torch.manual_seed(0)
+    normed = [nn.Conv3d(1, 8, 3, padding=1, bias=False), nn.BatchNorm3d(8), nn.ReLU()]
+    normed += [nn.Conv3d(8, 8, 3, padding=1), nn.InstanceNorm3d(8, affine=True), nn.ReLU(), nn.Conv3d(8, 3, 1)]
+    model = from_module(nn.Sequential(*normed), name="normed", roi_size=(4, 16, 16))
+    made = quantize(model, small_scan, recipe=recipe, selection=CalibrationSelection(1))
+    artifact.save(made, tmp_path / "made.mq.safetensors")
+    opened = artifact.load(tmp_path / "made.mq.safetensors", model=model)
+    networks = [model.parts(), made.model.parts(), opened.model.parts()]
+    before, *after = networks if first == "fp32" else reversed(networks)
+    choice, _ = choose(before, threads=1)
+    for network in after:
+        assert choose(network, threads=1) == (choice, None), "nothing was measured anew"
+    assert len(list(choices_folder().iterdir())) == 1
+
+
+def test_integers_and_other_shapes_have_a_choice_of_their_own(
+    runtimes, patchwise: TorchModel, light_patchwise: QuantizedModel, integer_patchwise: QuantizedModel
+) -> None:
+    made = runtimes(openvino={"fp32": FAST, "int8": FAST})
+    choose(patchwise.parts())
+    choose(integer_patchwise.model.parts())
+    assert made["openvino"].compiled > 1
+    before = len(list(choices_folder().iterdir()))
+    assert before == 2
+    (part,) = light_patchwise.model.parts().values()
+    choose({"network": replace(part, module=nn.Sequential(part.module, nn.Conv3d(3, 3, 1)))})
+    assert len(list(choices_folder().iterdir())) == 3
+
+
+def test_the_embedded_network_quantized_shares_the_choice_of_each_of_its_parts(runtimes) -> None:
+    """Convolutions, norms, linear layers and attention: what is decoded has the shapes of the original."""
+    made = runtimes(openvino={"fp32": FAST})
+    model = load_model("embedded", device="cpu")
+    array, _, _, affine = make_phantom(0, (3, 96, 96), (16.0, 4.0, 4.0))
+    scan = Volume(array, affine, name="ct", modality="CT")
+    choice, _ = choose(model.parts())
+    light = quantize(model, scan, recipe=Recipe(method="rtn"), selection=CalibrationSelection(1))
+    compiled = made["openvino"].compiled
+    assert choose(light.model.parts())[0] == choice and made["openvino"].compiled == compiled
 
 
 def test_the_choice_names_the_model(runtimes) -> None:

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from medquant.bench.window_hands import Hands
 
 CHECKOUT = Path(__file__).resolve().parents[2]
-for folder in (CHECKOUT / "MedQuantSlicer", CHECKOUT / "python_lib"):
+for folder in (CHECKOUT / "MedQuantSlicer", CHECKOUT / "python_lib", Path(__file__).resolve().parent):
     if str(folder) not in sys.path:
         sys.path.insert(0, str(folder))
 

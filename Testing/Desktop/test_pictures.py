@@ -10,8 +10,13 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import TYPE_CHECKING
 
+import numpy as np
 import pytest
+
+if TYPE_CHECKING:
+    from PIL import Image
 
 pytest.importorskip("PySide6", reason="PySide6 is not installed (pip install medquant[app])")
 
@@ -21,8 +26,12 @@ BOXES = (("liver", (66, 113, 16), (268, 274, 36)), ("spleen", (259, 173, 12), (3
 MIDDLE = 26
 """A slice through both of them."""
 PATIENCE = 300
-COLORS = 240
-"""Of a picture, beside those that mean something; more would cost three times the bytes and look the same."""
+LEGEND, STEPS = 12, 34
+"""Of the heatmap's colours: its legend's steps, and those in a picture's palette, the legend's among them."""
+GREYS, OFTEN = 65, 48
+"""Of a picture's palette: greys, and the colours that it has most of."""
+TINT = 3
+"""Channels that are closer than this are a grey."""
 
 
 class Pictures:
@@ -36,25 +45,64 @@ class Pictures:
         """The whole window, or a part `of` it, once everything is drawn."""
         from PIL import Image
 
-        from medquant_desktop import theme
-
         self._hands.wait(settle)
         path = self.folder / f"{name}.png"
         assert (of or self._window).grab().save(str(path))
         with Image.open(path) as picture:
-            full = picture.convert("RGB")
-        palette = full.quantize(COLORS).getpalette()[: 3 * COLORS]
-        for color in (theme.FP32, theme.QUANTIZED, theme.AGREED, theme.DARK.accent, theme.LIGHT.accent):
-            palette += theme.channels(color)
-        chosen = Image.new("P", (1, 1))
-        chosen.putpalette(palette)
-        small = full.quantize(palette=chosen, dither=Image.Dither.NONE)
-        small.save(path, optimize=True)
+            full = np.asarray(picture.convert("RGB"))
+        with_few_colors(full).save(path, optimize=True)
+
+    def colors_of(self, name: str) -> set[tuple[int, int, int]]:
+        """All that a picture has."""
+        from PIL import Image
+
+        with Image.open(self.folder / f"{name}.png") as picture:
+            return {color for _count, color in picture.convert("RGB").getcolors(2**24)}
+
+
+def with_few_colors(full: np.ndarray) -> Image.Image:
+    """A picture (height, width, 3; uint8) in 256 colours: it looks the same and has a third of the bytes.
+
+    Pillow's own choice goes by how often a color is there, which is greys nearly alone, and its search for the nearest
+    one by the first six bits of each channel, which may give another.
+    """
+    from PIL import Image
+
+    packed = full.astype(np.int64) @ (1 << 16, 1 << 8, 1)
+    found, where, counts = np.unique(packed, return_inverse=True, return_counts=True)
+    colors = np.stack([found >> 16, found >> 8 & 255, found & 255], 1)
+    tinted = np.ptp(colors, axis=1) > TINT
+    greys = np.repeat(np.linspace(0, 255, GREYS).round()[:, None], 3, axis=1)
+    often = colors[tinted][np.argsort(-counts[tinted])][:OFTEN]
+    chosen = np.array([*greys, *often, *meaningful_colors()])
+    coarse = np.unique(colors[tinted] // 4 * 4 + 2, axis=0).astype(np.uint8)  # each once, however rare
+    others = Image.fromarray(coarse[None]).quantize(256 - len(chosen)).getpalette("RGB")
+    palette = np.array([*chosen, *np.reshape(others, (-1, 3))])
+    numbers = np.array([((palette - color) ** 2).sum(1).argmin() for color in colors], np.uint8)
+    small = Image.fromarray(numbers[where].reshape(packed.shape), "P")
+    small.putpalette(palette.astype(np.uint8).tobytes())
+    return small
+
+
+def meaningful_colors() -> list[tuple[int, int, int]]:
+    """Those of the masks, of what is to be pressed, and of the heatmap: a picture has them as they are."""
+    from MedQuantSlicerLib.colormap import color_of
+
+    from medquant_desktop import theme
+
+    named = [theme.FP32, theme.QUANTIZED, theme.AGREED]
+    named += [color for one in (theme.DARK, theme.LIGHT) for color in (one.accent, one.bright)]
+    steps = (color_of((step / (STEPS - 1)) ** 2, 1.0) for step in range(STEPS))
+    return [*map(theme.channels, named), *steps]
 
 
 @pytest.fixture
 def pictures(whole_window, hands, tmp_path: Path) -> Pictures:
-    """Where they are written is told by the environment."""
+    """Where they are written is told by the environment. All have the text of a usual screen, whichever is here and
+    whatever the pictures before had."""
+    from medquant_desktop import theme
+
+    whole_window.set_text(theme.POINTS)
     return Pictures(whole_window, hands, Path(os.environ.get("MEDQUANT_PICTURES", tmp_path / "pictures")))
 
 
@@ -127,7 +175,10 @@ def test_pictures_of_the_whole_way(whole_window, hands, pictures: Pictures) -> N
         draw(window, hands, box)
     hands.until(lambda: presenter.shown.actions["segment"].primary)
     window.views.left.go_to_number(MIDDLE)
+    ui.scanSection.collapsed = ui.modelSection.collapsed = True  # makes room for all of the rest
+    hands.wait(0.2)
     pictures.take("box")
+    assert is_whole(ui.exportSection)
 
     hands.push(ui.segmentButton)
     hands.until(lambda: presenter.shown.table is not None and presenter.shown.state in RESTING, PATIENCE)
@@ -148,16 +199,95 @@ def test_pictures_of_the_whole_way(whole_window, hands, pictures: Pictures) -> N
     pictures.take("window-large")
 
 
+def only(window: object, hands: object, section: object) -> None:
+    """Of the sections that can grow long, open this one alone, and have it at the top of the panel."""
+    ui = window.frame.module.ui
+    for one in (ui.scanSection, ui.modelSection, ui.quantizeSection, ui.segmentSection, ui.compareSection):
+        one.collapsed = one is not section
+    ui.layersSection.collapsed = section is not ui.layersSection
+    hands.wait(0.4)
+    to_the_top(window, section)
+
+
+def to_the_top(window: object, section: object) -> None:
+    """Scroll the panel until a section begins at its upper edge."""
+    content = window.frame.widget()
+    top = section.mapTo(content, section.rect.topLeft()).y()
+    window.frame.verticalScrollBar().setValue(top)
+
+
+def show_whole(window: object, hands: object, section: object) -> None:
+    """Have a section at the top of the panel, the window as high as it needs to be seen whole."""
+    lacks = section.height - window.frame.viewport().height
+    if lacks > 0:
+        window.resize(window.width, window.height + lacks)
+        hands.wait(0.4)
+    to_the_top(window, section)
+    hands.wait(0.1)
+    assert is_whole(section)
+
+
+def is_whole(widget: object) -> bool:
+    """Whether all of a widget is seen."""
+    return widget.isVisible() and widget.visibleRegion().boundingRect() == widget.rect
+
+
 @pytest.mark.heavy
 def test_picture_of_the_sensitive_layers(whole_window, hands, pictures: Pictures) -> None:
+    from MedQuantSlicerLib.colormap import color_of
+
     window, ui = whole_window, whole_window.frame.module.ui
     presenter = window.frame.presenter
     open_sample(window, hands)
-    for section in (ui.segmentSection, ui.compareSection):
-        section.collapsed = True
-    ui.layersSection.collapsed = False
-    hands.wait(0.3)
-    hands.push(ui.sensitivityButton)
-    hands.until(lambda: presenter.shown.heatmap is not None and presenter.shown.heatmap.complete, 3 * PATIENCE)
+    only(window, hands, ui.layersSection)
+    legend = {color_of((step / (LEGEND - 1)) ** 2, 1.0) for step in range(LEGEND)}
+
+    def measured(view: str) -> None:
+        presenter.set_option("view", view)
+        hands.push(ui.sensitivityButton)
+        hands.until(lambda: presenter.shown.heatmap is not None and presenter.shown.heatmap.view == view, PATIENCE)
+        hands.until(lambda: presenter.shown.heatmap.complete, 3 * PATIENCE)
+
+    def take(picture: str) -> None:
+        hands.wait(0.4)
+        show_whole(window, hands, ui.layersSection)
+        pictures.take(picture)
+        assert is_whole(ui.layersSection) and legend <= pictures.colors_of(picture)
+
+    measured("proxy")
+    ui.worstLayersLabel.linkActivated.emit(presenter.shown.heatmap.worst[0])
+    take("heatmap")
+    presenter.layer_chosen("")
+    window.resize(*SIZE)
+    measured("one-at-a-time")
+    assert presenter.shown.heatmap.agreement
     presenter.layer_chosen(presenter.shown.heatmap.worst[0])
-    pictures.take("heatmap")
+    take("heatmap-masks")
+
+
+@pytest.mark.heavy
+def test_picture_of_the_smallest_safe_model(whole_window, hands, pictures: Pictures) -> None:
+    """By rounding alone, which is the quickest search; what is found is then segmented and compared."""
+    from MedQuantSlicerLib.parameters import Method, Tolerance
+    from MedQuantSlicerLib.state import RESTING
+
+    window, ui = whole_window, whole_window.frame.module.ui
+    presenter = window.frame.presenter
+    open_sample(window, hands)
+    chosen = window.frame.module.parameters
+    chosen.method, chosen.tolerance, chosen.slices = Method.RTN, Tolerance.DICE_95, 6
+    only(window, hands, ui.quantizeSection)
+    hands.push(ui.safeButton)
+    hands.until(lambda: presenter.shown.safe_found, 3 * PATIENCE)
+    draw(window, hands, BOXES[0])
+    hands.push(ui.segmentButton)
+    hands.until(lambda: presenter.shown.table is not None and presenter.shown.state in RESTING, PATIENCE)
+    window.views.left.go_to_number(MIDDLE)
+    hands.wait(1.0)  # the panel goes to the comparison by itself
+    only(window, hands, ui.quantizeSection)
+    show_whole(window, hands, ui.quantizeSection)
+    pictures.take("safe-model")
+    assert all(map(is_whole, (ui.quantizeSection, ui.safeButton, ui.safeLabel))) and ui.safeButton.property("chosen")
+    assert ui.toleranceSelector.currentText == "Mean Dice at least .95" and "held-out slices" in ui.safeLabel.text
+    both = [row.badges[0] for row in presenter.shown.table.rows if row.of_all]
+    assert len(both) == 2 and len({arithmetic.partition("(")[2] for arithmetic in both}) == 1, "one runtime for both"

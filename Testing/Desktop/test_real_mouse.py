@@ -1,4 +1,5 @@
-"""The window on a screen (Xvfb), used from outside by a real mouse of X (xdotool): nothing of Qt is called.
+"""The window on a screen, used from outside by a real mouse and real keys: from a scan to a comparison, to the layers
+that break first, to what is written down, and on from there another day.
 
 Where the X server is not installed this is skipped; `.ci/run` installs it where it may. A server that is there and does
 not work is a failure.
@@ -6,17 +7,13 @@ not work is a failure.
 
 from __future__ import annotations
 
-import json
-import os
 import shutil
-import subprocess
-import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
+from screen import DOWN, UP, Screen, new_screen
 
 pytest.importorskip("PySide6", reason="PySide6 is not installed (pip install medquant[app])")
 MISSING = [name for name in ("Xvfb", "xdotool") if shutil.which(name) is None]
@@ -24,131 +21,56 @@ pytestmark = pytest.mark.skipif(
     bool(MISSING), reason=f"{' and '.join(MISSING)} not installed (apt install xvfb xdotool)"
 )
 
-CHECKOUT = Path(__file__).resolve().parents[2]
-PATIENCE = 240.0
-SCREEN = (1280, 800)
 LIVER = ((0.19, 0.15), (0.54, 0.70))
-UP, DOWN = 4, 5
-"""Buttons of the mouse that are its wheel."""
-
-
-class Screen:
-    """An X server with the window on it, and a hand at its mouse."""
-
-    def __init__(self, display: str, told: Path, window: subprocess.Popen) -> None:
-        self.display, self._told, self._window = display, told, window
-
-    @property
-    def told(self) -> dict[str, Any]:
-        """What the window said last."""
-        return json.loads(self._told.read_text(encoding="utf-8")) if self._told.is_file() else {}
-
-    def until(self, so: Callable[[dict[str, Any]], object], what: str) -> dict[str, Any]:
-        """Wait until the window says that it is so."""
-        end = time.monotonic() + PATIENCE
-        while True:
-            told = self.told
-            if told and so(told):
-                return told
-            assert not told.get("problem"), told["problem"]
-            assert self._window.poll() is None, f"the window ended before {what}"
-            assert time.monotonic() < end, f"{what} did not come: {told}"
-            time.sleep(0.1)
-
-    def mouse(self, *words: object) -> None:
-        """One go of the mouse."""
-        environment = {**os.environ, "DISPLAY": self.display}
-        subprocess.run(["xdotool", *map(str, words)], env=environment, check=True, timeout=20)
-
-    def at(self, name: str, x: float = 0.5, y: float = 0.5) -> tuple[int, int]:
-        """A place of a widget on the screen."""
-        left, top, width, height = self.told["places"][name]
-        return round(left + x * width), round(top + y * height)
-
-    def click(self, name: str, x: float = 0.5, y: float = 0.5) -> None:
-        """Go there and click."""
-        self.mouse("mousemove", *self.at(name, x, y), "sleep", 0.15, "click", 1)
-
-    def push(self, name: str) -> None:
-        """Turn the wheel over the panel until a button is in sight, then click on it."""
-        self.until(lambda told: name in told["enabled"] and told["places"][name], name)
-        for _ in range(60):
-            _, top, _, height = self.told["places"][name]
-            _, first, _, high = self.told["places"]["panel"]
-            if first <= top and top + height <= first + high:
-                break
-            self.mouse("mousemove", *self.at("panel", 0.01, 0.5), "click", UP if top < first else DOWN)
-            time.sleep(0.3)
-        self.click(name)
-
-    def take(self, name: str) -> None:
-        """A picture of the screen, to MEDQUANT_SCREENSHOTS or beside what the window tells."""
-        folder = Path(os.environ.get("MEDQUANT_SCREENSHOTS", self._told.parent / "screenshots"))
-        folder.mkdir(parents=True, exist_ok=True)
-        wanted = self._told.with_suffix(".wanted")
-        wanted.write_text(str(folder / f"{name}.png"), encoding="utf-8")
-        self.until(lambda _: not wanted.exists(), "the picture")
-
-    def drag(self, name: str, start: tuple[float, float], end: tuple[float, float]) -> None:
-        """Press, move in steps, let go."""
-        steps = [(start[0] + (end[0] - start[0]) * n / 5, start[1] + (end[1] - start[1]) * n / 5) for n in range(6)]
-        words: list[object] = ["mousemove", *self.at(name, *start), "sleep", 0.2, "mousedown", 1]
-        for step in steps:
-            words += ["mousemove", *self.at(name, *step), "sleep", 0.05]
-        self.mouse(*words, "mouseup", 1)
+KEPT = ("masks", "titles", "table", "headline", "heat", "wishes")
+"""What a session brings back."""
 
 
 @pytest.fixture
-def screen(test_data: Path, cache: Path, tmp_path: Path) -> Iterator[Screen]:
-    """The window at 0, 0 of an X server of its own."""
-    reading, writing = os.pipe()
-    size = f"{SCREEN[0]}x{SCREEN[1]}x24"
-    with (tmp_path / "xvfb.txt").open("w") as said:
-        command = ["Xvfb", "-displayfd", str(writing), "-screen", "0", size, "-nolisten", "tcp"]
-        server = subprocess.Popen(command, pass_fds=(writing,), stdout=said, stderr=said)
-    os.close(writing)
-    with os.fdopen(reading) as stream:
-        number = stream.readline().strip()
-    assert number, f"Xvfb does not start: {(tmp_path / 'xvfb.txt').read_text()[-1000:]}"
-    told, words = tmp_path / "told.json", (tmp_path / "window.txt").open("w")
-    environment = {
-        **os.environ,
-        "DISPLAY": f":{number}",
-        "QT_QPA_PLATFORM": "xcb",
-        "PYTHONPATH": str(CHECKOUT / "python_lib"),
-        "MEDQUANT_CACHE": str(cache),
-        "OMP_NUM_THREADS": "1",  # as for the window off screen
-    }
-    program = [sys.executable, str(Path(__file__).with_name("told_window.py")), str(told), str(tmp_path / "settings")]
-    window = subprocess.Popen(
-        [*program, str(test_data / "ct_abdomen_dicom")], env=environment, stdout=words, stderr=words
-    )
-    try:
-        yield Screen(f":{number}", told, window)
-    finally:
-        window.terminate()
-        try:
-            window.wait(20)
-        except subprocess.TimeoutExpired:
-            window.kill()
-        server.terminate()
-        server.wait(20)
-        words.close()
+def screen(cache: Path, tmp_path: Path) -> Iterator[Screen]:
+    """With one thread for the engine, as for the window off screen."""
+    with new_screen(tmp_path, MEDQUANT_CACHE=str(cache), OMP_NUM_THREADS="1") as made:
+        yield made
 
 
-def test_by_a_real_mouse_from_a_scan_to_a_comparison(screen: Screen) -> None:
+def test_by_a_real_mouse_from_a_scan_to_a_session_that_comes_back(
+    screen: Screen, test_data: Path, tmp_path: Path
+) -> None:
+    screen.start(test_data / "ct_abdomen_dicom")
+    open_what_was_open_last(screen)
+    turn_the_wheel(screen)
+    quantize_to_4_bits(screen)
+    draw_a_box(screen)
+    compare(screen)
+    save_the_report(screen, tmp_path / "report.html")
+    find_what_breaks_first(screen)
+    keep_one_layer_precise(screen)
+    export(screen, tmp_path / "exported")
+    leave_and_come_back(screen, tmp_path / "case.mrb")
+
+
+def open_what_was_open_last(screen: Screen) -> None:
     screen.until(lambda told: told["places"].get("entry"), "the window")
     screen.click("entry")
     screen.until(lambda told: told["open"] and "quantizeButton" in told["enabled"], "the scan")
+
+
+def turn_the_wheel(screen: Screen) -> None:
     before = screen.told["number"]
     screen.mouse("mousemove", *screen.at("left"), "click", UP, "click", UP)
     screen.until(lambda told: told["number"] == before + 2, "two slices on")
     screen.mouse("click", DOWN, "click", DOWN)
     screen.until(lambda told: told["number"] == before, "two slices back")
 
+
+def quantize_to_4_bits(screen: Screen) -> None:
     screen.push("bits4Button")
     screen.push("quantizeButton")
     screen.until(lambda told: told["quantized"] and not told["busy"], "the quantized model")
+
+
+def draw_a_box(screen: Screen) -> None:
+    """Two clicks, and the right side dragged by its handle."""
     screen.push("placeBoxButton")
     for place in LIVER:
         time.sleep(0.3)
@@ -160,7 +82,79 @@ def test_by_a_real_mouse_from_a_scan_to_a_comparison(screen: Screen) -> None:
     screen.take("x-1-box")
     assert sum(abs(a - b) > 1.0 for a, b in zip(first, dragged, strict=True)) == 1, "one side of the box has moved"
 
+
+def compare(screen: Screen) -> None:
     screen.push("segmentButton")
-    told = screen.until(lambda told: told["paired"] and told["table"] and told["headline"], "the comparison")
+    told = screen.until(lambda told: told["paired"] and told["table"] and not told["busy"], "the comparison")
     screen.take("x-2-compared")
     assert "Dice" in told["headline"]
+    assert len(set(told["masks"])) == 2, "FP32 and 4-bit masks, which are not the same"
+
+
+def save_the_report(screen: Screen, path: Path) -> None:
+    screen.push("reportButton")
+    screen.answer(path)
+    screen.until(lambda told: path.is_file() and not told["busy"], "the report")
+    page = path.read_text(encoding="utf-8")
+    dice, _comma, verdict = screen.told["headline"].partition(", ")
+    assert verdict in page and dice.split()[1] in page
+    assert "not for clinical use" in page.lower()
+
+
+def find_what_breaks_first(screen: Screen) -> None:
+    """The map fills, cell by cell."""
+    screen.unfold("layersSection")
+    screen.push("sensitivityButton")
+    told = screen.until(lambda told: told["measured"] and not told["busy"], "the map")
+    screen.take("x-3-layers")
+    layers = {layer for layer, _bits, _effect in told["heat"]}
+    assert len(told["heat"]) == 3 * len(layers) > 30, "each layer with 8, 4 and 2 bits"
+    effects = [{bits: effect for name, bits, effect in told["heat"] if name == layer} for layer in layers]
+    assert sum(one[2] > one[4] > one[8] for one in effects) > 0.9 * len(layers), "fewer bits, more change"
+
+
+def keep_one_layer_precise(screen: Screen) -> None:
+    """A click on the darkest cell, and what the panel then knows of the layer."""
+    told = screen.told
+    worst, bits, _effect = max(told["heat"], key=lambda cell: cell[2])
+    assert bits == 2
+    assert not told["layer"] and not told["wishes"]
+    (row,) = [name for name in told["places"] if name.startswith("row ") and worst.startswith(f"{name[4:]}.")]
+    screen.push(row)
+    screen.until(lambda told: told["layer"] == worst and f"row {worst}" in told["places"], "the layer")
+    screen.push("keepButton")
+    screen.until(lambda told: told["wishes"] == {worst: 8}, "the wish")
+    screen.take("x-4-kept")
+
+
+def export(screen: Screen, folder: Path) -> None:
+    folder.mkdir()
+    screen.unfold("exportSection")
+    screen.push("folderButton")
+    screen.answer(folder)
+    screen.push("exportButton")
+    told = screen.until(lambda told: told["exported"] and not told["busy"], "the exported model")
+    screen.take("x-5-exported")
+    assert Path(told["exported"]).parent == folder
+    assert [one.stat().st_size > 1e6 for one in Path(told["exported"]).glob("*.mq.safetensors")] == [True]
+
+
+def leave_and_come_back(screen: Screen, session: Path) -> None:
+    """Saved and exported, nothing is asked; the next day all of it is there."""
+    screen.press("ctrl+s")
+    screen.answer(session)
+    saved = screen.until(lambda told: told["notice"].startswith("Saved"), "the session")
+    screen.press("ctrl+q")
+    assert screen.ended() == 0
+    screen.start()
+    screen.until(lambda told: told["places"].get("entry"), "the window once more")
+    screen.click("entry")
+    told = screen.until(
+        lambda told: told["paired"] and told["headline"] and told["number"] == saved["number"],
+        "the slice and the table",
+    )
+    screen.unfold("layersSection")
+    screen.take("x-6-come-back")
+    assert {name: told[name] for name in KEPT} == {name: saved[name] for name in KEPT}
+    for there, before in zip(told["boxes"], saved["boxes"], strict=True):
+        assert there == pytest.approx(before, abs=0.01)

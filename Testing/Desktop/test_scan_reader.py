@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import nibabel
 import numpy as np
 import pytest
 import SimpleITK as sitk
@@ -33,6 +34,15 @@ def test_a_scan_comes_with_its_place_and_window(read, scan_file: Path) -> None:
     np.testing.assert_allclose(
         answer["ijk_to_lps"], [[2, 0, 0, -80], [0, 2, 0, -60], [0, 0, 5, 100], [0, 0, 0, 1]], atol=1e-9
     )
+
+
+def test_a_scan_that_was_straightened_says_so(read, scan_file: Path, tmp_path: Path) -> None:
+    assert read(scan_file)["told"] == ""
+    image = nibabel.Nifti1Image(np.zeros((6, 5, 4), np.int16), None)
+    image.set_sform(np.array([[1.0, 0, 0, 0], [0, 1, 0.001, 0], [0, 0, 1, 0], [0, 0, 0, 1]]), 1)
+    nibabel.save(image, tmp_path / "lean.nii")
+    for _ in range(2):  # opened again, it is said again
+        assert "lean.nii are not quite at right angles" in read(tmp_path / "lean.nii")["told"]
 
 
 def test_the_body_is_found_in_the_air(read, scan_file: Path) -> None:

@@ -14,11 +14,10 @@ from medquant import load_model
 from medquant.errors import Cancelled, UserError
 from medquant.evaluation.activations import (
     BINS,
-    by_channel,
-    kurtosis,
     outlier_map,
     study_activations,
 )
+from medquant.evaluation.kurtosis import by_channel, kurtosis
 from medquant.models.base import CalibrationBatch
 from medquant.models.torch_program import TorchModel, from_module
 
@@ -76,6 +75,10 @@ def test_every_layer_is_described_by_what_it_gets(model: TorchModel) -> None:
     assert (layer.mean, layer.deviation) == pytest.approx((channels.mean(), channels.std()), rel=1e-4)
     assert layer.kurtosis_within == pytest.approx(stats.kurtosis(channels, axis=1, fisher=False).mean(), rel=1e-3)
     assert layer.kurtosis_across == pytest.approx(stats.kurtosis(channels, axis=0, fisher=False).mean(), rel=1e-3)
+    for axis, told in ((1, layer.quantiles_within), (0, layer.quantiles_across)):
+        expected = np.quantile(stats.kurtosis(channels, axis=axis, fisher=False), (0.1, 0.5, 0.9))
+        assert told == pytest.approx(expected, rel=1e-3)
+    assert found.layers[0].quantiles_across == (0.0, 0.0, 0.0)
     counts, _ = np.histogram(channels, BINS, (layer.minimum, layer.maximum))
     assert sum(layer.histogram) == channels.size and np.abs(np.array(layer.histogram) - counts).sum() <= 4
     assert found.layers[3].channels == 6 and found.layers[0].kurtosis_across == 0.0
@@ -128,3 +131,32 @@ def test_it_stops_and_says_what_is_missing(model: TorchModel) -> None:
         study_activations(model, _batches(), cancelled=lambda: True)
     with pytest.raises(UserError, match="no linear or convolution layer"):
         study_activations(from_module(nn.Sequential(nn.ReLU(), nn.BatchNorm2d(1)), name="none"), _batches())
+
+
+def test_one_layer_is_shown_before_and_after_smoothing(model: TorchModel) -> None:
+    """Against SmoothQuant's formula; within channels nothing changes but the scale."""
+    batches = _batches(1)
+    found = study_activations(model, batches, layer="grouped").smoothed
+    with torch.inference_mode():
+        inputs = model.network.conv(batches[0].inputs[0])[0].flatten(1).numpy()
+    weight = model.network.grouped.weight.detach().numpy()  # (outputs, channels of a group, 3, 3)
+    reach, strength = np.abs(inputs).max(1), np.abs(weight.reshape(2, 4, 4, 9)).max((1, 3)).reshape(-1)
+    factors = reach**0.5 / strength**0.5
+    rows = np.array_split(np.abs(inputs), 120, 1)
+    assert found.layer == "grouped" and found.before.shape == (120, 8)
+    assert found.before == pytest.approx(np.stack([row.max(1) for row in rows]))
+    assert found.after == pytest.approx(found.before / factors, rel=1e-4)
+    smoothed = inputs / factors[:, None]
+    for values, told in ((inputs, found.kurtosis_across), (smoothed, found.smoothed_kurtosis_across)):
+        assert told == pytest.approx(stats.kurtosis(values, axis=0, fisher=False).mean(), rel=1e-3)
+    for values in (inputs, smoothed):
+        within = stats.kurtosis(values, axis=1, fisher=False).mean()
+        assert found.kurtosis_within == pytest.approx(within, rel=1e-3)
+    told = found.to_dict()
+    assert told["channel_maxima_before"] == pytest.approx(reach)
+    assert told["channel_maxima_after"] == pytest.approx(reach / factors, rel=1e-4)
+    peaked = study_activations(model, batches)
+    several = [layer for layer in peaked.layers if layer.channels > 1]
+    assert peaked.smoothed.layer == max(several, key=lambda layer: layer.kurtosis_within).layer
+    with pytest.raises(UserError, match=r"No layer called conv has an input of several channels. Choose one"):
+        study_activations(model, batches, layer="conv")

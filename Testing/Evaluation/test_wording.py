@@ -8,6 +8,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from medquant.deploy.runtime import RUNTIMES
 from medquant.evaluation import wording
 from medquant.evaluation.compare import ModelFacts, compare
 
@@ -99,6 +100,11 @@ def test_sizes_go_by_one_yardstick(make_segmentation, two_organs):
     assert told == ["15 MB", "2.5 MB", "5.0 MB"]
 
 
+def test_every_runtime_has_one_name():
+    assert RUNTIMES.keys() == wording.RUNTIMES.keys()
+    assert wording.runtime("onnxruntime") == "ONNX Runtime" and wording.runtime("another") == "another"
+
+
 def test_short_names(make_segmentation, two_organs):
     def short(*facts: ModelFacts) -> list[str]:
         return list(wording.short_names(_models(make_segmentation, two_organs, list(facts))).values())
@@ -110,3 +116,4 @@ def test_short_names(make_segmentation, two_organs):
         "GPTQ",
     ]
     assert short(ModelFacts("net"), ModelFacts("net W4")) == ["net", "net W4"]
+    assert short(ModelFacts("net FP32", 32), ModelFacts("net mixed")) == ["FP32", "2 to 8 bits"]

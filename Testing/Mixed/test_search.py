@@ -7,8 +7,10 @@ import torch
 from torch import nn
 
 from medquant.errors import Cancelled, UserError
+from medquant.mixed.chain import chain
+from medquant.mixed.held_out import Tried
 from medquant.mixed.plan import plan, recipe_for
-from medquant.mixed.search import SafeModel, Tolerance, Tried, smallest_safe_model
+from medquant.mixed.search import TRIES, SafeModel, Tolerance, smallest_safe_model
 from medquant.models.base import CalibrationBatch
 from medquant.models.torch_program import TorchModel, from_module
 from medquant.quantize import quantize
@@ -52,14 +54,15 @@ def _found(model: TorchModel, batches: list[CalibrationBatch], **options: object
 
 
 def test_what_matters_gets_its_bits_first(model: TorchModel, batches: list[CalibrationBatch]) -> None:
-    order = plan(model, batches, recipe=RTN)
+    order = chain(plan(model, batches, recipe=RTN).measured[2])
     assert set(order[0].of().values()) == {2} and order[-1].effect < 0.05 * order[0].effect
     raised = [next(n for n, step in enumerate(order) if step.of()[name] > 2) for name in ("first", "middle", "last")]
     assert raised[1] == max(raised)
 
 
 def test_a_recipe_gives_each_layer_its_bits(model: TorchModel, batches: list[CalibrationBatch]) -> None:
-    for step in plan(model, batches, recipe=RTN)[::3]:
+    planned = plan(model, batches, recipe=RTN)
+    for step in (one for size in planned.sizes[::4] for one in planned.candidates(size)):
         made = quantize(model, batches, recipe=recipe_for(step, RTN))
         assert {layer.name: layer.bits for layer in made.report.layers} == step.of()
         assert sum(layer.effective_bits * torch.Size(layer.shape).numel() for layer in made.report.layers) == (
@@ -73,7 +76,8 @@ def test_it_is_safe_and_no_smaller_one_that_was_tried_is(
 ) -> None:
     told: list[Tried] = []
     found = _found(model, batches, tolerance=Tolerance(least), tried=told.append)
-    assert found.safe and found.change.dsc >= least and tuple(told) == found.tried
+    assert found.safe and least <= found.change.dsc and found.change.worst_dsc <= found.change.dsc
+    assert tuple(told) == found.tried
     effective = found.quantized.report.effective_bits
     assert effective == min(one.effective_bits for one in told if one.safe)
     assert all(not one.safe for one in told if one.effective_bits < effective)
@@ -99,11 +103,18 @@ def test_a_scan_that_is_segmented_has_the_last_word(model: TorchModel, batches: 
 
     def verify(quantized: object) -> Change:
         asked.append(quantized)
-        return Change(0.0, 0.0, 0.5)
+        return Change(0.0, 0.0, 0.5, worst_dsc=0.25)
 
     found = _found(model, batches, tolerance=Tolerance(0.9), verify=verify)
-    assert asked and not found.safe and found.change.dsc == 0.5
+    assert asked and not found.safe and (found.change.dsc, found.change.worst_dsc) == (0.5, 0.25)
     assert found.quantized.report.effective_bits == max(one.effective_bits for one in found.tried)
+
+
+def test_where_nothing_is_safe_the_search_ends_soon(model: TorchModel, batches: list[CalibrationBatch]) -> None:
+    told: list[Tried] = []
+    found = _found(model, batches, tolerance=Tolerance(1.0, volume_change=1e-12), tried=told.append)
+    sizes = plan(model, batches[::2], recipe=RTN).sizes
+    assert not found.safe and 1 < len(told) <= TRIES * len(sizes).bit_length()
 
 
 def test_the_model_stays_as_it_is(model: TorchModel, batches: list[CalibrationBatch]) -> None:

@@ -131,6 +131,70 @@ def test_a_checkpoint_gives_the_outputs_of_its_network(name: str, tmp_path: Path
     assert torch.equal(again, logits)
 
 
+# What the authors' files hold beside the tensors of today's network: convolutions that MONAI before 0.9 made in every
+# residual block and ran only where the number of channels changes, and a token that only a classifier reads. The names
+# are those of UNETR's BTCV weights, of UNesT's, and of the same blocks of SwinUNETR.
+NEVER_RUN = {
+    "unetr": (
+        "vit.patch_embedding.cls_token",
+        "encoder2.blocks.0.1.conv3.conv.weight",
+        "encoder2.blocks.1.1.conv3.conv.weight",
+        "encoder3.blocks.0.1.conv3.conv.weight",
+    ),
+    "unest": ("encoder3.layer.conv3.conv.weight", "encoder4.layer.conv3.conv.weight"),
+    "swinunetr": tuple(f"encoder{n}.layer.conv3.conv.weight" for n in (2, 3, 4, 10)),
+}
+
+
+def as_published(name: str, folder: Path) -> tuple[Path, nn.Module, dict[str, torch.Tensor]]:
+    """A checkpoint as the authors' trainers save it: with what is never run, and a score that is NumPy's."""
+    network = randomized(SMALL[name][0]())
+    state = {key: tensor for key, tensor in network.state_dict().items() if "cross_attn" not in key}
+    for extra in NEVER_RUN[name]:
+        assert extra not in state
+        if extra.endswith("cls_token"):
+            state[extra] = torch.randn(1, 1, state["vit.norm.weight"].shape[0])
+        else:
+            channels = state[extra.replace("conv3", "conv1")].shape[0]
+            state[extra] = torch.randn(channels, channels, 1, 1, 1)
+    path = folder / "model.pt"
+    torch.save({"epoch": 4999, "best_acc": np.float32(0.8), "state_dict": state, "scheduler": {"last": 5}}, path)
+    return path, network, state
+
+
+@pytest.mark.parametrize("name", NEVER_RUN)
+def test_files_of_an_older_monai_give_the_outputs_of_the_network(name: str, tmp_path: Path) -> None:
+    path, network, _ = as_published(name, tmp_path)
+    model = loaded(name, path)
+    window = (64, 64, 64) if name == "swinunetr" else SMALL[name][1]
+    patch = torch.randn(1, 1, *window, generator=torch.Generator().manual_seed(1))
+    with torch.inference_mode():
+        logits = model.forward_for_calibration(model.network, patch)
+    torch.testing.assert_close(logits, expected_of(name, network, patch), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", NEVER_RUN)
+def test_a_shortcut_that_is_run_is_not_dropped(name: str, tmp_path: Path) -> None:
+    """Of blocks that change the number of channels, of another shape, and of no block at all."""
+    path, _, state = as_published(name, tmp_path)
+    run = next(key for key in state if key.endswith(".conv3.conv.weight") and key not in NEVER_RUN[name])
+    lacking = {key: tensor for key, tensor in state.items() if key != run}
+    torch.save(lacking, path)
+    with pytest.raises(UserError, match=rf"1 missing \({run}\)"):
+        loaded(name, path)
+    wide = {NEVER_RUN[name][-1]: torch.zeros(7, 7, 1, 1, 1), "encoder9.layer.conv3.conv.weight": torch.zeros(4, 4, 1)}
+    torch.save(state | wide, path)
+    with pytest.raises(UserError, match="2 left over"):
+        loaded(name, path)
+
+
+def test_with_what_is_never_run_unest_has_its_published_size() -> None:
+    with torch.device("meta"):
+        state = UNesT(133).state_dict()
+    never_run = sum(state[key.replace("conv3", "conv1")].shape[0] ** 2 for key in NEVER_RUN["unest"])
+    assert f"{(sum(t.numel() for t in state.values()) + never_run) / 1e6:.1f}" == "87.3"
+
+
 @pytest.mark.parametrize("name", ["unest", "medformer", "segformer3d", "transunet", "vista3d"])
 def test_quantized_to_eight_bits_it_segments_nearly_alike(name: str, tmp_path: Path, blob_ct: MakeVolume) -> None:
     volume = blob_ct((8, 40, 52)) if name in ("transunet", "medformer") else blob_ct((24, 40, 52))
@@ -151,7 +215,10 @@ def test_quantized_to_eight_bits_it_segments_nearly_alike(name: str, tmp_path: P
     assert (quantized.model.segment(volume).labels == before.labels).mean() > 0.9
 
 
-# Digests of the sorted lines "name (shape)" of the authors' own networks, and their numbers of parameters.
+# Digests of the sorted lines "name (shape)" of the authors' own networks, and their numbers of parameters, made with
+# their code on the device "meta": github.com/uni-medical/STU-Net 0652eaf (nnUNet-2.2), OSUPCVLab/SegFormer3D 9d2fa50,
+# Beckschen/TransUNet 02ef001 (R50-ViT-B_16), yhygao/CBIM-Medical-Image-Segmentation 7c26979 (bcv/medformer_3d.yaml),
+# MASILab/UNesT 75386be (multiorganSeg, its `dimensions=` of MONAI renamed).
 AUTHORS: dict[str, tuple[Callable[[], nn.Module], str, int]] = {
     "STU-Net-S": (lambda: stunet("small"), "bb43c83d2d9b9bd2", 14_596_941),
     "STU-Net-B": (lambda: stunet("base"), "ed25cceec0d85b5a", 58_262_669),

@@ -9,6 +9,7 @@ import torch
 from transformers import SamConfig, SamModel
 
 from medquant.errors import UserError
+from medquant.models.registry import list_models
 from medquant.models.sam import SamModelAdapter
 from medquant.models.sam_attention import attend_in_chunks
 from medquant.models.sam_weights import from_segment_anything, infer_config
@@ -158,10 +159,16 @@ def test_the_spec_rebuilds_the_network(model: SamModel, original_file: Path) -> 
 
 
 @pytest.mark.parametrize(
-    ("width", "depth", "heads", "everywhere"),
-    [(768, 12, 12, [2, 5, 8, 11]), (1024, 24, 16, [5, 11, 17, 23]), (1280, 32, 16, [7, 15, 23, 31])],
+    ("name", "width", "depth", "heads", "everywhere"),
+    [
+        ("sam-vit-b", 768, 12, 12, [2, 5, 8, 11]),
+        ("sam-vit-l", 1024, 24, 16, [5, 11, 17, 23]),
+        ("sam-vit-h", 1280, 32, 16, [7, 15, 23, 31]),
+    ],
 )
-def test_published_sizes_are_read_off_the_shapes(width: int, depth: int, heads: int, everywhere: list[int]) -> None:
+def test_published_sizes_are_read_off_the_shapes(
+    name: str, width: int, depth: int, heads: int, everywhere: list[int]
+) -> None:
     vision = {
         "hidden_size": width,
         "num_hidden_layers": depth,
@@ -175,6 +182,10 @@ def test_published_sizes_are_read_off_the_shapes(width: int, depth: int, heads: 
     found = infer_config(from_segment_anything(original), source="file")
     for part in ("vision_config", "prompt_encoder_config", "mask_decoder_config"):
         assert getattr(found, part).to_dict() == getattr(SamConfig(vision_config=vision), part).to_dict()
+    entry = next(entry for entry in list_models() if entry.name == name)
+    learned = sum(tensor.numel() for key, tensor in state.items() if not key.endswith("positional_embedding"))
+    assert learned == entry.parameters, "random positions are no parameters in the authors' code"
+    assert entry.bytes_on_disk == pytest.approx(4 * learned, rel=5e-4), "the authors' file, and little beside them"
 
 
 def test_missing_and_left_over_tensors_are_named(model: SamModel, tmp_path: Path) -> None:

@@ -7,6 +7,7 @@ import pickle
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import save_file
@@ -54,6 +55,16 @@ def test_real_weights_saved_from_a_gpu_long_ago(test_data: Path) -> None:
 @pytest.mark.parametrize("key", ["state_dict", "model", "model_state_dict", "network_weights"])
 def test_checkpoints_are_searched(key: str, tmp_path: Path) -> None:
     torch.save({"epoch": 3, key: {f"module._orig_mod.{k}": v for k, v in state().items()}}, tmp_path / "c.pth")
+    assert read_state_dict(tmp_path / "c.pth").keys() == state().keys()
+
+
+@pytest.mark.parametrize(
+    "score",
+    [np.float32(0.8), np.float64(0.8), np.int64(3), np.array([0.8, 0.9])],
+    ids=["float32", "float64", "int64", "array"],
+)
+def test_scores_of_numpy_beside_the_weights_are_no_code(score: Any, tmp_path: Path) -> None:
+    torch.save({"best_acc": score, "model": state()}, tmp_path / "c.pth")
     assert read_state_dict(tmp_path / "c.pth").keys() == state().keys()
 
 

@@ -64,3 +64,35 @@ def widget(slicer, scene, engine):
     made.cleanup()
     holder.close()
     qt.QApplication.processEvents()
+
+
+@pytest.fixture
+def panel():
+    """A presenter with a scan, between an engine that is answered by hand and an application that takes notes."""
+    from presenter_fakes import Panel
+
+    return Panel().open_scan()
+
+
+@pytest.fixture
+def manager(slicer, scene, monkeypatch):
+    """Slicer's layout manager, with views that draw nothing."""
+    from layout_fakes import FakeLayoutManager
+
+    made = FakeLayoutManager(slicer)
+    monkeypatch.setattr(slicer.app, "layoutManager", lambda: made, raising=False)
+    monkeypatch.setattr(slicer.util, "mainWindow", lambda: None)
+    yield made
+    made.layoutLogic().GetLayoutNode().SetSaveWithScene(True)
+
+
+@pytest.fixture
+def host(slicer, scene, manager, tmp_path):
+    """The host of the panel in Slicer, with that layout manager."""
+    from MedQuantSlicerLib.parameters import MedQuantSlicerParameterNode
+    from MedQuantSlicerLib.slicer_host import SlicerHost
+
+    parameters = MedQuantSlicerParameterNode(scene.AddNewNodeByClass("vtkMRMLScriptedModuleNode"))
+    made = SlicerHost(parameters, str(tmp_path / "requirements.txt"))
+    yield made
+    made.close()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+import pytest
 
 SPACING = (0.8, 1.1, 2.5)
 ORIGIN = (-31.0, 12.0, 407.5)
@@ -26,6 +27,7 @@ DIRECTIONS = {
     "left-handed": np.array([[1, 0, 0], [0, -1, 0], [0, 0, 1]]),
     "left-handed oblique": _turn(15, 1) @ _turn(40, 0) @ np.diag([-1.0, 1.0, 1.0]),
 }
+every_geometry = pytest.mark.parametrize("geometry", DIRECTIONS)
 
 
 def ijk_to_ras(name: str) -> np.ndarray:

@@ -15,9 +15,9 @@ CT = VolumeInfo("ct-1", "ct", "CT", (20, 512, 512), (0.9766, 0.9766, 2.0), IDENT
 LIVER = BoxInfo("liver", ((0.0, 0.0, 0.0), (50.0, 50.0, 10.0)))
 SIZES = {
     "choices": {
-        "8": {"size": "4.3 MB", "seconds": "", "accuracy": "not measured", "measured": False},
-        "4": {"size": "2.5 MB", "seconds": "0.1 s a slice", "accuracy": "small loss", "measured": True},
-        "2": {"size": "1.6 MB", "seconds": "", "accuracy": "not measured", "measured": False},
+        "8": {"size": "4.3 MB", "seconds": "", "verdicts": {}, "measured": False},
+        "4": {"size": "2.5 MB", "seconds": "0.1 s a slice", "verdicts": {"1f": "small loss"}, "measured": True},
+        "2": {"size": "1.6 MB", "seconds": "", "verdicts": {}, "measured": False},
     }
 }
 MODELS = {

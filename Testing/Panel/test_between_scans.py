@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import panel_geometries as geometries
 import pytest
+from panel_hands import settle
 
 
 @pytest.fixture
@@ -15,17 +16,6 @@ def scans(slicer, scene):
     return first, second
 
 
-def _settle(milliseconds=250):
-    import time
-
-    import qt
-
-    end = time.monotonic() + milliseconds / 1000
-    while time.monotonic() < end:
-        qt.QApplication.processEvents()
-        time.sleep(0.002)
-
-
 def _choose(widget, volume) -> None:
     """The user chooses a scan, with a box on it."""
     from MedQuantSlicerLib import boxes
@@ -33,14 +23,14 @@ def _choose(widget, volume) -> None:
     widget.parameters.inputVolume = volume
     if not boxes.boxes_of(volume):
         boxes.fit_box(boxes.new_box(volume, "liver"), volume, (2, 3, 2), (9, 9, 5))
-    _settle()
+    settle(250)
 
 
 def _quantize(widget, engine, bits: int = 4) -> None:
     """The user quantizes, and it works."""
     widget.parameters.bits = bits
     widget.panel.presenter.quantize()
-    _settle(50)
+    settle(50)
     handle = engine.folder / f"w{bits}.mq.safetensors"
     handle.touch()
     engine.answer("quantize", {"handle": str(handle), "bits": bits, "text": "2.5 MB", "pieces": 8})
@@ -55,7 +45,7 @@ def _labels(value: int = 1, size: int = 5) -> np.ndarray:
 def _segmenting(widget, engine):
     """The user presses Segment; the request of FP32, which the engine stops later than it is told to."""
     widget.panel.presenter.segment()
-    _settle(50)
+    settle(50)
     request = engine.last("segment")
     request.answers_later = True
     return request
@@ -74,7 +64,7 @@ def _whole(engine, labels: np.ndarray, size: str) -> None:
     np.save(engine.folder / name, labels)
     mask = {"array": name, "offset": [0, 0, 0], "labels": {"1": "liver"}}
     engine.answer("segment", {"mask": mask, "size_text": size, "seconds_text": "1.0 s"})
-    _settle(50)
+    settle(50)
 
 
 def _compared(engine, headline: str) -> None:
@@ -82,7 +72,7 @@ def _compared(engine, headline: str) -> None:
     np.save(engine.folder / "difference.npy", _labels())
     table = {"columns": ["Dice"], "tooltips": [""], "rows": [], "headline": headline}
     engine.answer("compare", {"table": table, "worst": None, "difference": difference})
-    _settle(50)
+    settle(50)
 
 
 def _computed(widget, engine, labels: np.ndarray, size: str, headline: str) -> None:
@@ -133,7 +123,7 @@ def test_a_scan_chosen_while_masks_come_keeps_its_own_and_so_does_the_former(
         request.stopped()
     else:
         _whole(engine, _labels(size=7), "late")
-    _settle()
+    settle(250)
     assert (_scene_state(first), _scene_state(second)) == before
     assert "second" in widget.panel.presenter.shown.left_title
     assert widget.panel.presenter.shown.table.headline == "of the second"
@@ -195,7 +185,7 @@ def test_what_a_model_was_calibrated_on_is_known_in_another_session(
     reader.SetMRMLScene(scene)
     (tmp_path / "unpacked").mkdir()
     assert reader.OpenSlicerDataBundle(str(tmp_path / "session.mrb"), str(tmp_path / "unpacked"))
-    _settle()
+    settle(250)
     assert elsewhere in presenter.shown.quantized
     _choose(widget, slicer.util.getNode("first"))
     assert here in presenter.shown.quantized and presenter.shown.quantized_fits
@@ -234,14 +224,14 @@ def test_sensitivity_and_safe_model_are_of_the_scan_that_they_were_measured_on(w
     _choose(widget, first)
     presenter = widget.panel.presenter
     presenter.find_sensitivity()
-    _settle(50)
+    settle(50)
     cell = {"layer": "a.0", "kind": "Linear", "shape": [4, 8], "share": 1.0, "bits": 2, "effect": 0.4, "view": "proxy"}
     histogram = {"minimum": 0.0, "maximum": 1.0, "counts": [1, 2]}
     told = {"histograms": [{"layer": "a.0", "weights": histogram, "inputs": histogram}]}
     engine.last("sensitivity").callbacks["on_partial"](told)
     engine.answer("sensitivity", {"cells": [cell], "agreement": []})
     presenter.find_safe()
-    _settle(50)
+    settle(50)
     handle = engine.folder / "safe.mq.safetensors"
     handle.touch()
     found = {"safe": True, "handle": str(handle), "bits": 0, "text": "2.0 MB", "pieces": 5, "found": "Dice .99"}
@@ -252,7 +242,7 @@ def test_sensitivity_and_safe_model_are_of_the_scan_that_they_were_measured_on(w
     shown = presenter.shown
     assert shown.heatmap is None and shown.layer is None and not shown.safe_found and not shown.quantized_fits
     presenter.find_safe()
-    _settle(50)
+    settle(50)
     request = engine.last("find_safe")
     request.answers_later = True
     _choose(widget, first)

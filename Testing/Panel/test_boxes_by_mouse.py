@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import time
-
 import numpy as np
 import panel_geometries as geometries
 import pytest
+from panel_hands import settle
 
 
 @pytest.fixture
@@ -31,7 +30,7 @@ def drawn(slicer, scene, request):
     views.show_pair()
     host, told = SceneHost(parameters), []
     host.boxes_changed = lambda: told.append(host.boxes())
-    _settle(200)
+    settle(200)
     yield host, views.left, told
     host.close()
     views.close_views()
@@ -39,28 +38,19 @@ def drawn(slicer, scene, request):
     qt.QApplication.processEvents()
 
 
-def _settle(milliseconds):
-    import qt
-
-    end = time.monotonic() + milliseconds / 1000
-    while time.monotonic() < end:
-        qt.QApplication.processEvents()
-        time.sleep(0.003)
-
-
 def _drag(view, start, end):
     from PySide6.QtCore import QPoint, Qt
     from PySide6.QtTest import QTest
 
     QTest.mouseMove(view, QPoint(*start))
-    _settle(60)
+    settle(60)
     QTest.mousePress(view, Qt.LeftButton, Qt.NoModifier, QPoint(*start))
-    _settle(30)
+    settle(30)
     for part in np.linspace(0, 1, 9)[1:] if start != end else ():
         QTest.mouseMove(view, QPoint(*(round(a + (b - a) * part) for a, b in zip(start, end))))
-        _settle(15)
+        settle(15)
     QTest.mouseRelease(view, Qt.LeftButton, Qt.NoModifier, QPoint(*end))
-    _settle(60)
+    settle(60)
 
 
 def _voxels(host):
@@ -83,7 +73,7 @@ def test_two_clicks_draw_and_a_handle_drags(drawn, slicer):
     assert host.boxes() == (), "half a box is none"
     assert host.is_placing()
     _drag(view, second, second)
-    _settle(250)
+    settle(250)
     assert not host.is_placing()
     lower, upper = _voxels(host)
     plane = view.node.GetSliceOffset()
@@ -94,7 +84,7 @@ def test_two_clicks_draw_and_a_handle_drags(drawn, slicer):
 
     handle = (middle[0] + 60, middle[1])
     _drag(view, handle, (handle[0] + 40, handle[1]))
-    _settle(250)
+    settle(250)
     after = _voxels(host)
     moved = np.abs(np.concatenate(after) - np.concatenate((lower, upper)))
     assert np.count_nonzero(moved > 1) == 1, "one side has moved, along one axis"

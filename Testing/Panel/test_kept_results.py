@@ -7,6 +7,7 @@ import json
 import numpy as np
 import panel_geometries as geometries
 import pytest
+from panel_hands import settle
 
 
 @pytest.fixture
@@ -105,17 +106,6 @@ def test_an_edit_in_the_segment_editor_is_heard_of(slicer, scene, volume, labels
     assert not heard
 
 
-def _settle(milliseconds=250):
-    import time
-
-    import qt
-
-    end = time.monotonic() + milliseconds / 1000
-    while time.monotonic() < end:
-        qt.QApplication.processEvents()
-        time.sleep(0.002)
-
-
 def _computed(widget, kind: str, labels: np.ndarray, volume) -> None:
     """As if the engine had computed these masks."""
     from MedQuantSlicerLib.facts import Computed
@@ -137,7 +127,7 @@ def test_everything_comes_back_from_a_file(
 
     widget.parameters.inputVolume = volume
     boxes.fit_box(boxes.new_box(volume, "liver"), volume, (2, 3, 2), (9, 9, 5))
-    _settle()
+    settle(250)
     presenter, facts = widget.panel.presenter, widget.panel.presenter.facts
     monkeypatch.setenv("MEDQUANT_CACHE", str(tmp_path))
     handle = tmp_path / "w4 of a; strange: name.mq.safetensors"
@@ -156,7 +146,7 @@ def test_everything_comes_back_from_a_file(
     before = presenter.shown
     assert before.quantized_fits and facts.is_compared
     _saved_and_loaded(slicer, scene, tmp_path)
-    _settle()
+    settle(250)
     shown = presenter.shown
     assert shown.table == before.table and shown.worst == before.worst
     assert (shown.left_title, shown.right_title) == (before.left_title, before.right_title)
@@ -173,12 +163,12 @@ def test_everything_comes_back_from_a_file(
     array = slicer.util.arrayFromSegmentBinaryLabelmap(node, identifier, volume)
     array[2] = 0
     slicer.util.updateSegmentBinaryLabelmapFromArray(array, node, identifier, volume)
-    _settle()
+    settle(250)
     assert "changed" in presenter.shown.table.headline
     assert presenter.shown.right_title.endswith("edited")
     done: list[object] = []
     widget.host.write_masks("quantized", str(tmp_path / "masks.npy"), done.append, done.append)
-    _settle()
+    settle(250)
     assert done == [{1: "liver", 2: "spleen"}]
     edited = np.where(labels == 3, 2, labels)
     edited[2] = 0
@@ -187,11 +177,11 @@ def test_everything_comes_back_from_a_file(
 
 def test_a_scan_with_other_voxels_has_no_results(slicer, widget, volume, labels) -> None:
     widget.parameters.inputVolume = volume
-    _settle()
+    settle(250)
     _computed(widget, "fp32", labels, volume)
     assert json.loads(widget.host.kept("fp32"))["title"]
     slicer.util.updateVolumeFromArray(volume, slicer.util.arrayFromVolume(volume) + 1)
-    _settle()
+    settle(250)
     assert widget.host.kept("fp32") == "" and widget.panel.presenter.shown.left_title == ""
 
 
@@ -199,22 +189,22 @@ def test_results_do_not_outlive_voxels_that_changed_while_another_scan_was_chose
     slicer, widget, volume, labels
 ) -> None:
     widget.parameters.inputVolume = volume
-    _settle()
+    settle(250)
     assert not widget.host.is_busy()
     _computed(widget, "fp32", labels, volume)
     title = widget.panel.presenter.shown.left_title
     other = geometries.add_volume("oblique")
     widget.parameters.inputVolume = other
-    _settle()
+    settle(250)
     widget.parameters.inputVolume = volume
-    _settle()
+    settle(250)
     assert widget.panel.presenter.shown.left_title.startswith("fp32; 2.5 MB") and not title
     widget.parameters.inputVolume = other
-    _settle()
+    settle(250)
     slicer.util.updateVolumeFromArray(volume, slicer.util.arrayFromVolume(volume) + 1)
-    _settle()
+    settle(250)
     widget.parameters.inputVolume = volume
-    _settle()
+    settle(250)
     assert widget.panel.presenter.shown.left_title == ""
 
 
@@ -222,7 +212,7 @@ def test_masks_that_were_set_aside_are_put_back_with_what_is_kept(slicer, widget
     from MedQuantSlicerLib import masks
 
     widget.parameters.inputVolume = volume
-    _settle()
+    settle(250)
     _computed(widget, "fp32", labels, volume)
     kept, state = widget.host.kept("fp32"), widget.host.masks_state("fp32")
     put_back = widget.host.set_aside("fp32")

@@ -86,6 +86,19 @@ def test_the_difference_is_found_anew_from_the_masks_of_the_scene(panel: Panel) 
     assert {asked[kind]["array"] for kind in (FP32, QUANTIZED)} <= set(other.engine.discarded)
 
 
+def test_looking_at_the_difference_of_a_reopened_scene_changes_no_result(panel: Panel) -> None:
+    other = reopened(panel)
+    table, kept = other.shown.table, dict(other.host.keeps)
+    other.presenter.difference()
+    other.compared({"text": "Slice 5 differs most", "position": [1.0, 2.0, 4.0]})
+    assert other.shown.difference_shown
+    assert other.shown.table is table and other.shown.worst == WORST["text"]
+    assert other.host.keeps == kept
+    other.presenter.compare()
+    other.compared({"text": "Slice 5 differs most", "position": [1.0, 2.0, 4.0]})
+    assert other.shown.worst == "Slice 5 differs most" and other.host.keeps != kept, "asked for, it is compared anew"
+
+
 def test_a_difference_that_could_not_be_found_is_not_said_to_be_shown(panel: Panel) -> None:
     other = reopened(panel)
     other.presenter.difference()
@@ -105,7 +118,8 @@ def test_a_quantized_model_whose_file_is_gone_is_quantized_again(panel: Panel, h
 def test_a_scan_on_another_grid_has_no_results(panel: Panel) -> None:
     moved = ((1.0, 0.0, 0.0, 7.0), *CT.ijk_to_lps[1:])
     other = reopened(panel, ijk_to_lps=moved)
-    assert other.shown.table is None and other.shown.left_title == "" and other.shown.heatmap is None
+    assert other.shown.table is None and other.shown.left_title == ""
+    assert other.shown.heatmap == panel.shown.heatmap, "of its voxels, wherever they lie"
 
 
 def test_a_scan_that_is_chosen_again_has_its_results_again(panel: Panel) -> None:

@@ -113,11 +113,24 @@ def test_views_that_were_measured_before_are_told_to_the_engine(panel: Panel) ->
     assert panel.engine.last.params["known"] == [], "of another rounding"
 
 
+def test_a_view_that_was_stopped_ranks_nothing(panel: Panel) -> None:
+    """Agreement with the few layers that were measured would say nothing of the others."""
+    panel.presenter.set_option("view", "one-at-a-time")
+    panel.presenter.find_sensitivity()
+    panel.engine.last.tell("partial", {"cell": cell("a", 2, 0.3, "one-at-a-time", 0.01)})
+    panel.presenter.find_sensitivity()
+    panel.engine.last.tell("error", STOPPED)
+    assert len(panel.shown.heatmap.cells) == 1
+    panel.presenter.set_option("view", "incremental")
+    panel.presenter.find_sensitivity()
+    assert panel.engine.last.params["known"] == []
+
+
 def test_agreement_of_views_is_told_in_a_line(panel: Panel) -> None:
     told = [agreement("proxy", "one-at-a-time", -0.2), agreement("proxy", "proxy", 1.0)]
     measured(panel, "one-at-a-time", agreement=[*told, agreement("one-at-a-time", "incremental", None)])
     (line,) = panel.shown.heatmap.agreement
-    assert "the quick estimate: \N{MINUS SIGN}.20 at 2 bits" in line
+    assert "the quick estimate: \N{MINUS SIGN}.20 at 2\N{NO-BREAK SPACE}bits" in line
     panel.presenter.set_option("view", "proxy")
     assert "one at a time" in panel.shown.heatmap.agreement[0]
     measured(panel, "proxy")
@@ -128,7 +141,8 @@ def test_a_layer_that_is_clicked_has_its_numbers_and_histograms(panel: Panel) ->
     measured(panel, "one-at-a-time")
     panel.presenter.layer_chosen("b")
     layer = panel.shown.layer
-    assert "b: Linear" in layer.text and "Dice against FP32 with it alone rounded: .960 (2-bit)" in layer.text
+    assert "b: Linear" in layer.text
+    assert "Dice against FP32 with it alone rounded: .960 at 2\N{NO-BREAK SPACE}bits" in layer.text
     assert layer.weights.counts == (1, 2) and layer.inputs.counts == (3, 4) and layer.weights.maximum == 1.5
     panel.presenter.set_option("view", "incremental")
     assert panel.shown.layer is None, "of a view that is not measured"
@@ -249,9 +263,23 @@ def test_what_is_exported_is_what_the_section_above_shows(panel: Panel, tmp_path
 def test_where_nothing_is_safe_it_says_so_and_chooses_nothing(panel: Panel, tmp_path: Path) -> None:
     safe(panel, tmp_path / "none", safe=False, handle="")
     assert not panel.shown.safe and not panel.shown.quantized_fits
-    assert "Nothing smaller is safe" in panel.shown.notice and "Dice at least .99" in panel.shown.notice
+    assert "Nothing smaller is safe" in panel.shown.notice and "keeps mean Dice at least .99" in panel.shown.notice
     assert FOUND["found"] in panel.shown.notice and panel.shown.notice_section == "quantize"
     assert panel.primary() == ["quantize"]
+
+
+def test_what_was_not_asked_and_is_worse_is_not_called_safe(panel: Panel, tmp_path: Path) -> None:
+    panel.draw(LIVER)
+    panel.presenter.find_safe()
+    (tmp_path / "safe").touch()
+    panel.engine.last.tell("result", {**FOUND, "handle": str(tmp_path / "safe"), "uneven": True})
+    assert panel.action("find_safe").text == "Keeps what was asked: 2.0 MB"
+    assert "clearly worse" in panel.shown.safe_found.splitlines()[-1]
+    kept = panel.host.keeps
+    other = Panel()
+    other.host.keeps = kept
+    other.open_scan().presenter.choices_loaded()
+    assert other.shown.safe_found == panel.shown.safe_found, "a session keeps it"
 
 
 def test_a_safe_model_belongs_to_its_scan_model_and_tolerance(panel: Panel, tmp_path: Path) -> None:
@@ -295,3 +323,10 @@ def test_layers_that_it_keeps_precise_are_marked(panel: Panel, tmp_path: Path) -
     assert [one.precise for one in panel.shown.heatmap.layers] == [False, True]
     panel.presenter.bits_chosen(4)
     assert not any(one.precise for one in panel.shown.heatmap.layers)
+
+
+@pytest.mark.parametrize("dice", [0.0, 0.0004, 0.9, 0.99349, 0.9994, 0.9996, 1.0])
+def test_panel_and_engine_write_a_dice_alike(dice: float) -> None:
+    from medquant.evaluation import wording
+
+    assert messages.score(dice) == wording.score(dice)

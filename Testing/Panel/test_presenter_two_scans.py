@@ -99,6 +99,57 @@ def test_an_answer_after_a_cancel_is_a_cancel(panel: Panel, tmp_path: Path, work
     assert set(arrays) <= set(panel.engine.discarded)
 
 
+def begun_that_lasts(panel: Panel, work: str) -> Panel:
+    """Work that leaves something on the machine has reached the engine."""
+    presenter = panel.presenter
+    if work == "download":
+        presenter.model_chosen("medsam")
+    if work == "save_report":
+        begun(panel, "compare").compared()
+    if work == "export":
+        panel.quantize()
+    {
+        "download": presenter.download,
+        "add_weights": lambda: presenter.add_weights("/mine.pth"),
+        "export": lambda: presenter.export("onnx", "/out"),
+        "save_report": lambda: presenter.save_report("/out/report.html"),
+    }[work]()
+    return panel
+
+
+LASTING = {
+    "download": {"model": {"spec": "medsam", "title": "MedSAM", "task": "box", "present": True}},
+    "add_weights": {"model": {"spec": "/mine.pth", "title": "mine", "task": "box", "present": True}},
+    "export": {"folder": "/out/model", "text": ""},
+    "save_report": {"path": "/out/report.html"},
+}
+
+
+@pytest.mark.parametrize("work", LASTING)
+def test_what_is_done_is_done(panel: Panel, work: str) -> None:
+    """A file that was written before the cancel was heard is there, and the panel says so."""
+    begun_that_lasts(panel, work)
+    before, chosen = panel.shown.notice, panel.shown.model
+    panel.presenter.cancel()
+    assert panel.engine.last.cancelled and panel.shown.waiting.cancelling
+    panel.engine.last.tell("result", LASTING[work])
+    shown, facts = panel.shown, panel.presenter.facts
+    assert shown.state is State.IDLE and shown.waiting is None and shown.notice not in ("", before)
+    if work == "export":
+        assert shown.exported == "/out/model" and not panel.presenter.not_exported()
+    if work in ("download", "add_weights"):
+        assert facts.line_of(LASTING[work]["model"]["spec"]).present
+    assert shown.model == chosen, "who cancelled wants nothing changed"
+
+
+@pytest.mark.parametrize("work", LASTING)
+def test_what_was_stopped_in_time_is_not_done(panel: Panel, work: str) -> None:
+    begun_that_lasts(panel, work).presenter.cancel()
+    before = known_of(panel)
+    panel.engine.last.tell("error", STOPPED)
+    assert known_of(panel) == before and panel.shown.exported == "" and panel.shown.state is State.IDLE
+
+
 @pytest.mark.parametrize("work", WORKS)
 def test_work_that_waits_for_an_installation_is_of_its_scan(panel: Panel, work: str) -> None:
     if work in ("segment", "compare"):
@@ -114,6 +165,7 @@ def test_work_that_waits_for_an_installation_is_of_its_scan(panel: Panel, work: 
     panel.host.lacks = None
     panel.host.installing[1]()
     assert len(panel.engine.asked) == asked and panel.shown.state is State.IDLE
+    assert "Another scan" in panel.shown.notice and panel.shown.notice_section, "the user is told why nothing happens"
 
 
 @pytest.mark.parametrize("on_other", [Panel.quantize, measured], ids=["quantize", "measure"])
@@ -192,6 +244,20 @@ def test_a_map_is_of_its_scales(panel: Panel) -> None:
     panel.engine.last.tell("error", STOPPED)
     panel.presenter.set_option("view", "proxy")
     assert panel.shown.heatmap == per_channel
+
+
+def test_a_map_is_of_the_scan_wherever_that_lies(panel: Panel) -> None:
+    """A transform above it moves the scan and changes nothing of what was measured; one that turns it does."""
+    heatmap = measured(panel).shown.heatmap
+    (x, *_others), *rows = CT.ijk_to_lps
+    moved = ((x, *_others[:-1], 25.0), *rows)
+    assert panel.open_scan(replace(CT, key="moved", ijk_to_lps=moved)).shown.heatmap == heatmap
+    other = Panel()
+    other.host.keeps = dict(panel.host.keeps)
+    other.presenter.choices_loaded()
+    assert other.open_scan().shown.heatmap == heatmap
+    turned = ((0.0, 1.0, 0.0, 0.0), (-1.0, 0.0, 0.0, 0.0), *CT.ijk_to_lps[2:])
+    assert panel.open_scan(replace(CT, key="turned", ijk_to_lps=turned)).shown.heatmap is None
 
 
 def test_what_is_being_measured_is_shown_whatever_is_chosen(panel: Panel) -> None:

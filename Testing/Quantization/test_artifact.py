@@ -267,7 +267,7 @@ def test_no_patient_data(tmp_path: Path) -> None:
     assert description["provenance"]["calibration_sha256"] == [volume.content_hash()]
     assert set(description["provenance"]) == {
         "model", "family", "weights_sha256", "calibration_sha256", "medquant_version", "torch_version", "created",
-        "licence",
+        "licence", "redesign",
     }  # fmt: skip
     data = (tmp_path / "a.mq.safetensors").read_bytes()
     assert not any(part in data for part in (b"DOE", b"JANE", b"1970-01", b"7.125", str(tmp_path).encode()))

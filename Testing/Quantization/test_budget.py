@@ -83,9 +83,9 @@ print(report.calibration_inputs, memory.extra_mb)
 
 @pytest.mark.parametrize("limit", [600, 1200])
 def test_a_limit_on_memory_is_kept(limit: int) -> None:
-    """Measured in a process of its own; 15 per cent are left to the allocator."""
+    """Measured in a process of its own; 20 per cent are left to the allocator."""
     answer = subprocess.run(
         [sys.executable, "-c", KEPT.format(limit=limit)], capture_output=True, text=True, check=True
     )
     used, extra = answer.stdout.split()
-    assert 1 <= int(used) <= 6 and float(extra) < 1.15 * limit, answer.stdout
+    assert 1 <= int(used) <= 6 and float(extra) < 1.2 * limit, answer.stdout

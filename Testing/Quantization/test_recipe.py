@@ -14,6 +14,7 @@ from medquant.activation_settings import IntActivations
 from medquant.errors import UserError
 from medquant.granularity import PerChannel, PerGroup, PerTensor, granularity_from_name
 from medquant.recipe import METHODS, CalibrationSettings, IntWeights, Recipe
+from medquant.rewrites.settings import Rewrites
 
 granularities = st.one_of(st.just(PerTensor()), st.just(PerChannel()), st.builds(PerGroup, st.integers(2, 512)))
 weights = st.builds(
@@ -175,3 +176,19 @@ def test_several_numbers_of_bits_by_name_are_a_mixed_model() -> None:
     assert mixed.nominal_bits is None and mixed.label == "mixed"
     assert mixed.describe().startswith("W2 to W8 layer by layer, ")
     assert replace(mixed, activations=IntActivations(bits=8)).label == "mixed A8"
+    usual = replace(base, overrides={"*": base.grid(8)})
+    assert (usual.nominal_bits, usual.label) == (8, "W8") and usual.describe().startswith("W8, ")
+
+
+def test_a_pattern_that_fits_no_layer_is_a_slip() -> None:
+    layers = ["blocks.0.lin", "blocks.1.lin.rewritten", "head"]
+    slips = (
+        Recipe(overrides={"blok*": None}),
+        Recipe(rewrites={"blok*": Rewrites()}),
+        Recipe(activations=IntActivations(8), float_inputs=("blok*",)),
+    )
+    for recipe in slips:
+        with pytest.raises(UserError, match=r"No layer is called blok\*.*blocks"):
+            recipe.require_layers(layers)
+    Recipe(overrides={"*": None, "blocks.*": None, "blocks.1.lin": None}).require_layers(layers)
+    Recipe(overrides={"*": None}).require_layers([])

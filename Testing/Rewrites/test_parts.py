@@ -189,14 +189,22 @@ def test_the_best_alpha_errs_least(bits: int | None) -> None:
             step = (high - low) / (2**bits - 1)
             zero = (-low / step).round()
             inputs = ((inputs / step).round() + zero).clamp(0, 2**bits - 1).sub(zero) * step
-        low, high = weight.amin(0), weight.amax(0)
-        step = (high - low) / 15
-        weight = ((weight - low) / step).round() * step + low
+        weight = clipped(weight, inputs.square().mean(0))
         return float((inputs @ weight - rows @ layer.weight.detach().T).square().sum())
 
+    def clipped(weight: torch.Tensor, importance: torch.Tensor) -> torch.Tensor:
+        """To the nearest of 16 levels; of each output the ends, moved in or not, that err least."""
+        found = []
+        for part in (1.0, 0.8, 0.6):
+            low, high = part * weight.amin(0), part * weight.amax(0)
+            step = (high - low) / 15
+            found.append(((weight - low) / step).round().clamp(0, 15) * step + low)
+        errors = torch.stack([(importance[:, None] * (one - weight).square()).sum(0) for one in found])
+        return torch.where(errors.argmin(0) == 0, found[0], torch.where(errors.argmin(0) == 1, found[1], found[2]))
+
     tried = {one: error(one) for one in (None, 0.25, 0.5, 0.75, 1.0)}
-    # The search also moves the ends of the weights' grid, so it may take another that is nearly as good.
-    assert tried[alpha] <= 1.5 * min(tried.values())
+    # The rows that were looked at are half of these.
+    assert tried[alpha] <= 1.1 * min(tried.values())
     if bits is not None:
         assert alpha is not None and tried[alpha] < 0.5 * tried[None]
 

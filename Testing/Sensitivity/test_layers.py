@@ -174,8 +174,10 @@ def test_a_change_is_that_of_probabilities_and_masks() -> None:
     assert (
         alone.dsc == pytest.approx(mean_dice(overlaps(found > 0, expected > 0, 0))) and alone.dsc_vs_reference is None
     )
+    each = [mean_dice([one]) for one in overlaps(found.argmax(1), expected.argmax(1), 3)]
+    assert change.worst_dsc == min(each) < change.dsc < max(each)
     same = Expected(expected, exclusive=True).change(expected.clone())
-    assert (same.error, same.divergence, same.dsc) == (0.0, 0.0, 1.0)
+    assert (same.error, same.divergence, same.dsc, same.worst_dsc) == (0.0, 0.0, 1.0, 1.0)
     broken = Expected(expected, exclusive=True).change(found * float("nan"))
     assert broken.error == broken.divergence == float("inf")
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import queue
 import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -12,7 +13,10 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+import pytest
 from MedQuantSlicerLib.engine_process import EngineProcess
+
+needs_posix = pytest.mark.skipif(sys.platform == "win32", reason="Windows has no signals")
 
 
 class EventLoop:
@@ -132,7 +136,8 @@ class _Pipes:
                     stdin=subprocess.PIPE,
                     stdout=subprocess.PIPE,
                     stderr=stream,
-                    env={**os.environ, "OMP_NUM_THREADS": "2", **environment},
+                    # Beside other tests two threads would mostly wait for each other.
+                    env={"OMP_NUM_THREADS": "1", **os.environ, **environment},
                     bufsize=0,
                 )
         except OSError:

@@ -9,7 +9,7 @@ import time
 from pathlib import Path
 
 import pytest
-from event_loop import EventLoop
+from event_loop import EventLoop, needs_posix
 from MedQuantSlicerLib import engine_process, messages
 from MedQuantSlicerLib.engine_process import EngineProcess
 
@@ -92,7 +92,7 @@ def test_a_killed_process_fails_its_request_and_starts_again(loop: EventLoop) ->
     assert restarts == [2]
 
 
-@pytest.mark.skipif(sys.platform == "win32", reason="Windows has no signals")
+@needs_posix
 def test_a_process_ended_by_the_system_is_told_as_lack_of_memory(loop: EventLoop) -> None:
     engine = _engine(loop, 'elif method == "grow":\n    os.kill(os.getpid(), 9)')
     error = loop.error(engine, "grow")
@@ -110,7 +110,7 @@ os._exit(code if code >= 0 else 1)
 """What Slicer's launcher does with a program that a signal has ended (PythonSlicer is one)."""
 
 
-@pytest.mark.skipif(sys.platform == "win32", reason="Windows has no signals")
+@needs_posix
 @pytest.mark.parametrize(
     ("death", "kind"),
     [

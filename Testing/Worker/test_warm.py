@@ -103,9 +103,11 @@ def test_what_was_measured_is_remembered_but_not_of_single_layers(
 ) -> None:
     monkeypatch.setenv("MEDQUANT_CACHE", str(tmp_path))
     measured.remember("a", "W4", seconds=1.5, per="slice")
-    measured.remember("a", "W4", accuracy="small loss")
-    measured.remember("a", "W4, 2 overrides", accuracy="visible loss: look")
-    assert measured.recall("a", "W4") == {"seconds": 1.5, "per": "slice", "accuracy": "small loss"}
+    measured.remember("a", "W4", verdicts={"1f": "small loss"})
+    measured.remember("a", "W4", verdicts={"2f": "masks as FP32"})
+    measured.remember("a", "W4, 2 overrides", verdicts={"1f": "visible loss: look"})
+    verdicts = {"1f": "small loss", "2f": "masks as FP32"}
+    assert measured.recall("a", "W4") == {"seconds": 1.5, "per": "slice", "verdicts": verdicts}
     assert measured.recall("a", "W4, 2 overrides") == measured.recall("b", "W4") == {}
     (tmp_path / "measured.json").write_text("{damaged")
     assert measured.recall("a", "W4") == {}

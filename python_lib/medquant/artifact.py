@@ -6,6 +6,7 @@ import copy
 import hashlib
 import json
 import struct
+from collections.abc import Iterable
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -25,10 +26,11 @@ from medquant.layers import QuantizedLayer
 from medquant.matrices import is_quantizable
 from medquant.models.base import Model
 from medquant.models.registry import adapter_class
-from medquant.network_edit import set_module, stored_bits_of
+from medquant.network_edit import set_module, sharing_copy, stored_bits_of
 from medquant.packing import packed_size
 from medquant.quantized_model import Provenance, QuantizationReport, QuantizedModel
 from medquant.recipe import Recipe
+from medquant.rewrites.redesigned import exchange
 from medquant.rewrites.rewritten import Rewritten
 
 FORMAT = "medquant"
@@ -86,8 +88,10 @@ def load(path: str | Path, *, model: Model | None = None) -> QuantizedModel:
         if model is None:
             model = adapter_class(spec["family"]).from_spec(spec)
         else:
-            model = model.with_network(copy.deepcopy(model.network))
+            model = model.with_network(_copy_to_fill(model.network, description["layers"]))
         model.name = description["name"]
+        redesign = description["report"].get("redesign") or {}
+        exchange(model.network, redesign.get("layers", ()))
         _fill(model.network, description, tensors)
         provenance = description["provenance"]
         provenance["calibration_sha256"] = tuple(provenance["calibration_sha256"])
@@ -143,6 +147,15 @@ def _read(path: Path) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:
     if _digest(metadata["description"], tensors) != metadata.get("sha256"):
         raise UserError(f"{path.name} was changed after it was written and is not trusted. Copy or quantize it again.")
     return description, tensors
+
+
+def _copy_to_fill(network: nn.Module, layers: Iterable[str]) -> nn.Module:
+    """A copy of the network on its device, but for the weights of `layers`, which are exchanged and take no memory."""
+    twin = sharing_copy(network)
+    modules = dict(twin.named_modules())
+    for layer in (modules[name] for name in layers if name in modules):
+        layer.weight = nn.Parameter(layer.weight.to("meta"), requires_grad=False)
+    return copy.deepcopy(twin)
 
 
 def _fill(network: nn.Module, description: dict[str, Any], tensors: dict[str, torch.Tensor]) -> None:

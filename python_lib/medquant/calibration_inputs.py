@@ -3,11 +3,35 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
 
 from medquant.errors import UserError
 from medquant.imaging.volume import Volume
 from medquant.models.base import CalibrationBatch, CalibrationSelection, Model
 from medquant.progress import Progress
+
+
+@dataclass(frozen=True, eq=False)
+class PreparedInputs(Sequence[CalibrationBatch]):
+    """Inputs that were cut from volumes, once for all that calibrates with them."""
+
+    batches: list[CalibrationBatch]
+    hashes: tuple[str, ...]
+    """Of the volumes."""
+
+    @classmethod
+    def of(
+        cls, model: Model, volumes: Sequence[Volume], selection: CalibrationSelection, tracker: Progress
+    ) -> PreparedInputs:
+        """Cut from volumes. Raises `UserError` where there is nothing to calibrate with."""
+        return cls(*calibration_inputs(model, volumes, selection, tracker))
+
+    def __getitem__(self, index: Any) -> Any:
+        return self.batches[index]
+
+    def __len__(self) -> int:
+        return len(self.batches)
 
 
 def calibration_inputs(
@@ -24,6 +48,8 @@ def calibration_inputs(
         calibration = [calibration]
     if not len(calibration):
         raise UserError("There is nothing to calibrate with. Give a volume, or choose more slices.")
+    if isinstance(calibration, PreparedInputs):
+        return list(calibration), calibration.hashes
     if isinstance(calibration[0], CalibrationBatch):
         return list(calibration), ()
     batches: list[CalibrationBatch] = []

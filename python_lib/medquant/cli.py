@@ -45,7 +45,7 @@ from medquant.commands import (
     worker,
 )
 from medquant.commands import app as window
-from medquant.errors import Cancelled, UserError
+from medquant.errors import Cancelled, Notice, UserError
 
 UNEXPECTED, USER_ERROR, CANCELLED = 1, 2, 130
 PATIENCE_SECONDS = 1.0
@@ -132,7 +132,13 @@ def _options(
 ) -> None:
     if not os.environ.get("PYTHONWARNINGS"):
         warnings.simplefilter("ignore")  # libraries warn developers; what a user must know is said by this package
+        warnings.simplefilter("default", Notice)
+    warnings.showwarning = _show_warning
     logging.getLogger().setLevel(logging.ERROR)
+
+
+def _show_warning(message: Warning | str, category: type[Warning], filename: str, lineno: int, *more: Any) -> None:
+    _note(str(message) if issubclass(category, Notice) else warnings.formatwarning(message, category, filename, lineno))
 
 
 def write_log(error: BaseException) -> Path:

@@ -39,3 +39,10 @@ class UserError(MedQuantError):
 
 class Cancelled(MedQuantError):
     """The user stopped the work. Nothing was written."""
+
+
+class Notice(UserWarning):
+    """Something that was done otherwise than asked and that a user should know; nothing need be done about it.
+
+    Given with `warnings.warn`. Commands and the window show it as it stands.
+    """

@@ -16,7 +16,7 @@ _HEADER, _DESCRIPTION = 100, 1000
 def expected_bytes(model: Model, recipe: Recipe) -> int:
     """Bytes of the file that `quantize` and `save` would write, within some per cent.
 
-    Layers that calibration finds dead or keeps for another reason, and what rewrites store, are not foreseen.
+    Layers that calibration finds dead or keeps for another reason, what rewrites store and a redesign are not foreseen.
     """
     layers = {name: module for name, module in model.network.named_modules() if is_quantizable(module)}
     chosen = recipe.weights_for({name: module.weight.numel() for name, module in layers.items()})

@@ -53,10 +53,12 @@ def layer_jobs(
 ) -> tuple[dict[str, LayerJob], dict[str, str]]:
     """The jobs by layer name, in the order of the network, and what stays in floating point, each with the reason.
 
-    `ignore` maps name patterns of layers to leave in floating point to the reason.
+    `ignore` maps name patterns of layers to leave in floating point to the reason. Raises `UserError` for a pattern of
+    the recipe that fits no layer.
     """
     kept = dict(_weights_outside_layers(network))
     modules = {name: module for name, module in network.named_modules() if isinstance(module, QUANTIZABLE)}
+    recipe.require_layers(modules)
     for name, module in modules.items():
         reason = _reason_to_keep(name, module, seen, ignore)
         if reason:

@@ -18,10 +18,15 @@ def structural_twin(network: nn.Module) -> nn.Module:
 
     A network on another device is copied to the processor.
     """
-    tensors = [*network.parameters(), *network.buffers()]
-    if any(tensor.device.type != "cpu" for tensor in tensors):
+    if any(tensor.device.type != "cpu" for tensor in (*network.parameters(), *network.buffers())):
         return copy.deepcopy(network).cpu().eval()  # the solvers work on the processor
-    return copy.deepcopy(network, {id(tensor): tensor for tensor in tensors}).eval()
+    return sharing_copy(network).eval()
+
+
+def sharing_copy(network: nn.Module) -> nn.Module:
+    """A copy of the modules, in the mode and on the device of the original, with the very tensors of it."""
+    tensors = (*network.parameters(), *network.buffers())
+    return copy.deepcopy(network, {id(tensor): tensor for tensor in tensors})
 
 
 @contextmanager

@@ -21,6 +21,7 @@ from medquant.progress import CancelCheck, Progress, ProgressCallback
 from medquant.quantization_run import QuantizationRun
 from medquant.quantized_model import Provenance, QuantizedModel
 from medquant.recipe import Recipe
+from medquant.rewrites.redesign import redesigned
 
 
 def quantize(
@@ -40,7 +41,8 @@ def quantize(
     layers to leave in floating point. `max_memory_mb` bounds the memory of the calibration above the model's own; fewer
     inputs are used where not all would fit, see `report.calibration_inputs`. Every linear, convolution and transposed
     convolution layer is quantized or stands in `report.kept` with the reason; so does attention whose products are not
-    rounded where activations are. Raises `UserError` for inputs that cannot calibrate, `Cancelled` when stopped.
+    rounded where activations are. With `recipe.redesign` a different model is made first, and named so; its
+    training takes what memory it takes. Raises `UserError` for inputs that cannot calibrate, `Cancelled` when stopped.
     """
     recipe = recipe or Recipe()
     tracker = Progress(progress, cancelled)
@@ -48,21 +50,30 @@ def quantize(
     with PeakMemory() as memory:
         batches, hashes = calibration_inputs(model, calibration, selection or CalibrationSelection(), tracker)
         prepared = time.perf_counter()
-        work = QuantizationRun(model, batches, recipe, ignore, max_memory_mb, tracker.span(0.05, 1.0))
+        source, redesign, start = model, None, 0.05
+        if recipe.redesign is not None:
+            start = 0.5
+            source, redesign = redesigned(model, batches, recipe.redesign, tracker.span(0.05, start))
+        exchanged = time.perf_counter()
+        work = QuantizationRun(source, batches, recipe, ignore, max_memory_mb, tracker.span(start, 1.0))
         with stoppable(work.network, tracker.check), quick_linears(work.network):
             work.run()
-    seconds = {"calibration inputs": prepared - began, **work.seconds, "total": time.perf_counter() - began}
+    seconds = {"calibration inputs": prepared - began}
+    if redesign is not None:
+        seconds["redesign"] = exchanged - prepared
+    seconds |= {**work.seconds, "total": time.perf_counter() - began}
     report = account_for(work.network, work.reports, work.kept, seconds, len(work.batches))
-    report = replace(report, peak_memory_mb=memory.peak_mb, rewritten=work.rewritten)
+    report = replace(report, peak_memory_mb=memory.peak_mb, rewritten=work.rewritten, redesign=redesign)
     provenance = Provenance(
-        model=model.name,
-        family=model.family,
-        weights_sha256=model.weights_hash,
+        model=source.name,
+        family=source.family,
+        weights_sha256=source.weights_hash,
         calibration_sha256=hashes,
         medquant_version=medquant.__version__,
         torch_version=torch.__version__,
         created=datetime.now(timezone.utc).isoformat(timespec="seconds"),
-        licence=model.licence,
+        licence=source.licence,
+        redesign="" if redesign is None else redesign.describe(),
     )
     network = work.network.to(device_of(model.network))
-    return QuantizedModel(model.with_network(network), recipe, report, provenance)
+    return QuantizedModel(source.with_network(network), recipe, report, provenance)

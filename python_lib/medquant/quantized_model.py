@@ -6,7 +6,9 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from medquant.errors import UserError
 from medquant.recipe import Recipe
+from medquant.rewrites.redesign_report import RedesignReport
 
 if TYPE_CHECKING:
     from medquant.models.base import Model
@@ -48,6 +50,8 @@ class QuantizationReport:
     bytes_on_disk: int | None = None
     rewritten: dict[str, str] = field(default_factory=dict)
     """What was done to layers before they were quantized, by their name before (`medquant.rewrites`)."""
+    redesign: RedesignReport | None = None
+    """Where the recipe made a different model first: what it is, and what it is worth in FP32."""
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data for JSON."""
@@ -57,7 +61,8 @@ class QuantizationReport:
     def from_dict(cls, data: dict[str, Any]) -> QuantizationReport:
         """The inverse of `to_dict`."""
         layers = tuple(LayerReport(**{**layer, "shape": tuple(layer["shape"])}) for layer in data["layers"])
-        return cls(**{**data, "layers": layers})
+        redesign = data.get("redesign") and RedesignReport.from_dict(data["redesign"])
+        return cls(**{**data, "layers": layers, "redesign": redesign})
 
 
 @dataclass(frozen=True)
@@ -73,6 +78,8 @@ class Provenance:
     created: str
     """Date and time, ISO 8601, UTC."""
     licence: str = ""
+    redesign: str = ""
+    """Empty: the original's own network. Otherwise that it is a different one, made from the weights of this hash."""
 
 
 @dataclass
@@ -86,7 +93,7 @@ class QuantizedModel:
 
     @property
     def name(self) -> str:
-        """Name of the original and the bits: "medsam W4", "medsam W4A8"."""
+        """Name of the original and the bits: "medsam W4A8"; "medsam redesigned W4" is a different model."""
         return f"{self.provenance.model} {self.recipe.label}"
 
     def save(self, path: str | Path) -> int:
@@ -94,3 +101,10 @@ class QuantizedModel:
         from medquant.artifact import save
 
         return save(self, path)
+
+
+def require_original(model: Model | QuantizedModel) -> Model:
+    """The model itself. Raises `UserError` for one that is quantized."""
+    if isinstance(model, QuantizedModel):
+        raise UserError(f"{model.name} is quantized already. Choose the model that it was made from.")
+    return model

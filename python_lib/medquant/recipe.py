@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
+from difflib import get_close_matches
 from fnmatch import fnmatchcase
 from typing import Any, Literal, TypeVar
 
@@ -19,7 +20,7 @@ from medquant.granularity import (
     granularity_name,
     granularity_of_kind,
 )
-from medquant.rewrites.settings import Rewrites, plain_name
+from medquant.rewrites.settings import Redesign, Rewrites, plain_name
 
 Method = Literal["rtn", "comq", "permutation-comq", "gptq"]
 METHODS: tuple[Method, ...] = ("rtn", "comq", "permutation-comq", "gptq")
@@ -102,8 +103,10 @@ class Recipe:
     at least (None: no exception); `extra_bits` per weight, on average, go to them and to the smallest layers
     (`medquant.allocation`): a few hundredths of a bit that are worth more than any solver. `drop_dead_channels` leaves
     out the weights of channels that training has switched off (`medquant.channels`). `activations`: None computes in
-    floating point; otherwise the inputs of the layers are integers as well. `rewrites` maps layer name patterns to what
-    is rewritten before the layer is quantized, or to None for nothing; the last pattern that fits wins.
+    floating point; otherwise the inputs of the layers are integers as well, but for those of layers that a pattern of
+    `float_inputs` fits (`medquant.mixed.float_inputs` chooses them). `rewrites` maps layer name patterns to what
+    is rewritten before the layer is quantized, or to None for nothing; the last pattern that fits wins. `redesign`
+    exchanges layers and trains the network a little before all else: what is quantized then is a different model.
     `scope="layer"` is the paper as read: all weights of a layer sorted by value, each with an index of its own (costly;
     kept to reproduce it).
     """
@@ -118,8 +121,10 @@ class Recipe:
     fold_batch_norm: bool = True
     calibration: CalibrationSettings = field(default_factory=CalibrationSettings)
     activations: IntActivations | None = None
+    float_inputs: tuple[str, ...] = ()
     overrides: dict[str, IntWeights | None] = field(default_factory=dict)
     rewrites: dict[str, Rewrites | None] = field(default_factory=dict)
+    redesign: Redesign | None = None
 
     def __post_init__(self) -> None:
         if self.method not in METHODS:
@@ -132,6 +137,10 @@ class Recipe:
             raise UserError(f"Extra bits lie between 0 and 6, not {self.extra_bits}. Choose 0.06.")
         if self.scope == "layer" and self.method != "permutation-comq":
             raise UserError("scope='layer' belongs to permutation-comq. Leave the scope at 'rows'.")
+        if not isinstance(self.float_inputs, tuple) or not all(isinstance(one, str) for one in self.float_inputs):
+            raise UserError("Layers whose inputs stay in floating point are given by name patterns. Give text.")
+        if self.float_inputs and self.activations is None:
+            raise UserError("All inputs are in floating point. Give bits of activations, or no layers to leave out.")
         if self.sweeps < 1:
             raise UserError(f"At least one sweep is needed, not {self.sweeps}. Choose 3.")
 
@@ -144,7 +153,8 @@ class Recipe:
     @property
     def nominal_bits(self) -> int | None:
         """Of a weight; None where layers were given several numbers of bits by name."""
-        return None if len(self._named_bits()) > 1 else self.weights.bits
+        usual = self.overrides.get("*") or self.weights
+        return None if len(self._named_bits()) > 1 else usual.bits
 
     def _named_bits(self) -> set[int]:
         return {grid.bits for grid in self.overrides.values() if grid is not None}
@@ -153,6 +163,16 @@ class Recipe:
     def needs_moments(self) -> bool:
         """Whether second moments of the inputs decide anything: not where weights are rounded as they are."""
         return self.method != "rtn" or self.calibration.sequential
+
+    def require_layers(self, layers: Iterable[str]) -> None:
+        """Raise `UserError` where a pattern fits none of `layers`: a slip that would change nothing, in silence."""
+        known = list(layers)
+        for pattern in (*self.overrides, *self.rewrites, *self.float_inputs):
+            if pattern != "*" and not any(_fits(pattern, layer) for layer in known):
+                near = get_close_matches(pattern, known, 3, 0.3) or known[:3]
+                raise UserError(
+                    f"No layer is called {pattern}, which the recipe names. Correct it: there are {', '.join(near)}."
+                )
 
     def weights_for(self, sizes: dict[str, int], live: dict[str, float] | None = None) -> dict[str, IntWeights | None]:
         """The grid of each layer, None where it stays in floating point.
@@ -173,12 +193,16 @@ class Recipe:
         return {layer: wanted for layer, wanted in chosen.items() if wanted not in (None, Rewrites())}
 
     def activations_for(self, layers: Sequence[str]) -> dict[str, IntActivations | None]:
-        """The grid of each layer's input, for `layers` in the order of the network; the ends have `ends_bits`."""
+        """The grid of each layer's input, for `layers` in the order of the network; the ends have `ends_bits`.
+
+        None where it stays in floating point.
+        """
         chosen = dict.fromkeys(layers, self.activations)
         if self.activations is not None and self.ends_bits is not None and chosen:
             ends = replace(self.activations, bits=max(self.activations.bits, self.ends_bits))
             chosen |= dict.fromkeys((layers[0], layers[-1]), ends)
-        return chosen
+        floating = dict.fromkeys(self.float_inputs, True)
+        return {name: None if _last_that_fits(floating, name, False) else one for name, one in chosen.items()}
 
     def grid(self, bits: int) -> IntWeights:
         """The grid of a layer of so many bits.
@@ -195,7 +219,9 @@ class Recipe:
         if isinstance(w.granularity, PerGroup):
             grain += f" of {w.granularity.size}"
         named = self._named_bits()
-        bits = f"W{min(named)} to W{max(named)} layer by layer" if self.nominal_bits is None else f"W{w.bits}"
+        bits = (
+            f"W{min(named)} to W{max(named)} layer by layer" if self.nominal_bits is None else f"W{self.nominal_bits}"
+        )
         parts = [bits, grain, "symmetric" if w.symmetric else "asymmetric", self.method]
         if self.scope == "layer":
             parts.append("sorted over the layer")
@@ -203,11 +229,15 @@ class Recipe:
             parts.append(f"first and last layer at {self.ends_bits} bits")
         if self.activations is not None:
             parts.append(self.activations.describe())
+        if self.float_inputs:
+            parts.append(f"{len(self.float_inputs)} input{'s' if len(self.float_inputs) > 1 else ''} in floating point")
         if self.overrides:
             parts.append(f"{len(self.overrides)} override{'s' if len(self.overrides) > 1 else ''}")
         for pattern, wanted in self.rewrites.items():
             where = "" if pattern == "*" else f" of {pattern}"
             parts.append(f"{'no rewriting' if wanted is None else wanted.describe()}{where}")
+        if self.redesign is not None:
+            parts.append(self.redesign.describe())
         return ", ".join(parts)
 
     def to_dict(self) -> dict[str, Any]:
@@ -216,7 +246,9 @@ class Recipe:
         data["weights"] = _weights_to_dict(self.weights)
         data["overrides"] = {k: v and _weights_to_dict(v) for k, v in self.overrides.items()}
         data["activations"] = self.activations and self.activations.to_dict()
+        data["float_inputs"] = list(self.float_inputs)
         data["rewrites"] = {k: v and v.to_dict() for k, v in self.rewrites.items()}
+        data["redesign"] = self.redesign and self.redesign.to_dict()
         return data
 
     @classmethod
@@ -233,10 +265,14 @@ class Recipe:
             if data.get("activations") is not None:
                 _refuse_unknown(IntActivations, data["activations"])
                 data["activations"] = IntActivations.from_dict(data["activations"])
+            if isinstance(data.get("float_inputs"), list):
+                data["float_inputs"] = tuple(data["float_inputs"])
             overrides = data.get("overrides") or {}
             data["overrides"] = {k: None if v is None else _weights_from_dict(v) for k, v in overrides.items()}
             rewrites = data.get("rewrites") or {}
             data["rewrites"] = {k: None if v is None else Rewrites.from_dict(v) for k, v in rewrites.items()}
+            if data.get("redesign") is not None:
+                data["redesign"] = Redesign.from_dict(data["redesign"])
             return cls(**data)
         except (TypeError, KeyError, AttributeError, ValueError) as error:
             raise UserError(f"The recipe cannot be read ({error}). Compare it with one that medquant wrote.") from error
@@ -262,9 +298,13 @@ class Recipe:
 def _last_that_fits(patterns: dict[str, T], layer: str, otherwise: T) -> T:
     """What the last pattern says that fits the layer's name, as it was before it was rewritten or as it is."""
     for pattern, value in patterns.items():
-        if fnmatchcase(layer, pattern) or fnmatchcase(plain_name(layer), pattern):
+        if _fits(pattern, layer):
             otherwise = value
     return otherwise
+
+
+def _fits(pattern: str, layer: str) -> bool:
+    return fnmatchcase(layer, pattern) or fnmatchcase(plain_name(layer), pattern)
 
 
 def _weights_to_dict(weights: IntWeights) -> dict[str, Any]:

@@ -149,6 +149,8 @@ class Documents:
         self._window.frame.choose(node)
         self._window.refresh()
         self._window.views.left.setFocus()
+        if answer.get("told"):
+            self._window.notice.tell(answer["told"])
         if "labels" in answer:
             self._onto = node
             self._add_labels(answer["labels"], grid_of(node))

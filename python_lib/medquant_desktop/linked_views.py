@@ -220,6 +220,7 @@ class LinkedViews(QWidget):
         if view.words:
             view.say("")
             view.fit()
+        view.keep_fit()
         view.request_render()
 
     # -- where the views are

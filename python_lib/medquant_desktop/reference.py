@@ -17,6 +17,8 @@ def add_reference(labels: np.ndarray, names: dict[int, str], volume: Any, title:
 
     Raises `ValueError` where the scan has other voxels.
     """
+    from MedQuantSlicerLib import masks
+
     if labels.shape != tuple(reversed(volume.GetImageData().GetDimensions())):
         raise ValueError(f"{title} does not lie on the scan's voxels")
     node = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLSegmentationNode", title)
@@ -34,7 +36,7 @@ def add_reference(labels: np.ndarray, names: dict[int, str], volume: Any, title:
         segment.SetName(name)
         segment.SetColor(*GREY)
         segment.SetLabelValue(value)
-        segment.SetTag(segment.GetTerminologyEntryTagName(), _terminology(name))
+        segment.SetTag(segment.GetTerminologyEntryTagName(), masks.terminology(name))
         segment.AddRepresentation("Binary labelmap", image)
         node.GetSegmentation().AddSegment(segment, f"Segment_{value}")
     display = node.GetDisplayNode()
@@ -43,9 +45,3 @@ def add_reference(labels: np.ndarray, names: dict[int, str], volume: Any, title:
     display.SetOpacity(0.7)
     display.SetSliceIntersectionThickness(1)
     return node
-
-
-def _terminology(name: str) -> str:
-    from medquant.imaging.terminology import terminology_entry
-
-    return terminology_entry(name)

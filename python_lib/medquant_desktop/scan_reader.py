@@ -6,7 +6,7 @@ for the array. With `labels_on` (`{"shape", "ijk_to_lps"}`, the grid of the scan
 is read as a segmentation on that grid. The answer has a `kind`:
 
 - `scan`: `array` (file, voxels (k, j, i)), `ijk_to_lps`, `name`, `modality`, `window` [level, width], `body`
-  [first, last] voxel (i, j, k); with `sample`
+  [first, last] voxel (i, j, k), `told`: what the user should know of how it was read, or ""; with `sample`
   in place of `path` the CT phantom, and then `labels` like the next kind
 - `labels`: `array` (file, on the grid asked for), `names` {label: name}, `name`
 - `series`: `series`, those of a folder to choose from; `choice`: `what` ("component" or "frame") and `count`
@@ -23,6 +23,7 @@ import os
 import re
 import sys
 import uuid
+import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -88,6 +89,7 @@ def holds_labels(path: Path) -> bool:
 
 
 def _read(request: dict[str, Any]) -> dict[str, Any]:
+    from medquant.errors import Notice
     from medquant.imaging.reading import read_volume
 
     folder = Path(request["folder"])
@@ -103,7 +105,11 @@ def _read(request: dict[str, Any]) -> dict[str, Any]:
         several = _several_series(path)
         if several:
             return {"kind": "series", "series": several}
-    return _scan(read_volume(path, **choice), folder)
+    with warnings.catch_warnings(record=True) as heard:
+        warnings.simplefilter("always")
+        volume = read_volume(path, **choice)
+    told = [str(one.message) for one in heard if issubclass(one.category, Notice)]
+    return {**_scan(volume, folder), "told": " ".join(told)}
 
 
 def body_of(array: np.ndarray, air: float | None = None) -> list[list[int]]:

@@ -137,12 +137,14 @@ def _scene_in(folder: Path) -> Path:
 def results() -> dict[str, object]:
     """What would be lost with the scene, by what it is: another answer than before means that something has changed."""
     from MedQuantSlicerLib import boxes, masks
-    from MedQuantSlicerLib.host import COMPARISON
+    from MedQuantSlicerLib.host import COMPARISON, FP32, QUANTIZED
     from MedQuantSlicerLib.mask_states import MaskStates
     from MedQuantSlicerLib.results_host import KEPT_ATTRIBUTES
 
     states = MaskStates()
-    own = [node for node in slicer.util.getNodesByClass("vtkMRMLSegmentationNode") if masks.is_own(node)]
+    segmentations = slicer.util.getNodesByClass("vtkMRMLSegmentationNode")
+    # The difference follows from these: to look at it changes nothing.
+    own = [node for node in segmentations if node.GetAttribute(masks.KIND_ATTRIBUTE) in (FP32, QUANTIZED)]
     compared = {node.GetID(): text for node in own if (text := node.GetAttribute(KEPT_ATTRIBUTES[COMPARISON]))}
     drawn = [
         node

@@ -30,6 +30,8 @@ class ThreeDView(MrmlView):
         factory = slicer.vtkMRMLThreeDViewDisplayableManagerFactory.GetInstance()
         super().__init__(factory, MANAGERS, application_logic)
         self.words = ""
+        self._fitted: tuple = ()
+        """How the camera stood when it was fitted last: where it stands otherwise, the user has turned or zoomed."""
         self.prepare()
         self.logic = slicer.vtkMRMLViewLogic()
         self.logic.SetMRMLApplicationLogic(application_logic)
@@ -55,7 +57,22 @@ class ThreeDView(MrmlView):
         if camera is not None:
             camera.RotateTo(slicer.vtkMRMLCameraNode.Anterior)
         self.renderer.ResetCameraScreenSpace(NEAR)
+        self._fitted = self._stand()
         self.request_render()
+
+    def keep_fit(self) -> None:
+        """Look at everything again after something has changed, unless the user has turned or zoomed since."""
+        if self._fitted and self._fitted == self._stand():
+            self.fit()
+
+    def resized(self, width: int, height: int) -> None:
+        self.keep_fit()
+
+    def _stand(self) -> tuple:
+        """Where the camera is and looks, and how wide."""
+        camera = self.renderer.GetActiveCamera()
+        places = camera.GetPosition(), camera.GetFocalPoint(), camera.GetViewUp()
+        return (*places, camera.GetViewAngle(), camera.GetParallelScale())
 
     def say(self, words: str) -> None:
         """What stands in the middle while there is nothing to see."""

@@ -60,10 +60,15 @@ class AllConvUNet(nn.Module):
             if name in _SKIPS:
                 levels[name] = x
         for (name, *_), skip in zip(_DECODER, _SKIPS):
-            below = levels.pop(skip)
-            x = functional.interpolate(x, size=below.shape[2:], mode="trilinear", align_corners=False)
-            x = self._level(name, torch.cat([x, below], 1))
+            x = _joined(x, levels.pop(skip))
+            x = self._level(name, x)
         return self.conv77U(x)
+
+
+def _joined(x: torch.Tensor, below: torch.Tensor) -> torch.Tensor:
+    """`x` as fine as `below`, and that after it; nothing else is held while the next layer waits for other passes."""
+    x = functional.interpolate(x, size=below.shape[2:], mode="trilinear", align_corners=False)
+    return torch.cat([x, below], 1)
 
 
 def load(path: Path) -> AllConvUNet:

@@ -5,23 +5,35 @@ Network, scans and scores as in `medquant bench quality`.
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from medquant.bench.organ_case import OrganCase
+from medquant.bench.organ_case import Crop, OrganCase
 from medquant.errors import UserError
-from medquant.mixed.chain import Allocation
+from medquant.mixed.best import SIZING, best_of_size, size_of
+from medquant.mixed.families import Plan
+from medquant.mixed.held_out import HeldOut
 from medquant.mixed.plan import plan, recipe_for
+from medquant.models.base import CalibrationBatch
 from medquant.progress import CancelCheck, Progress, ProgressCallback
 from medquant.quantize import quantize
 from medquant.recipe import IntWeights, Recipe
 
 PLANNED_BITS = (2, 3, 4, 8)
-FITTING = 3
-"""Times that an allocation is made smaller until its file fits."""
+CALIBRATING: tuple[Crop, ...] = (
+    ((0.0, 1.0), (0.0, 1.0), (0.0, 0.5)),
+    ((0.06, 0.94), (0.08, 0.92), (0.0, 0.5)),
+    ((0.0, 0.9), (0.1, 1.0), (0.0, 0.5)),
+)
+"""Of the body's upper half, on which the best model is looked for: two calibrate, the second measures the layers."""
+CHECKING: tuple[Crop, ...] = (
+    ((0.0, 1.0), (0.0, 1.0), (0.5, 1.0)),
+    ((0.05, 0.85), (0.05, 1.0), (0.5, 1.0)),
+)
+"""Of the lower half, which shows all organs but the esophagus: no voxel of it calibrates or measures while the best
+model is looked for. The rows are of models calibrated on all of the body, as in `medquant bench quality`."""
 
 
 @dataclass(frozen=True)
@@ -30,8 +42,9 @@ class Row:
 
     network: str
     kind: str
-    """ "mixed" (bits by sensitivity) or "uniform" (the same bits everywhere, or the product's default: the first and
-    the last layer and the smallest ones get more)."""
+    """ "mixed" (bits by sensitivity, of several allocations the best on a part of the calibrating scan that calibrated
+    none of them) or "uniform" (the same bits everywhere, or the product's default: the first and the last layer and the
+    smallest ones get more)."""
     recipe: str
     bytes_on_disk: int
     effective_bits: float
@@ -57,57 +70,58 @@ def run(
     tracker = Progress(progress, cancelled)
     tracker.report(0.0, "Reading the scans")
     (case,) = OrganCase.all(Path(data), (fold,))
-    recipe = Recipe(method=method)
-    batches = case.batches()
-    order = plan(
+    return [asdict(row) for row in rows_of(case, bits, Recipe(method=method), tracker)]
+
+
+def rows_of(case: OrganCase, bits: Sequence[int], recipe: Recipe, tracker: Progress) -> list[Row]:
+    """The rows of one network: what is chosen is chosen on two parts of the scan that calibrates."""
+    batches, calibrating = case.batches(), case.batches(CALIBRATING)
+    planned = plan(
         case.model,
-        batches,
+        calibrating,
         recipe=recipe,
         bits=PLANNED_BITS,
-        **tracker.span(0.02, 0.2).callbacks("Sensitivity"),
+        **tracker.span(0.02, 0.25).callbacks("Sensitivity"),
     )
+    held_out = HeldOut(case.model, calibrating[::2], case.batches(CHECKING), recipe)
     rows: list[Row] = []
     for number, width in enumerate(bits):
-        part = tracker.span(0.2 + 0.8 * number / len(bits), 0.2 + 0.8 * (number + 1) / len(bits))
+        part = tracker.span(0.25 + 0.75 * number / len(bits), 0.25 + 0.75 * (number + 1) / len(bits))
         uniform = replace(recipe, weights=IntWeights(width))
         plain = replace(uniform, ends_bits=None, extra_bits=0.0)
-        rows += [
-            _measured(case, batches, "uniform", one, part.span(start, start + 0.25))
-            for start, one in ((0.0, plain), (0.25, uniform))
+        peers = [
+            _measured(case, batches, "uniform", one, part.span(start, start + 0.2))
+            for start, one in ((0.0, plain), (0.2, uniform))
         ]
-        rows.append(_fitting(case, batches, order, recipe, rows[-2:], part.span(0.5, 1.0)))
-    return [asdict(row) for row in rows]
+        most = max(peer.bytes_on_disk for peer in peers)
+        mixed = _mixed(case, batches, planned, held_out, recipe, most, part.span(0.4, 1.0))
+        rows += [*peers, mixed]
+    return rows
 
 
-def _fitting(
-    case: OrganCase, batches: list, order: list[Allocation], recipe: Recipe, peers: list[Row], tracker: Progress
+def _mixed(
+    case: OrganCase,
+    batches: list[CalibrationBatch],
+    planned: Plan,
+    held_out: HeldOut,
+    recipe: Recipe,
+    most_bytes: int,
+    tracker: Progress,
 ) -> Row:
-    """The largest allocation whose file is no larger than those of its peers."""
-    most = max(peer.bytes_on_disk for peer in peers)
-    weights = sum(layer.weight.numel() for layer in _layers(case))
-    allowed = max(peer.effective_bits for peer in peers) * weights
-    for attempt in range(FITTING):
-        fitting = [one for one in order if one.stored_bits <= allowed]
-        if not fitting:
-            break
-        part = tracker.span(attempt / FITTING, (attempt + 1) / FITTING)
-        row = _measured(case, batches, "mixed", recipe_for(fitting[-1], recipe), part)
-        if row.bytes_on_disk <= most:
+    """The best of at most so many bytes; calibrated on all inputs, its file may differ by a few bytes."""
+    allowed = most_bytes
+    for _ in range(SIZING):
+        chosen = best_of_size(planned, held_out, allowed, tracker=tracker.span(0.0, 0.75))
+        row = _measured(case, batches, "mixed", recipe_for(chosen.allocation, recipe), tracker.span(0.75, 1.0))
+        if row.bytes_on_disk <= most_bytes:
             return row
-        allowed = fitting[-1].stored_bits - 1 - 8 * (row.bytes_on_disk - most)
+        allowed -= row.bytes_on_disk - chosen.bytes_on_disk
     raise UserError("No mixed model is as small as the uniform one. Choose more bits.")
 
 
-def _measured(case: OrganCase, batches: list, kind: str, recipe: Recipe, tracker: Progress) -> Row:
+def _measured(case: OrganCase, batches: list[CalibrationBatch], kind: str, recipe: Recipe, tracker: Progress) -> Row:
     quantized = quantize(case.model, batches, recipe=recipe, **tracker.callbacks(f"W{recipe.weights.bits} {kind}"))
-    with tempfile.TemporaryDirectory() as folder:
-        size = quantized.save(Path(folder) / "model.mq.safetensors")
+    size = size_of(quantized)
     found, reference = case.scores(quantized.model.network)
     effective = quantized.report.effective_bits
     return Row(case.model.name, kind, recipe.describe(), size, effective, found, reference)
-
-
-def _layers(case: OrganCase) -> list[Any]:
-    from medquant.matrices import is_quantizable
-
-    return [module for module in case.model.network.modules() if is_quantizable(module)]

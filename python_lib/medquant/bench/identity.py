@@ -1,4 +1,4 @@
-"""What decides a measurement, as a key: weights, recipe, scans and code; whatever changes is measured anew."""
+"""What decides a measurement, as a key: weights, recipe, scans, code, libraries; what changes is measured anew."""
 
 from __future__ import annotations
 
@@ -7,12 +7,15 @@ import json
 from collections.abc import Iterator
 from dataclasses import fields, is_dataclass
 from functools import cache
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 import medquant
 
 _NOT_DECIDING = ("bench", "commands", "worker")
+_LIBRARIES = ("torch", "monai", "nnunetv2", "transformers", "openvino")
+"""Those that hold networks or compute them, and that every installation has."""
 
 
 def key_of(parts: object) -> str:
@@ -22,14 +25,24 @@ def key_of(parts: object) -> str:
 
 @cache
 def code_version(*deciding: str) -> str:
-    """A hash of the engine's code, and of the files of the benchmark (below `medquant`) that decide its numbers."""
+    """A hash of the engine's code, of the files of the benchmark (below `medquant`) that decide its numbers, and of the
+    versions of the libraries that compute."""
     root = Path(medquant.__file__).parent
     engine = [file for file in root.rglob("*.py") if file.relative_to(root).parts[0] not in _NOT_DECIDING]
     digest = hashlib.sha256()
     for file in sorted([*engine, *(root / name for name in deciding)]):
         digest.update(f"{file.relative_to(root).as_posix()}\n".encode())
         digest.update(file.read_bytes())
+    digest.update(json.dumps([_version(name) for name in _LIBRARIES]).encode())
     return digest.hexdigest()[:12]
+
+
+def _version(library: str) -> str | None:
+    """Without the build's own word ("+cpu"): a cluster and a laptop may differ in that."""
+    try:
+        return metadata.version(library).partition("+")[0]
+    except metadata.PackageNotFoundError:
+        return None
 
 
 def fingerprint(case: Any) -> str:

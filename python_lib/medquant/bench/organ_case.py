@@ -17,6 +17,7 @@ import torch
 
 from medquant.bench.allconvunet import ORGANS, SIDE, AllConvUNet, box_around, load, to_cube, to_network_axes
 from medquant.errors import UserError
+from medquant.evaluation.metrics import dice as dice_of_masks
 from medquant.files import sha256_of_file
 from medquant.imaging.reading import read_labels, read_volume
 from medquant.imaging.volume import Volume
@@ -29,12 +30,16 @@ from medquant.progress import Progress
 from medquant.prompts import BoxPrompt
 from medquant.segmentation import Segmentation, Structure
 
+TEST_SCAN = ("ct_abdomen_3mm/ct.nii.gz", "ct_abdomen_3mm/labels.nii.gz")
+"""The scan that tests and its reference, in the folder of real scans."""
 REFERENCE_LABELS = {1: 1, 7: 2, 3: 3, 4: 4, 15: 5, 5: 6, 6: 7, 19: 8}
 """Label in the reference of `ct_abdomen_3mm` -> label of the network."""
 BOXED = (1, 2, 3, 4, 6, 7)
 """Organs whose common bounding box, with a margin, is what the network sees."""
 MARGIN = (6, 4, 2)
-CROPS = (
+Crop = tuple[tuple[float, float], tuple[float, float], tuple[float, float]]
+"""A part of the body's bounding box: from where to where along the network's three axes, 0 to 1."""
+CROPS: tuple[Crop, ...] = (
     ((0.0, 1.0), (0.0, 1.0), (0.0, 1.0)),
     ((0.06, 0.94), (0.08, 0.92), (0.0, 0.85)),
     ((0.0, 0.9), (0.1, 1.0), (0.15, 1.0)),
@@ -42,7 +47,7 @@ CROPS = (
     ((0.05, 0.85), (0.05, 1.0), (0.1, 0.9)),
     ((0.15, 0.95), (0.1, 0.95), (0.0, 0.75)),
 )
-"""Parts of the body's bounding box that serve as calibration inputs, along the network's three axes."""
+"""What serves as calibration inputs."""
 
 
 class OrganModel(Model):
@@ -71,15 +76,8 @@ class OrganModel(Model):
     def calibration_batches(
         self, volume: Volume, selection: CalibrationSelection, progress: Progress | None = None
     ) -> Iterator[CalibrationBatch]:
-        body = to_network_axes(volume, body_mask(volume))
-        array = to_network_axes(volume)
-        whole = box_around(body, (0, 0, 0))
-        for crop in CROPS[: selection.count]:
-            box = tuple(
-                slice(round(w.start + (w.stop - w.start) * low), round(w.start + (w.stop - w.start) * high))
-                for w, (low, high) in zip(whole, crop)
-            )
-            yield CalibrationBatch((to_cube(array, box),))
+        for cube in cubes(volume, CROPS[: selection.count]):
+            yield CalibrationBatch((cube,))
 
     def parts(self) -> dict[str, Part]:
         """ "network": cubes (1, 1, 144, 144, 144) in HU -> logits (1, 9, 144, 144, 144)."""
@@ -119,7 +117,7 @@ class OrganCase:
     def all(cls, data: Path, folds: Sequence[int]) -> Iterator[OrganCase]:
         """One of each fold, 1 or 2, from the folder of scans and weights. Raises `UserError` for what is missing."""
         calibration = read_volume(data / "ct_calibration_dicom" / "series")
-        volume, known = test_cube(data)
+        volume, known = test_cube(*(data / name for name in TEST_SCAN))
         cube, reference = torch.from_numpy(volume.array.copy())[None, None], torch.from_numpy(known.labels).long()
         for fold in folds:
             model = OrganModel.load(data / "weights" / "allconvunet" / f"allconvunet_tcia_fold{fold}.pth")
@@ -127,9 +125,9 @@ class OrganCase:
             found = (label for label in ORGANS if (reference == label).any() and dice(full, reference, label) > 0.5)
             yield cls(model, calibration, cube, full, reference, tuple(found))
 
-    def batches(self) -> list[CalibrationBatch]:
-        """Every input that calibrates."""
-        return list(self.model.calibration_batches(self.calibration, CalibrationSelection(count=len(CROPS))))
+    def batches(self, crops: Sequence[Crop] = CROPS) -> list[CalibrationBatch]:
+        """Inputs of the scan that calibrates."""
+        return [CalibrationBatch((cube,)) for cube in cubes(self.calibration, crops)]
 
     def scores(self, network: AllConvUNet) -> tuple[float, float]:
         """Mean Dice of another network's masks against FP32's and against the reference."""
@@ -141,17 +139,31 @@ class OrganCase:
         return float(np.mean([dice(found, other, label) for label in self.organs]))
 
 
+def cubes(volume: Volume, crops: Sequence[Crop]) -> Iterator[torch.Tensor]:
+    """The network's inputs (1, 1, 144, 144, 144) of parts of a scan's body."""
+    body, array = to_network_axes(volume, body_mask(volume)), to_network_axes(volume)
+    whole = box_around(body, (0, 0, 0))
+    for crop in crops:
+        yield to_cube(array, within(whole, crop))
+
+
+def within(whole: tuple[slice, ...], crop: Crop) -> tuple[slice, ...]:
+    """The voxels of a crop of a box."""
+    return tuple(
+        slice(round(w.start + (w.stop - w.start) * low), round(w.start + (w.stop - w.start) * high))
+        for w, (low, high) in zip(whole, crop)
+    )
+
+
 def dice(a: torch.Tensor, b: torch.Tensor, label: int) -> float:
     """Dice of one label in two label maps; 1 where neither has it."""
-    inside_a, inside_b = a == label, b == label
-    total = int(inside_a.sum() + inside_b.sum())
-    return 2 * int((inside_a & inside_b).sum()) / total if total else 1.0
+    return dice_of_masks((a == label).numpy(), (b == label).numpy())
 
 
-def test_cube(data: Path) -> tuple[Volume, Segmentation]:
-    """The network's input (144, 144, 144) of the scan that tests, along its three axes, and the reference on it."""
-    volume = read_volume(data / "ct_abdomen_3mm" / "ct.nii.gz")
-    labels = read_labels(data / "ct_abdomen_3mm" / "labels.nii.gz", volume).labels
+def test_cube(scan: Path, labels: Path) -> tuple[Volume, Segmentation]:
+    """The network's input (144, 144, 144) of `TEST_SCAN`, along its three axes, and the reference on it."""
+    volume = read_volume(scan)
+    labels = read_labels(labels, volume).labels
     renamed = np.zeros(labels.shape, dtype=np.uint8)
     for theirs, ours in REFERENCE_LABELS.items():
         renamed[labels == theirs] = ours

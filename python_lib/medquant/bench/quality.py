@@ -14,13 +14,14 @@ import torch
 
 from medquant.activation_settings import IntActivations
 from medquant.bench.allconvunet import ORGANS, AllConvUNet
-from medquant.bench.organ_case import CROPS, OrganCase, dice, logits_of
+from medquant.bench.organ_case import OrganCase, dice, logits_of
 from medquant.deploy.openvino_runtime import OpenVino
 from medquant.deploy.program import runs_on_integers
 from medquant.errors import UserError
 from medquant.granularity import Adaptive, PerChannel, PerGroup, PerTensor, PerToken, granularity_name
 from medquant.layers import QuantizedLayer
-from medquant.models.base import CalibrationSelection, Part
+from medquant.mixed.float_inputs import require_share, with_float_inputs
+from medquant.models.base import Part
 from medquant.progress import CancelCheck, Progress, ProgressCallback
 from medquant.quantize import quantize
 from medquant.recipe import METHODS, CalibrationSettings, IntWeights, Method, Recipe
@@ -28,6 +29,9 @@ from medquant.recipe import METHODS, CalibrationSettings, IntWeights, Method, Re
 PLAIN = CalibrationSettings(sequential=False, foreground_share=0.0, centred=False, shrink=False)
 """No more than a solver needs: evenly drawn positions, raw moments, the FP32 network's inputs."""
 SETTINGS = ("default", "uniform", "plain")
+FLOAT_INPUTS = "float inputs"
+FLOAT_SHARE = 0.15
+"""Of the multiplications, whose inputs stay in floating point where activations are integers; 0: none."""
 PUBLISHED = {
     "per-tensor": (PerTensor(), PerTensor()),
     "per-channel/token": (PerToken(), PerChannel()),
@@ -58,13 +62,17 @@ def recipes(
                 yield how, method, recipe
 
 
-def activation_recipes(bits: Sequence[int]) -> Iterator[tuple[str, str, Recipe]]:
+def activation_recipes(bits: Sequence[int], float_share: float = FLOAT_SHARE) -> Iterator[tuple[str, str, Recipe]]:
     """Settings, method and recipe of the rows with integer activations, weights and activations of the same bits.
 
-    "default": the product's, all of it in integer kernels. "published": MedQuanBench's three granularities.
+    "default": the product's, all of it in integer kernels. "float inputs": the same with `float_share` of the
+    arithmetic in floating point (`run` chooses where; none with 0). "published": MedQuanBench's three granularities.
     """
     for b in bits:
-        yield "default", "permutation-comq", Recipe(weights=IntWeights(b), activations=IntActivations(b))
+        default = Recipe(weights=IntWeights(b), activations=IntActivations(b))
+        yield "default", "permutation-comq", default
+        if float_share:
+            yield FLOAT_INPUTS, "permutation-comq", default
         for granularity in PUBLISHED:
             yield "published", "rtn", published(b, granularity)
 
@@ -96,14 +104,16 @@ def run(
     methods: Sequence[str] = METHODS,
     settings: Sequence[str] = SETTINGS,
     activations: Sequence[int] = (),
+    float_share: float = FLOAT_SHARE,
     progress: ProgressCallback | None = None,
     cancelled: CancelCheck | None = None,
 ) -> list[dict[str, Any]]:
     """Rows of `network, method, settings, weight_bits, activation_bits, granularity, recipe, effective_bits,
     dsc_vs_fp32, dsc_vs_reference, simulated`, with the FP32 row of each fold first. Masks are those of the engine's own
-    network; where integer kernels can compute it, the row has theirs as well (`dsc_by_kernels_vs_fp32`).
+    network; where integer kernels can compute it, the row has theirs as well (`dsc_by_kernels_vs_fp32`). Rows with
+    integer activations have `layers`, and `floating_layers`, whose inputs stay in floating point.
 
-    With `activations`, numbers of bits, the rows are those of `activation_recipes` instead.
+    With `activations`, numbers of bits, the rows are those of `activation_recipes` with `float_share` instead.
     `settings` and `methods` are those of `recipes`; the product's recipe is "default" with "permutation-comq". `data`
     is the folder of real scans and weights. Raises `UserError` for what is missing in it, and for an unknown choice.
     """
@@ -111,23 +121,39 @@ def run(
         odd = [value for value in given if value not in known]
         if odd:
             raise UserError(f"Unknown {name} {odd[0]!r}. Choose among {', '.join(map(str, known))}.")
+    plan = list(activation_recipes(activations, float_share) if activations else recipes(methods, bits, settings))
+    for how, _, recipe in plan:
+        if how == FLOAT_INPUTS:
+            require_share(recipe, float_share)
     data = Path(data)
     tracker = Progress(progress, cancelled)
     tracker.report(0.0, "Reading the scans")
-    plan = list(activation_recipes(activations) if activations else recipes(methods, bits, settings))
     rows: list[dict[str, Any]] = []
     for number, (fold, case) in enumerate(zip(folds, OrganCase.all(data, folds), strict=True)):
         part = tracker.span(number / len(folds), (number + 1) / len(folds))
         rows.append(_row(case, "", "fp32", None, 32.0, False, case.full))
+        batches = case.batches()
         for done, (how, name, recipe) in enumerate(plan):
-            part.report(done / len(plan), f"Fold {fold}: {name} ({how}), {recipe.weights.bits} bits")
-            selection = CalibrationSelection(count=len(CROPS))
-            quantized = quantize(case.model, case.calibration, recipe=recipe, selection=selection, cancelled=cancelled)
+            title = f"Fold {fold}: {name} ({how}), {recipe.weights.bits} bits"
+            row, start = part.span(done / len(plan), (done + 1) / len(plan)), 0.0
+            if how == FLOAT_INPUTS:
+                start = 0.4
+                told = row.span(0.0, start).callbacks(title)
+                recipe = with_float_inputs(case.model, batches, recipe=recipe, share=float_share, **told)
+            told = row.span(start, 1.0).callbacks(title)
+            quantized = quantize(case.model, batches, recipe=recipe, **told)
             logits = logits_of(quantized.model.network, case.cube)
             found, effective = logits.argmax(1)[0], quantized.report.effective_bits
             kernels = _by_kernels(quantized.model.network, case, logits) if recipe.activations else {}
-            rows.append(_row(case, how, name, recipe, effective, not kernels, found) | kernels)
+            counted = _floating(quantized.model.network) if recipe.activations else {}
+            rows.append(_row(case, how, name, recipe, effective, not kernels, found) | kernels | counted)
     return rows
+
+
+def _floating(network: AllConvUNet) -> dict[str, int]:
+    """How many quantized layers there are, and how many of them have their input in floating point."""
+    layers = [layer for layer in network.modules() if isinstance(layer, QuantizedLayer)]
+    return {"layers": len(layers), "floating_layers": sum(layer.input_quantizer is None for layer in layers)}
 
 
 def _by_kernels(network: AllConvUNet, case: OrganCase, logits: torch.Tensor) -> dict[str, Any]:
@@ -137,7 +163,9 @@ def _by_kernels(network: AllConvUNet, case: OrganCase, logits: torch.Tensor) -> 
     """
     runtime = OpenVino()
     if runtime.version() is None or not all(
-        runs_on_integers(layer) for layer in network.modules() if isinstance(layer, QuantizedLayer)
+        runs_on_integers(layer) or layer.input_quantizer is None
+        for layer in network.modules()
+        if isinstance(layer, QuantizedLayer)
     ):
         return {}
     session = runtime.compile(Part(network, {"image": case.cube}, ("logits",)), precision="int8", rest="fp32")

@@ -22,7 +22,7 @@ import torch
 
 from medquant.bench import nncf_peer
 from medquant.bench.child import run_child, run_step
-from medquant.bench.runtime_cases import CASES, Case, quantized_file
+from medquant.bench.runtime_cases import CASES, REAL, Case, case_of, quantized_file
 from medquant.deploy.runtime import RUNTIMES
 from medquant.errors import UserError
 from medquant.evaluation.metrics import mean_dice
@@ -49,23 +49,30 @@ RUNTIMES_ON = {"cpu": ("pytorch", "openvino"), "cuda": ("pytorch", "tensorrt")}
 
 def run(
     *,
-    networks: Sequence[str] = tuple(CASES),
+    networks: Sequence[str] = (),
+    data: Path | None = None,
     runtimes: Sequence[str] = (),
     device: str = "cpu",
     threads: int = 2,
     nncf_python: Path | None = None,
     folder: Path | None = None,
+    float_share: float | None = None,
     progress: ProgressCallback | None = None,
     cancelled: CancelCheck | None = None,
 ) -> list[dict[str, Any]]:
     """One row for each network and contender, PyTorch in FP32 first.
 
     `nncf_python`: an interpreter that has nncf and openvino; without it the peer's row says that it is absent. A
-    contender that fails has its reason in the row. `runtimes`: none means `RUNTIMES_ON` the device. `device`: "cpu" or
-    "cuda". `folder`: keeps quantized and compiled models for another run; None keeps nothing. Raises `UserError` for
-    networks, runtimes and devices that are not known, and a GPU that is not there.
+    contender that fails has its reason in the row. `networks`: none means all; `data` is the folder of real scans and
+    weights, for the one that has them. `runtimes`: none means `RUNTIMES_ON` the device. `device`: "cpu" or
+    "cuda". `folder`: keeps quantized and compiled models for another run; None keeps nothing. `float_share`: the part
+    of the arithmetic that the network of real weights has in floating point; 0: none; None: as `bench quality` has it.
+    Raises `UserError` for another share, networks, runtimes and devices that are not known, and a GPU that is not
+    there.
     """
-    for chosen, known in ((networks, CASES), (runtimes, RUNTIMES), ([device], RUNTIMES_ON)):
+    networks = networks or (*CASES, *([] if data is None else [REAL]))
+    cases = {name: case_of(name, data, float_share) for name in networks}
+    for chosen, known in ((runtimes, RUNTIMES), ([device], RUNTIMES_ON)):
         if unknown := [name for name in chosen if name not in known]:
             raise UserError(f"There is no {', '.join(unknown)} here. Choose among {', '.join(known)}.")
     if device == "cuda" and not torch.cuda.is_available():
@@ -79,9 +86,10 @@ def run(
         if folder is None:
             folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
         folder.mkdir(parents=True, exist_ok=True)
-        for number, name in enumerate(networks):
-            part = tracker.span(number / len(networks), (number + 1) / len(networks))
-            bench = _Bench(name, CASES[name], folder, device, threads, nncf_python, part)
+        for number, (name, case) in enumerate(cases.items()):
+            part = tracker.span(number / len(cases), (number + 1) / len(cases))
+            share = float_share if name == REAL else None
+            bench = _Bench(name, case, folder, device, threads, nncf_python, part, data, share)
             rows += bench.rows(runtimes or RUNTIMES_ON[device])
     return rows
 
@@ -97,6 +105,8 @@ class _Bench:
     threads: int
     nncf_python: Path | None
     tracker: Progress
+    data: Path | None = None
+    float_share: float | None = None
 
     def rows(self, runtimes: Sequence[str]) -> list[dict[str, Any]]:
         wanted = [one for one in CONTENDERS if one[0] in runtimes and (one[1] != "int8" or self.case.quantized)]
@@ -131,10 +141,11 @@ class _Bench:
         facts: dict[str, Any] = {"version": known.version()}
         job = {"step": "time", "runtime": runtime, "precision": precision}
         if precision == "int8":
-            target = quantized_file(self.folder, self.name)
+            target = quantized_file(self.folder, self.name, self.float_share)
             job["quantized"] = str(target)
             made = self._once(target, lambda: self._step({**job, "step": "quantize"}))
             facts["quantize_seconds"] = made.get("seconds")
+            facts["beyond_peer"] = made.get("beyond_peer") or None
         if not runtime.startswith("pytorch"):  # compiles; the second start finds it in the cache
             facts["first_start_seconds"] = self._step({**job, "prepare": True})["start_seconds"]
         return facts | self._step(job)
@@ -166,7 +177,9 @@ class _Bench:
     def _step(self, job: dict[str, Any]) -> dict[str, Any]:
         """Do one step in a process of its own; what it answers, and its memory."""
         places = {"cache": str(self.folder / "cache"), "output": str(self.folder / "output.npy")}
-        job = {**job, **places, "case": self.name, "device": self.device, "threads": self.threads}
+        places |= {} if self.data is None else {"data": str(self.data)}
+        share = {} if self.float_share is None else {"float_share": self.float_share}
+        job = {**job, **places, **share, "case": self.name, "device": self.device, "threads": self.threads}
         found, peak = run_step("medquant.bench.runtime_worker", job, self.folder, self.tracker.check, name="It")
         return {**found, "peak_memory_mb": peak}
 
@@ -176,10 +189,11 @@ def _told(row: dict[str, Any]) -> dict[str, str]:
     said = [row["note"]] if "note" in row else []
     if (row["speedup_vs_runtime_fp32"] or 1.0) < 1.0:
         said.append("slower than FP32 in this runtime on this machine")
-    for what, name in (("layers", "layers"), ("products of attention", "products")):
-        wanted, on_integers = row.get(f"quantized_{name}", 0), row.get(f"integer_{name}", 0)
-        if on_integers < wanted:
-            said.append(f"{wanted - on_integers} of {wanted} {what} in floating point")
+    products = row.get("quantized_products", 0), row.get("integer_products", 0)
+    layers = row.get("layers", 0), row.get("integer_layers", 0)
+    for what, (count, on_integers) in (("layers", layers), ("products of attention", products)):
+        if on_integers < count:
+            said.append(f"{count - on_integers} of {count} {what} in floating point")
     return {"note": "; ".join(said)} if said else {}
 
 

@@ -1,7 +1,7 @@
 """The networks of the runtime benchmark: how each is built, what it is fed, and how its output becomes a mask.
 
-Weights are random but for the embedded model; time and memory do not depend on them. Every process builds the same
-network from the same seed, and imports what that network needs.
+Weights are random but for the embedded model and the network of `runtime_real`; time and memory do not depend on them.
+Every process builds the same network from the same seed, and imports what that network needs.
 """
 
 from __future__ import annotations
@@ -14,10 +14,14 @@ import torch
 from torch import nn
 from torch.nn import functional
 
+from medquant.activation_settings import IntActivations
+from medquant.errors import UserError
 from medquant.models.base import CalibrationBatch, Model, Part
+from medquant.recipe import CalibrationSettings, IntWeights, Recipe
 
 PATCH = 96
 CLASSES = 14
+REAL = "allconvunet"
 
 
 @dataclass(frozen=True)
@@ -47,6 +51,15 @@ class Case:
         side = float(example.shape[-1])
         boxes = torch.tensor([[[0.2, 0.2, 0.6, 0.7], [0.3, 0.4, 0.8, 0.9]]]) * side
         return [CalibrationBatch((first, boxes), torch.ones(1, *example.shape[-2:]))]
+
+    def recipe(self, model: Model, calibration: list[CalibrationBatch]) -> Recipe:
+        """W8A8 without a solver, as NNCF does it."""
+        plain = CalibrationSettings(sequential=False, shrink=False, positions_per_input=1)
+        weights = IntWeights(8, symmetric=True)
+        activations = IntActivations(8, symmetric=not self.transformer, observer="mse", dither=False)
+        return Recipe(
+            weights=weights, method="rtn", activations=activations, calibration=plain, drop_dead_channels=False
+        )
 
     def mask(self, model: Model, output: torch.Tensor) -> torch.Tensor:
         """Labels: of SAM the masks of two boxes, by the FP32 decoder from what the encoder gave."""
@@ -125,6 +138,23 @@ CASES = {
 }
 
 
-def quantized_file(folder: Path, case: str) -> Path:
-    """Where a case's quantized model lies during the benchmark."""
-    return folder / f"{case}.mq.safetensors"
+def case_of(name: str, data: Path | None, float_share: float | None = None) -> Case:
+    """The case of this name. Raises `UserError` where there is none, or its scans and weights are not given.
+
+    `float_share`: of `REAL`, the part of the arithmetic that stays in floating point; None: as `bench quality` has it.
+    """
+    if name != REAL:
+        if name not in CASES:
+            raise UserError(f"There is no {name} here. Choose among {', '.join((*CASES, REAL))}.")
+        return CASES[name]
+    if data is None:
+        raise UserError(f"{REAL} has real weights and scans. Give their folder with --data.")
+    from medquant.bench.runtime_real import real_case
+
+    return real_case(data) if float_share is None else real_case(data, float_share)
+
+
+def quantized_file(folder: Path, case: str, float_share: float | None = None) -> Path:
+    """Where a case's quantized model lies during the benchmark, one file for each `float_share` that was given."""
+    share = "" if float_share is None else f"-{float_share:g}"
+    return folder / f"{case}{share}.mq.safetensors"

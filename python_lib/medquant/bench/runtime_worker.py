@@ -15,7 +15,7 @@ import numpy as np
 import psutil
 import torch
 
-from medquant.bench.runtime_cases import CASES, Case
+from medquant.bench.runtime_cases import Case, case_of
 from medquant.memory import give_back_memory
 
 SECONDS = 12.0
@@ -26,29 +26,29 @@ MOST_RUNS = 15
 def main(job: dict[str, Any]) -> dict[str, Any]:
     """Do what `job["step"]` names."""
     torch.set_num_threads(job["threads"])
-    return _STEPS[job["step"]](CASES[job["case"]], job)
+    data = job.get("data")
+    return _STEPS[job["step"]](case_of(job["case"], data and Path(data), job.get("float_share")), job)
 
 
 def _quantize(case: Case, job: dict[str, Any]) -> dict[str, Any]:
-    """W8A8 without a solver, as NNCF does it, from one input."""
+    """The case's recipe on its calibration inputs: what is timed is all that follows from them."""
     # PyTorch loads it at first use: imports are before the clock, as the peer's are.
     importlib.import_module("torch._dynamo")
 
-    from medquant.activation_settings import IntActivations
     from medquant.quantize import quantize
-    from medquant.recipe import CalibrationSettings, IntWeights, Recipe
 
     model = case.build()
-    plain = CalibrationSettings(sequential=False, shrink=False, positions_per_input=1)
-    weights = IntWeights(8, symmetric=True)
-    activations = IntActivations(8, symmetric=not case.transformer, observer="mse", dither=False)
-    recipe = Recipe(weights=weights, method="rtn", activations=activations, calibration=plain, drop_dead_channels=False)
+    inputs = case.calibration(model)
     began = time.perf_counter()
     others = [] if case.part == "network" else [f"{name}.*" for name in ("mask_decoder", "prompt_encoder")]
-    quantized = quantize(model, case.calibration(model), recipe=recipe, ignore=others)  # as NNCF: what is timed
+    recipe = case.recipe(model, inputs)
+    chosen = time.perf_counter() - began
+    quantized = quantize(model, inputs, recipe=recipe, ignore=others)
     seconds = time.perf_counter() - began
     quantized.save(job["quantized"])
-    return {"seconds": seconds}
+    choice = {"the choice of float inputs": chosen} if recipe.float_inputs else {}
+    solver = {f"the solver {recipe.method}": quantized.report.seconds["solving"]} if recipe.method != "rtn" else {}
+    return {"seconds": seconds, "beyond_peer": choice | solver}
 
 
 def _export(case: Case, job: dict[str, Any]) -> dict[str, Any]:
@@ -59,7 +59,7 @@ def _export(case: Case, job: dict[str, Any]) -> dict[str, Any]:
 
     model = case.build()
     openvino.save_model(openvino_model(case.piece(model)), job["exported"], compress_to_fp16=False)
-    np.savez(job["inputs"], inputs=case.calibration(model)[0].inputs[0].numpy()[None])
+    np.savez(job["inputs"], inputs=np.stack([one.inputs[0].numpy() for one in case.calibration(model)]))
     return {}
 
 
@@ -101,6 +101,7 @@ def _runner(case: Case, job: dict[str, Any]) -> tuple[Callable[..., torch.Tensor
     model.network.to(job["device"])
     part = case.piece(model)
     from medquant.deploy.runtime import RUNTIMES
+    from medquant.layers import QuantizedLayer
 
     began = time.perf_counter()
     session = RUNTIMES[job["runtime"]].compile(
@@ -108,6 +109,10 @@ def _runner(case: Case, job: dict[str, Any]) -> tuple[Callable[..., torch.Tensor
     )
     facts |= {"simulated": session.simulated, "start_seconds": time.perf_counter() - began}
     facts["device"] = session.device.lower()
+    if job["precision"] == "int8" and hasattr(session, "integer_layers"):
+        # Those that the recipe leaves out are counted too; not every session knows what it compiled.
+        quantized_layers = sum(isinstance(module, QuantizedLayer) for module in part.module.modules())
+        facts["layers"] = getattr(session, "layers", quantized_layers)
     for name in ("integer_layers", "quantized_layers", "integer_products", "quantized_products"):
         if hasattr(session, name):
             facts[name] = getattr(session, name)
@@ -124,7 +129,8 @@ def _file(case: Case, job: dict[str, Any]) -> tuple[Callable[..., torch.Tensor],
     inputs = list(case.piece(case.build()).inputs.values())
     compiled = compiled_file(Path(job["peer"]), threads=job["threads"])
     session = OpenVinoSession(compiled, "int8", "CPU", 0)
-    return session, inputs, {"simulated": not session.integer_layers, "integer_layers": session.integer_layers}
+    facts = {"integer_layers": session.integer_layers, "layers": session.layers}
+    return session, inputs, {"simulated": not session.integer_layers, **facts}
 
 
 def _own_attention(network: torch.nn.Module) -> None:

@@ -39,7 +39,7 @@ def need_window() -> None:
     if missing:
         raise UserError(
             f"The window needs {' and '.join(missing)}, which this environment lacks. "
-            "Start it with `python3 run.py app`, or install it with: pip install 'medquant[app]'"
+            "Start it with `python3 run.py app`, or install it with: pip install './python_lib[app]'"
         )
 
 

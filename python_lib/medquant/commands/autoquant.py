@@ -9,14 +9,16 @@ import typer
 from rich.markup import escape
 
 from medquant.commands import options as o
-from medquant.commands.quantize import build_recipe, build_selection
+from medquant.commands.recipes import build_recipe, build_selection
 from medquant.commands.session import Session, output_file, output_told, session
 
 if TYPE_CHECKING:
-    from medquant.mixed.search import SafeModel, Tried
+    from medquant.mixed.held_out import Tried
+    from medquant.mixed.search import SafeModel
 
 EXAMPLES = o.examples(
     "medquant autoquant ct.nii.gz --keep-dice 0.99",
+    "medquant autoquant ct.nii.gz --box liver=120,90,20,330,300,48",
     "medquant autoquant ct.nii.gz --model nnunet --weights results/ --keep-volume 1",
 )
 
@@ -39,7 +41,7 @@ def autoquant(
     ] = None,
     output: Annotated[str | None, o.output("The quantized model's file. (default: MODEL-safe.mq.safetensors)")] = None,
     slices: Annotated[
-        int, typer.Option(min=2, metavar="N", help="Slices (or 3-D patches) of each scan; every third only checks.")
+        int, typer.Option(min=2, metavar="N", help="Slices (or 3-D patches) of each scan; a third of them checks.")
     ] = 9,
     method: Annotated[
         str | None, typer.Option(metavar="NAME", help="permutation-comq (default), comq, gptq or rtn.")
@@ -49,6 +51,9 @@ def autoquant(
         typer.Option(metavar="PATTERN", help="Layers left in floating point, e.g. 'mask_decoder.*'. Repeatable."),
     ] = None,
     max_memory: Annotated[str | None, typer.Option(metavar="2GB", help="Memory above the model's own.")] = None,
+    box: o.Boxes = None,
+    box_world: o.WorldBoxes = None,
+    plane: o.Plane = None,
     series: o.Series = None,
     component: o.Component = None,
     frame: o.Frame = None,
@@ -58,11 +63,13 @@ def autoquant(
 ) -> None:
     """Find the smallest model whose masks stay as they are: bits for each layer by how much it matters.
 
-    Every layer is rounded by itself to see what that does to the output; then candidates are quantized, and checked on
-    slices that did not calibrate, until the smallest one is found whose masks are within the tolerance. No labels are
-    needed: the masks are compared with those of the FP32 model.
+    Every layer is rounded by itself to see what that does to the output; then candidates are quantized, and segment
+    a part of the scan that did not calibrate, until the smallest one is found whose masks are within the tolerance. No
+    labels are needed: the masks are compared with those of the FP32 model.
+
+    Models that take boxes are checked with those that you give (--box, --box-world), else with boxes drawn at random.
     """
-    from medquant.commands.inputs import file_word, open_original, open_volume, parse_memory
+    from medquant.commands.inputs import file_word, open_original, open_volume, parse_boxes, parse_memory
     from medquant.mixed.plan import BITS
     from medquant.mixed.search import Tolerance, smallest_safe_model
 
@@ -71,7 +78,7 @@ def autoquant(
         tolerance = Tolerance(keep_dice, allowed)
         recipe = build_recipe(None, None, method, None, None)
         selection = build_selection(slices, None, None, None)
-        memory = parse_memory(max_memory)
+        memory, prompt = parse_memory(max_memory), parse_boxes(box, box_world, plane)
         target = None if output is None else output_file(output)
         scans = [open_volume(path, series=series, component=component, frame=frame) for path in volumes]
         with run.track("Loading the model") as (progress, cancelled):
@@ -86,6 +93,7 @@ def autoquant(
                 selection=selection,
                 ignore=ignore or (),
                 max_memory_mb=memory,
+                prompt=prompt,
                 tried=lambda one: run.say(_line(one)),
                 progress=progress,
                 cancelled=cancelled,
@@ -110,16 +118,25 @@ def _line(one: Tried) -> str:
 def _show(run: Session, found: SafeModel, size: int, told: str) -> None:
     from medquant.evaluation import wording
 
-    report, change = found.quantized.report, found.change
+    report, change, checked = found.quantized.report, found.change, found.checked
     counted = Counter(found.allocation.of().values())
     layers = ", ".join(f"{counted[bits]} of {bits} bits" for bits in sorted(counted))
     asked = escape(found.tolerance.describe())
     if found.safe:
-        run.say(f"The smallest model with {asked} on slices that did not calibrate it:")
+        run.say(f"The smallest model with {asked} on {checked.describe()}:")
     else:
         run.say(f"No model keeps {asked}. The most precise that was tried, which does not:")
     run.say(
         f"{wording.size(4 * report.parameters)} in FP32, {wording.size(size)} now; {wording.stored_bits(report)}; "
-        f"layers: {layers}; Dice {wording.score(change.dsc)}, volumes within {change.volume_change:.1%}"
+        f"layers: {layers}"
+    )
+    worst = f", lowest {wording.score(change.worst_dsc)} ({escape(change.worst)})" if change.worst else ""
+    run.say(
+        f"On {checked.describe()}, no voxel of which calibrated it: mean Dice {wording.score(change.dsc)}{worst}, "
+        f"volumes within {change.volume_change:.1%}"
+    )
+    run.say(
+        f"Segments them in {wording.seconds(checked.seconds)}, FP32 in {wording.seconds(checked.seconds_fp32)} "
+        f"({checked.computed_by}); searched for {wording.seconds(found.seconds)}"
     )
     run.say(f"Quantized model: {told}")

@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.markup import escape
 
 from medquant.commands import options as o
+from medquant.commands.medquanbench_inputs import cases_of, mini_subjects, subjects_of
 from medquant.commands.session import Session, output_folder, session, strong
-from medquant.errors import UserError
+from medquant.commands.tables import plain_table
+from medquant.errors import Cancelled, UserError
 
 if TYPE_CHECKING:
-    from medquant.bench.medquanbench.subjects import Case, Subject
     from medquant.bench.medquanbench.tables import Table
 
 EPILOG = o.examples(
@@ -30,7 +29,12 @@ CASES, GRID, PLACE = "Cases", "What is compared", "Where it runs"
 def medquanbench(
     output: Annotated[str, o.output("Folder for records, tables and quantized models; run again to go on.", "FOLDER")],
     mini: Annotated[
-        bool, typer.Option("--mini", help="Networks and cases that are at hand; no other model or case.")
+        bool,
+        typer.Option(
+            "--mini",
+            help="Networks and cases that are at hand, and no others: a U-Net with public weights on a real CT where "
+            "there is --data, and the embedded UNETR and nnU-Net on phantoms.",
+        ),
     ] = False,
     models: Annotated[
         list[str] | None,
@@ -40,7 +44,14 @@ def medquanbench(
         list[str] | None,
         typer.Option(metavar="PATH", help="Trained weights, one for each --model in order; - for one without."),
     ] = None,
-    option: o.ModelOptions = None,
+    option: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="[N:]NAME=VALUE",
+            help="An option of the N-th --model's own, as in 2:roi_size=[96,96,96]; without N, of all that know it. "
+            "Repeatable.",
+        ),
+    ] = None,
     case: Annotated[
         list[str] | None,
         typer.Option(metavar="SCAN", help="A scan with a reference, see --labels. Repeatable.", rich_help_panel=CASES),
@@ -53,8 +64,17 @@ def medquanbench(
         tuple[str, str] | None,
         typer.Option(metavar="NAME FOLDER", help="A data set in its published layout.", rich_help_panel=CASES),
     ] = None,
+    split: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME",
+            help="Of the data set: train, val or test. If not given, what was not published to train on, where it has "
+            "references.",
+            rich_help_panel=CASES,
+        ),
+    ] = None,
     limit: Annotated[
-        int | None, typer.Option(min=1, metavar="N", help="No more cases than that.", rich_help_panel=CASES)
+        int | None, typer.Option(min=1, metavar="N", help="Test no more cases than that.", rich_help_panel=CASES)
     ] = None,
     calibration: Annotated[
         list[str] | None,
@@ -67,7 +87,9 @@ def medquanbench(
     data: Annotated[
         str | None,
         typer.Option(
-            envvar="MEDQUANT_TEST_DATA", help="Folder of real scans and weights, for --mini.", rich_help_panel=CASES
+            envvar="MEDQUANT_TEST_DATA",
+            help="Folder of real scans and weights for --mini; without it only the embedded networks are measured.",
+            rich_help_panel=CASES,
         ),
     ] = None,
     precision: Annotated[
@@ -120,7 +142,7 @@ def medquanbench(
     from medquant.bench.medquanbench.findings import findings
     from medquant.bench.medquanbench.mini import FOUND_BY_FP32, mini_settings
     from medquant.bench.medquanbench.results import write_rows
-    from medquant.bench.medquanbench.running import Locally, run
+    from medquant.bench.medquanbench.running import Locally, failures, run
     from medquant.bench.medquanbench.summary import summarize
     from medquant.bench.medquanbench.tables import tables, write_tables
     from medquant.bench.records import Records
@@ -131,23 +153,29 @@ def medquanbench(
         chosen = {"precisions": precision, "granularities": granularity, "methods": method}
         chosen = {name: tuple(values) for name, values in chosen.items() if values}
         if mini:
-            if models or case or dataset or chosen:
+            if any((models, weights, option, case, labels, dataset, split, limit, calibration, chosen)):
                 raise UserError("--mini has its own models, cases and recipes. Leave the others out, or --mini.")
-            subjects, settings = _mini(told, data), mini_settings()
+            subjects, settings = mini_subjects(told, data), mini_settings()
         else:
-            subjects = _subjects(models, weights, option, _cases(case, labels, dataset, limit), calibration)
+            cases = cases_of(case, labels, dataset, split)
+            subjects = subjects_of(models, weights, option, cases, calibration, limit)
             settings = plan.settings(**chosen)
         if ray and device != "cpu":
             raise UserError("On a cluster --device has no say. Leave it out, and give GPUs with --gpus.")
+        if gpus and not ray:
+            raise UserError("--gpus is of tasks on a cluster. Give its address with --ray, or choose --device cuda.")
         count = threads or (1 if ray else torch.get_num_threads())
         runner = OnRay(ray, gpus, count) if ray else Locally(folder / "models", device, count)
         with told.track("MedQuanBench") as (progress, cancelled):
             tracker = Progress(progress, cancelled)
             tracker.report(0.0, "Reading models and cases")
             cells = list(plan.cells(subjects, settings))
-            rows, failed = run(cells, Records(folder), runner, tracker)
-        for name, error in failed.items():
-            told.say(escape(f"Not measured: {name}. {error}"))
+            try:
+                rows, failed = run(cells, Records(folder), runner, tracker)
+            except Cancelled as error:
+                raise Cancelled("Stopped. Finished cells are kept: the same command goes on after them.") from error
+        for failure in failures(cells, failed):
+            told.say(escape(f"Not measured: {failure}"))
         for name, lacking in _not_in_reference(rows).items():
             told.say(escape(f"Not in the reference, so not counted: {', '.join(lacking)} of {name}."))
         if not rows:
@@ -160,14 +188,20 @@ def medquanbench(
         for table in made:
             _show(told, table)
         told.say(f"Written: {', '.join(strong(path) for path in written)}")
+        if written[0].suffix == ".csv":
+            told.say(
+                escape("Rows are CSV, as pyarrow is not installed; pip install './python_lib[benchmark]' for Parquet.")
+            )
         told.finish(
             {
                 "lines": [line.to_dict() for line in lines],
                 "findings": [finding.to_dict() for finding in found],
                 "rows": rows,
-                "failed": {name: str(error) for name, error in failed.items()},
+                "failed": {cell.describe(): str(failed[cell.key]) for cell in cells if cell.key in failed},
             }
         )
+    if failed:
+        raise typer.Exit(2)
 
 
 def _not_in_reference(rows: Sequence[dict[str, Any]]) -> dict[str, list[str]]:
@@ -181,73 +215,15 @@ def _not_in_reference(rows: Sequence[dict[str, Any]]) -> dict[str, list[str]]:
     return {model: names for model, names in lacking.items() if names}
 
 
-def _mini(told: Session, data: str | None) -> list[Subject]:
-    from medquant.bench.medquanbench.mini import subjects
-    from medquant.commands.bench import data_folder
-
-    if data is None:
-        told.say("Without the folder of real scans (--data) only the embedded models are measured.")
-    return subjects(None if data is None else data_folder(data).absolute())
-
-
-def _subjects(
-    models: list[str] | None,
-    weights: list[str] | None,
-    options: list[str] | None,
-    cases: list[Case],
-    calibration: list[str] | None,
-) -> list[Subject]:
-    from medquant.bench.medquanbench.subjects import FileCase, NamedNetwork, Subject
-    from medquant.commands.inputs import parse_model_options
-
-    if not models:
-        raise UserError("There is no model to measure. Give one with --model, or use --mini.")
-    given = [None if one == "-" else str(Path(one).expanduser().absolute()) for one in weights or ()]
-    if given and len(given) != len(models):
-        raise UserError(f"{len(given)} weights do not fit {len(models)} models. Give one for each, - for one without.")
-    if calibration:
-        scans = tuple(FileCase(Path(scan).expanduser().absolute()) for scan in calibration)
-    else:
-        scans, cases = tuple(cases[:1]), cases[1:]
-    if not cases:
-        raise UserError("There is no case left to test. Give more cases, or a scan with --calibration.")
-    chosen = json.dumps(parse_model_options(options or ()), sort_keys=True)
-    return [
-        Subject(NamedNetwork(spec, path, chosen), scans, tuple(cases))
-        for spec, path in zip(models, given or [None] * len(models), strict=True)
-    ]
-
-
-def _cases(
-    scans: list[str] | None, labels: list[str] | None, dataset: tuple[str, str] | None, limit: int | None
-) -> list[Case]:
-    """Cases with a reference, in order. Raises `UserError` where there is none."""
-    from medquant.bench.medquanbench.subjects import FileCase
-
-    scans, labels = scans or [], labels or []
-    if len(scans) != len(labels):
-        raise UserError(f"{len(labels)} references do not fit {len(scans)} scans. Give one --labels for each --case.")
-    places = [Path(one).expanduser().absolute() for one in (*scans, *labels)]
-    cases: list[Case] = list(map(FileCase, places[: len(scans)], places[len(scans) :]))
-    if dataset is not None:
-        from medquant.datasets import open_dataset
-
-        name, folder = dataset
-        cases += open_dataset(name, Path(folder).expanduser().absolute()).with_reference()
-    if not cases:
-        raise UserError(
-            "There is no case to test on. Give --case SCAN --labels FILE or --dataset NAME FOLDER, or --mini."
-        )
-    return cases[:limit]
-
-
 def _show(told: Session, table: Table) -> None:
-    from rich.table import Table as Shown
-
-    shown = Shown(box=None, padding=(0, 1, 0, 0), header_style="bold", pad_edge=False)
-    for number, title in enumerate(table.head):
-        shown.add_column(title, no_wrap=number > 0 and table.head[0] != "claim")
-    for row in table.rows:
-        shown.add_row(*map(escape, row))
-    told.console.print(table.title, style="bold", markup=False, highlight=False)
-    told.console.print(shown)
+    told.say(f"\n{strong(table.title)}")
+    for part in table.parts:
+        shown = plain_table(*part.head, text=part.words)
+        for row in part.rows:
+            shown.add_row(*map(escape, row))
+        told.say(escape(part.title))
+        told.console.print(shown)
+        if part.note:
+            told.say(escape(part.note))
+    if table.note:
+        told.say(escape(table.note))

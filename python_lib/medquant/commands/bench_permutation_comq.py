@@ -8,14 +8,16 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.markup import escape
-from rich.table import Table
 
 from medquant.commands import options as o
 from medquant.commands.session import Session, output_folder, session
+from medquant.commands.tables import plain_table
 from medquant.errors import UserError
 from medquant.evaluation import wording
 
 if TYPE_CHECKING:
+    from rich.table import Table
+
     from medquant.bench.permutation_comq.material import Material
     from medquant.bench.permutation_comq.simulation import SimulationRow
     from medquant.bench.permutation_comq.tables import TableRow
@@ -91,7 +93,7 @@ def permutation_comq(
 
 def _material(data: str | None, dataset: str | None, cases: int | None) -> Material:
     from medquant.bench.permutation_comq.material import abdomenct_1k, at_hand
-    from medquant.commands.bench import data_folder
+    from medquant.commands.inputs import data_folder
 
     return abdomenct_1k(Path(dataset).expanduser(), cases) if dataset else at_hand(data_folder(data))
 
@@ -127,7 +129,7 @@ def _tabulate(
 
     with run.track("Tables") as (progress, cancelled):
         model = open_original(*named, None, progress, cancelled)
-        if model.family != "medsam":
+        if not model.takes_boxes:
             raise UserError(
                 f"{model.name} takes no boxes, which the paper's protocol gives. Choose medsam or embedded."
             )
@@ -141,7 +143,7 @@ def print_simulation(run: Session, rows: Sequence[SimulationRow]) -> None:
     """A table for each layer and treatment of lambda: what is stored for a weight, and what error that leaves."""
     widths = list(dict.fromkeys(row.bits for row in rows))
     for layer, clipping in dict.fromkeys((row.layer, row.clipping) for row in rows):
-        table = _table(
+        table = plain_table(
             "reading", *(title for b in widths for title in (f"{b} bits:\nstored", "error\n%", "COMQ\nbits"))
         )
         of_table = [row for row in rows if (row.layer, row.clipping) == (layer, clipping)]
@@ -169,7 +171,7 @@ def print_tables(run: Session, rows: Sequence[TableRow]) -> None:
         of_table = [row for row in rows if number in row.tables]
         if not of_table:
             continue
-        table = _table("method", "bits", "stored", "DSC %", "NSD %", "paper:\nDSC", "paper:\nNSD")
+        table = plain_table("method", "bits", "stored", "DSC %", "NSD %", "paper:\nDSC", "paper:\nNSD")
         for row in sorted(of_table, key=lambda row: -row.bits):
             figures = (row.dsc, row.nsd, row.published_dsc, row.published_nsd)
             table.add_row(row.title, str(row.bits), f"{row.effective_bits:.2f}", *map(_hundredths, figures))
@@ -188,11 +190,3 @@ def _hundredths(value: float | None) -> str:
 def _captioned(run: Session, caption: str, table: Table) -> None:
     run.console.print(f"\n{caption}", style="bold", markup=False, highlight=False)
     run.console.print(table)
-
-
-def _table(first: str, *others: str) -> Table:
-    table = Table(box=None, padding=(0, 1, 0, 0), header_style="bold", pad_edge=False)
-    table.add_column(first, no_wrap=True)
-    for title in others:
-        table.add_column(title, justify="right", no_wrap=True)
-    return table

@@ -76,7 +76,7 @@ def demo(
     Without options: the embedded model on a CT phantom, in under three minutes. The folder of --output then holds
     the report, the masks, the quantized models and, for the phantom, the scan itself.
     """
-    from medquant.commands.inputs import open_model, open_volume, parse_boxes
+    from medquant.commands.inputs import open_original, open_volume, parse_boxes
     from medquant.demo import phantom_case, run_demo
     from medquant.evaluation.report import ReportDetails
     from medquant.models.base import CalibrationSelection
@@ -98,9 +98,7 @@ def demo(
             )
         with run.track("Loading the model") as callbacks:
             whole = Progress(*callbacks)
-            loaded = open_model(model, weights, device, option, **whole.span(0.0, 0.01).callbacks())
-            if hasattr(loaded, "recipe"):
-                raise UserError(f"{model} is quantized already. Give the FP32 model that it was made from.")
+            loaded = open_original(model, weights, device, option, **whole.span(0.0, 0.01).callbacks())
             case = case or phantom_case(**whole.span(0.01, MAKING_PHANTOM).callbacks())
             explain(run, loaded, case, slices)
             details = ReportDetails(

@@ -6,6 +6,7 @@ import json
 import re
 from collections.abc import Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from medquant.errors import UserError
@@ -64,10 +65,9 @@ def open_original(
     cancelled: CancelCheck | None = None,
 ) -> Model:
     """Load a model as `open_model` does. Raises `UserError` for one that is quantized already."""
-    loaded = open_model(name, weights, device, options, progress, cancelled)
-    if hasattr(loaded, "recipe"):
-        raise UserError(f"{name} is quantized already. Give the model that it was made from.")
-    return loaded
+    from medquant.quantized_model import require_original
+
+    return require_original(open_model(name, weights, device, options, progress, cancelled))
 
 
 def parse_model_options(pairs: Sequence[str]) -> dict[str, Any]:
@@ -165,6 +165,27 @@ def select_structures(masks: Sequence[Segmentation], wanted: str | None) -> list
         replace(mask, structures=tuple(s for s in mask.structures if s in found))
         for mask, found in zip(masks, kept, strict=True)
     ]
+
+
+def data_folder(given: str | None) -> Path:
+    """The real scans and weights. Raises `UserError` where they are not."""
+    if not given:
+        raise UserError(
+            "This measures real scans and weights, which are not part of medquant. "
+            "Give their folder with --data or in MEDQUANT_TEST_DATA."
+        )
+    folder = Path(given).expanduser()
+    if not folder.is_dir():
+        raise UserError(f"There is no folder {folder}. Correct --data, or MEDQUANT_TEST_DATA where that is not given.")
+    return folder
+
+
+def existing_path(given: str, option: str) -> Path:
+    """A file or folder that is there, from the root, so that other processes find it. Raises `UserError`."""
+    path = Path(given).expanduser().absolute()
+    if not path.exists():
+        raise UserError(f"There is no file or folder {path}. Correct {option}.")
+    return path
 
 
 def parse_memory(text: str | None) -> float | None:

@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+import time
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.markup import escape
 
 from medquant.commands import options as o
+from medquant.commands.recipes import build_recipe, build_selection, with_activations, with_rewrites
 from medquant.commands.session import Session, output_file, output_told, session, strong
-from medquant.errors import UserError
 
 if TYPE_CHECKING:
-    from medquant.models.base import CalibrationSelection
+    from medquant.calibration_inputs import PreparedInputs
+    from medquant.imaging.volume import Volume
+    from medquant.models.base import CalibrationSelection, Model
+    from medquant.progress import Progress
     from medquant.quantized_model import QuantizedModel
     from medquant.recipe import Recipe
 
@@ -112,12 +117,31 @@ def quantize(
             rich_help_panel=_RECIPE,
         ),
     ] = None,
+    float_share: Annotated[
+        float | None,
+        typer.Option(
+            metavar="PART",
+            help="Leave the inputs in floating point whose rounding costs most, up to this part of the arithmetic "
+            "(0.15): closer masks, somewhat slower. Found on the calibration slices, a pass for each layer. Belongs to "
+            "--activations.",
+            rich_help_panel=_RECIPE,
+        ),
+    ] = None,
     rewrite: Annotated[
         list[str] | None,
         typer.Option(
             metavar="NAME",
             help="Rewrite all layers first, keeping their function: smoothing, low-rank, rotation or equalization "
             "(medquant rewrites tells what each is worth). Repeatable.",
+            rich_help_panel=_RECIPE,
+        ),
+    ] = None,
+    redesign: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="PATTERN",
+            help="Make a different model first: convolutions of 1x3x3 with such names become 1x1x1 ('*': all of them), "
+            "and the network is trained a little on the calibration slices. Repeatable.",
             rich_help_panel=_RECIPE,
         ),
     ] = None,
@@ -149,103 +173,67 @@ def quantize(
     Otherwise weights are decoded when the model runs: the file is smaller, segmenting is not faster ("simulated").
     """
     from medquant.commands.inputs import file_word, open_original, open_volume, parse_memory
+    from medquant.mixed.float_inputs import require_share
+    from medquant.progress import Progress
     from medquant.quantize import quantize as run_quantize
 
     with session(json_target) as run:
         recipe = build_recipe(recipe_file, bits, method, granularity, symmetric)
         recipe = with_activations(recipe, activations, activation_granularity, activation_mode, activation_dither)
-        recipe = with_rewrites(recipe, rewrite or [])
+        recipe = with_rewrites(recipe, rewrite or [], redesign or [])
+        if float_share is not None:
+            require_share(recipe, float_share)
         selection = build_selection(slices, where, first, last, seed)
         memory = parse_memory(max_memory)
         target = None if output is None else output_file(output)
         scans = [open_volume(path, series=series, component=component, frame=frame) for path in volumes]
         with run.track("Loading the model") as (progress, cancelled):
             loaded = open_original(model, weights, device, option, progress, cancelled)
+            tracker, start, calibration, before = Progress(progress, cancelled), 0.0, scans, {}
+            if float_share is not None:
+                start, limits = 0.3, {"ignore": ignore or (), "max_memory_mb": memory}
+                calibration, recipe, before = _float_inputs(
+                    loaded, scans, selection, recipe, float_share, limits, tracker.span(0.0, start)
+                )
             target = target or output_file(f"{file_word(loaded.name)}-{recipe.label.lower()}.mq.safetensors")
             made = run_quantize(
                 loaded,
-                scans,
+                calibration,
                 recipe=recipe,
                 selection=selection,
                 ignore=ignore or (),
                 max_memory_mb=memory,
-                progress=progress,
-                cancelled=cancelled,
+                **tracker.span(start, 1.0).callbacks(),
             )
+            seconds = {**made.report.seconds, **before}
+            seconds["total"] += sum(before.values())
+            made = replace(made, report=replace(made.report, seconds=seconds))
         told = output_told(target)
         size = made.save(target)
         _show(run, made, target, size, told)
 
 
-def build_recipe(
-    file: str | None, bits: int | None, method: str | None, granularity: str | None, symmetric: bool | None
-) -> Recipe:
-    """The recipe of a file or the default one, with the options that were given. Raises `UserError`."""
-    from medquant.granularity import granularity_from_name
-    from medquant.recipe import Recipe
+def _float_inputs(
+    model: Model,
+    scans: Sequence[Volume],
+    selection: CalibrationSelection,
+    recipe: Recipe,
+    share: float,
+    limits: dict[str, Any],
+    tracker: Progress,
+) -> tuple[PreparedInputs, Recipe, dict[str, float]]:
+    """The calibration inputs, cut once for all that follows, the recipe with inputs in floating point, and seconds."""
+    from medquant.calibration_inputs import PreparedInputs
+    from medquant.mixed.float_inputs import with_float_inputs
 
-    recipe = Recipe() if file is None else Recipe.from_json(_read_text(file))
-    grid = {
-        "bits": bits,
-        "granularity": None if granularity is None else granularity_from_name(granularity),
-        "symmetric": symmetric,
-    }
-    weights = replace(recipe.weights, **{name: value for name, value in grid.items() if value is not None})
-    return replace(recipe, weights=weights, **({} if method is None else {"method": method}))
-
-
-def with_activations(
-    recipe: Recipe, bits: int | None, granularity: str | None, mode: str | None, dither: bool | None = None
-) -> Recipe:
-    """The recipe with the options for activations that were given. Raises `UserError`."""
-    from medquant.activation_settings import IntActivations
-    from medquant.granularity import activation_granularity_from_name
-
-    given = {
-        "bits": bits,
-        "granularity": None if granularity is None else activation_granularity_from_name(granularity),
-        "mode": mode,
-        "dither": dither,
-    }
-    given = {name: value for name, value in given.items() if value is not None}
-    if not given:
-        return recipe
-    if recipe.activations is None and bits is None:
-        raise UserError("The options of activations need their bits. Give --activations 8.")
-    return replace(recipe, activations=replace(recipe.activations or IntActivations(), **given))
-
-
-def with_rewrites(recipe: Recipe, names: list[str]) -> Recipe:
-    """The recipe with all layers rewritten as the options say. Raises `UserError`."""
-    from medquant.rewrites.settings import rewrites_from_names
-
-    return replace(recipe, rewrites={"*": rewrites_from_names(names)}) if names else recipe
-
-
-def build_selection(
-    count: int, where: str | None, first: int | None, last: int | None, seed: int = 0
-) -> CalibrationSelection:
-    """Which slices calibrate. Raises `UserError`."""
-    from medquant.models.base import CalibrationSelection
-
-    ranged = first is not None or last is not None
-    where = where or ("range" if ranged else "body")
-    if where not in ("body", "even", "range"):
-        raise UserError(f"Calibration slices cannot be chosen by {where!r}. Choose body, even or range.")
-    if ranged != (where == "range"):
-        raise UserError("--first and --last belong to --where range. Give them together.")
-    if first is not None and last is not None and first > last:
-        raise UserError(f"The range {first} to {last} is empty. Give --first before --last.")
-    return CalibrationSelection(count=count, where=where, first=first, last=last, seed=seed)
-
-
-def _read_text(file: str) -> str:
-    path = Path(file).expanduser()
-    try:
-        return path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        reason = getattr(error, "strerror", None) or "it is not text"
-        raise UserError(f"The recipe {path} cannot be read: {reason}. Give a JSON file.") from error
+    began = time.perf_counter()
+    inputs = PreparedInputs.of(model, scans, selection, tracker)
+    prepared = time.perf_counter()
+    chosen = with_float_inputs(
+        model, inputs, recipe=recipe, share=share, **limits, **tracker.span(0.05, 1.0).callbacks()
+    )
+    seconds = {"calibration inputs": prepared - began, "choice of float inputs": time.perf_counter() - prepared}
+    return inputs, chosen, seconds
 
 
 def _show(run: Session, made: QuantizedModel, target: Path, size: int, told: str) -> None:
@@ -253,6 +241,8 @@ def _show(run: Session, made: QuantizedModel, target: Path, size: int, told: str
 
     report = made.report
     run.say(f"{strong(made.name)}: {escape(made.recipe.describe())}")
+    if report.redesign is not None:
+        run.say(escape(report.redesign.describe()))
     before = wording.size(4 * report.parameters)
     run.say(
         f"{before} in FP32, {wording.size(size)} now; {wording.stored_bits(report)}; "

@@ -8,7 +8,7 @@ import typer
 from rich.markup import escape
 
 from medquant.commands import options as o
-from medquant.commands.quantize import build_selection, with_activations
+from medquant.commands.recipes import build_selection, with_activations
 from medquant.commands.session import Session, session
 
 if TYPE_CHECKING:

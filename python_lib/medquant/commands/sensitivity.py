@@ -9,7 +9,7 @@ import typer
 from rich.markup import escape
 
 from medquant.commands import options as o
-from medquant.commands.quantize import build_selection
+from medquant.commands.recipes import build_selection
 from medquant.commands.session import Session, output_file, output_told, session
 
 if TYPE_CHECKING:
@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
 EXAMPLES = o.examples(
     "medquant sensitivity ct.nii.gz",
+    "medquant sensitivity ct.nii.gz --reference labels.nii.gz --names 5=liver",
     "medquant sensitivity ct.nii.gz --model nnunet --weights results/ --view incremental --figure layers.png",
 )
 
@@ -44,6 +45,14 @@ def sensitivity(
     method: Annotated[
         str, typer.Option(metavar="NAME", help="rtn (default, quick), permutation-comq, comq or gptq.")
     ] = "rtn",
+    reference: Annotated[
+        str | None,
+        typer.Option(
+            metavar="LABELS",
+            help="Labels of the scan: the Dice against them is told as well, and slices are those that show them.",
+        ),
+    ] = None,
+    names: o.Names = None,
     figure: Annotated[
         str | None, typer.Option(metavar="FILE.png", help="Write the map as a picture: .png, .svg or .pdf.")
     ] = None,
@@ -57,9 +66,11 @@ def sensitivity(
     """Measure what rounding each layer does to the masks: which layers to keep precise, and which hardly matter.
 
     No labels are needed: everything is compared with the FP32 model. Dice is that of the network's own masks on the
-    slices looked at, with that layer alone rounded (or with all but it).
+    slices looked at, with that layer alone rounded (or with all but it). With --reference it is also told against
+    labels: boxes are then those around them, and calibration does not see them.
     """
-    from medquant.commands.inputs import open_original, open_volume
+    from medquant.commands.inputs import open_original, open_volume, read_reference
+    from medquant.evaluation.reference_inputs import reference_inputs
     from medquant.recipe import Recipe
     from medquant.sensitivity.layers import sensitivity as run_sensitivity
     from medquant.sensitivity.trials import roundings_of
@@ -68,15 +79,20 @@ def sensitivity(
         roundings = roundings_of(bits or [2, 4, 8], rounds)
         target = None if figure is None else output_file(figure, "--figure")
         scan = open_volume(volume, series=series, component=component, frame=frame)
+        known = None if reference is None else read_reference(scan, reference, names)
+        selection = build_selection(slices, None, None, None)
         with run.track("Loading the model") as (progress, cancelled):
             loaded = open_original(model, weights, device, option, progress, cancelled)
+            measured_on, labels = (None, None) if known is None else reference_inputs(loaded, known, selection)
             found = run_sensitivity(
                 loaded,
                 scan,
                 roundings=roundings,
                 views=tuple(dict.fromkeys(views or ["one-at-a-time"])),
                 recipe=Recipe(method=method),
-                selection=build_selection(slices, None, None, None),
+                selection=selection,
+                measured_on=measured_on,
+                references=labels,
                 progress=progress,
                 cancelled=cancelled,
             )

@@ -17,12 +17,14 @@ if TYPE_CHECKING:
     from medquant.sensitivity.effects import SensitivityMap
 
 
-def _table(*titles: str) -> Table:
-    """A table whose first column is text and the others numbers."""
+def plain_table(*titles: str, text: int = 1) -> Table:
+    """A table whose first `text` columns are words, which may be folded, and the others numbers, which may not."""
     table = Table(box=None, padding=(0, 1, 0, 0), header_style="bold", pad_edge=False)
-    table.add_column(titles[0], overflow="fold")
-    for title in titles[1:]:
-        table.add_column(title, justify="right", no_wrap=True)
+    for number, title in enumerate(titles):
+        if number < text:
+            table.add_column(title, overflow="fold")
+        else:
+            table.add_column(title, justify="right", no_wrap=True)
     return table
 
 
@@ -47,7 +49,7 @@ def models_table(models: Sequence[ModelSummary], *, has_reference: bool) -> Tabl
         for title, show in columns.items()
         if set(cells := [show(model) for model in models]) != {wording.NOTHING}
     }
-    table = _table("model", *shown, "")
+    table = plain_table("model", *shown, "")
     table.columns[0].no_wrap = True
     table.columns[-1].justify, table.columns[-1].no_wrap = "left", False  # the one to break in a narrow terminal
     best, names = wording.smallest_as_fp32(models[1:]), wording.short_names(models)
@@ -66,7 +68,7 @@ def structures_table(comparison: Comparison) -> Table:
     """One line for each structure and model."""
     reference = ("Dice\nref.", "NSD\nref.") if comparison.has_reference else ()
     titles = ("Dice\nFP32", "NSD\nFP32", "HD95\nmm", *reference, "volume\nmL", "change\nmL")
-    table = _table("structure", "model", *titles)
+    table = plain_table("structure", "model", *titles)
     table.columns[1].justify = "left"
     for structure in comparison.structures:
         shown = escape(structure)
@@ -91,10 +93,11 @@ def structures_table(comparison: Comparison) -> Table:
 
 def layers_table(found: SensitivityMap, view: str) -> Table:
     """One line for each layer: its part of the weights, and for each way of rounding the effect and the Dice."""
-    titles = []
+    titles, against_reference = [], any(c.change and c.change.dsc_vs_reference is not None for c in found.cells)
     for rounding in found.roundings:
         titles += [f"{rounding.label}\neffect"] + ([] if view == "proxy" else [f"{rounding.label}\nDice"])
-    table = _table("layer", "share", *titles)
+        titles += [f"{rounding.label}\nreference"] if view != "proxy" and against_reference else []
+    table = plain_table("layer", "share", *titles)
     columns = [found.column(rounding, view) for rounding in found.roundings]
     worst = set(found.worst())
     for layer in found.layers:
@@ -104,13 +107,14 @@ def layers_table(found: SensitivityMap, view: str) -> Table:
             values.append(wording.percent(cell.effect))
             if cell.change is not None:
                 values.append(wording.score(cell.change.dsc))
+                values += [wording.score(cell.change.dsc_vs_reference)] if against_reference else []
         table.add_row(escape(layer), f"{cells[0].share:.1%}", *values, style="bold" if layer in worst else None)
     return table
 
 
 def types_table(found: SensitivityMap) -> Table:
     """What giving back all layers of a type is worth, for each way of rounding: the Dice before and after."""
-    table = _table("type", "share", *(f"{rounding.label}\nDice" for rounding in found.roundings))
+    table = plain_table("type", "share", *(f"{rounding.label}\nDice" for rounding in found.roundings))
     before = dict(found.whole)
     table.add_row("none given back", "", *(wording.score(before[r].dsc) for r in found.roundings))
     for kind in dict.fromkeys(effect.layer for effect in found.types):
@@ -123,7 +127,7 @@ def types_table(found: SensitivityMap) -> Table:
 def activations_table(study: ActivationStudy) -> Table:
     """One line for each layer's input."""
     titles = ("range", "deviation", "outliers\n%", "kurtosis\nwithin", "kurtosis\nacross", "smoothing\nratio")
-    table = _table("layer", *titles)
+    table = plain_table("layer", *titles)
     for layer in study.layers:
         table.add_row(
             escape(layer.layer),
@@ -139,7 +143,7 @@ def activations_table(study: ActivationStudy) -> Table:
 
 def rewritten_layer_table(study: RewriteStudy, layer: str) -> Table:
     """One line for each rewrite of a layer rounded alone: the error of its own output, of the network's, the Dice."""
-    table = _table("rewrite", "own output's\nerror", "network's\nerror", "Dice\nFP32", "what was done")
+    table = plain_table("rewrite", "own output's\nerror", "network's\nerror", "Dice\nFP32", "what was done")
     table.columns[0].no_wrap = True
     table.columns[-1].justify, table.columns[-1].no_wrap = "left", False
     for variant, one in study.of(layer).items():
@@ -152,7 +156,7 @@ def rewritten_table(study: RewriteStudy) -> Table:
     """One line for each rewrite of the whole network: of the layer that rounding harms most, and of all layers."""
     one_layer = study.whole(study.layers[0])
     titles = ("Dice,\nthat layer", "Dice,\nall layers", "error,\nall layers", "bits/weight,\nall layers")
-    table = _table("rewrite", *titles)
+    table = plain_table("rewrite", *titles)
     table.columns[0].no_wrap = True
     for variant, one in study.whole().items():
         that = wording.score(one_layer[variant].change.dsc) if variant in one_layer else ""

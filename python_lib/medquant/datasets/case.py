@@ -34,6 +34,8 @@ class Case:
     """ "train", "val", "test", or "" where the layout has no split."""
     modality: str = ""
     """What the data set holds ("CT", "MR"); "": guessed from the voxels."""
+    dataset: str = ""
+    """Its data set's title."""
 
     @property
     def has_reference(self) -> bool:
@@ -53,7 +55,7 @@ class Case:
         where there is no reference, where a file cannot be read, and where it does not lie on the scan.
         """
         if not self.has_reference:
-            raise UserError(f"The case {self.name} has no reference. Choose cases of another split.")
+            raise UserError(f"The case {self.name} has no reference. Choose cases that have one.")
         volume = self.volume()
         if self.labels is None:
             return self._merged(volume)
@@ -72,9 +74,13 @@ class Case:
 class Dataset(Sequence[Case]):
     """The cases of a data set, in the order of their names."""
 
-    def __init__(self, name: str, title: str, folder: Path, cases: Sequence[Case]) -> None:
-        self.name, self.title, self.folder = name, title, folder
+    def __init__(self, name: str, title: str, folder: Path, cases: Sequence[Case], layout: str = "") -> None:
+        """`layout`: in words, where scans and references lie in the folder."""
+        self.name, self.title, self.folder, self.layout = name, title, folder, layout
         self._cases = tuple(cases)
+
+    def _of(self, cases: Sequence[Case]) -> Dataset:
+        return Dataset(self.name, self.title, self.folder, cases, self.layout)
 
     @overload
     def __getitem__(self, index: int) -> Case: ...
@@ -82,7 +88,7 @@ class Dataset(Sequence[Case]):
     def __getitem__(self, index: slice) -> Dataset: ...
     def __getitem__(self, index: int | slice) -> Case | Dataset:
         if isinstance(index, slice):
-            return Dataset(self.name, self.title, self.folder, self._cases[index])
+            return self._of(self._cases[index])
         return self._cases[index]
 
     def __len__(self) -> int:
@@ -98,8 +104,28 @@ class Dataset(Sequence[Case]):
         if split not in self.splits:
             known = f"Choose one of {', '.join(self.splits)}" if self.splits else "Its layout has none: take all cases"
             raise UserError(f"{self.title} in {self.folder} has no split {split!r}. {known}.")
-        return Dataset(self.name, self.title, self.folder, [case for case in self if case.split == split])
+        return self._of([case for case in self if case.split == split])
 
     def with_reference(self) -> Dataset:
         """The cases that have a reference."""
-        return Dataset(self.name, self.title, self.folder, [case for case in self if case.has_reference])
+        return self._of([case for case in self if case.has_reference])
+
+    def require_reference(self) -> Dataset:
+        """The cases that have a reference. Raises `UserError` where there are none, with where they are looked for."""
+        if not (known := self.with_reference()):
+            scans = "the scan" if len(self) == 1 else f"none of the {len(self)} scans"
+            lacking = "has no" if len(self) == 1 else "has a"
+            raise UserError(
+                f"{self.title} in {self.folder} lacks its masks: {scans} {lacking} reference. "
+                f"Unpack them there as they were published: {self.layout}."
+            )
+        return known
+
+    def to_test_on(self) -> Dataset:
+        """The cases that have a reference and were not published to train on; where there are none, also those.
+
+        Raises `UserError` where no case has a reference.
+        """
+        known = self.require_reference()
+        others = [case for case in known if case.split != "train"]
+        return self._of(others) if others else known

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from medquant.datasets import layouts
@@ -46,4 +46,5 @@ def open_dataset(name: str, folder: str | Path) -> Dataset:
     cases = layout.find(folder)
     if not cases:
         raise UserError(f"{folder} does not hold {layout.title} in its published layout. It needs {layout.looked_for}.")
-    return Dataset(name.lower(), layout.title, folder, cases)
+    cases = [replace(case, dataset=layout.title) for case in cases]
+    return Dataset(name.lower(), layout.title, folder, cases, layout.looked_for)

@@ -16,6 +16,7 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
 import torch
+from torch import nn
 
 import medquant
 from medquant.deploy.agreement import Reference
@@ -27,9 +28,11 @@ from medquant.deploy.program import integer_layers, rounds_inputs
 from medquant.deploy.runtime import RUNTIMES, Session
 from medquant.errors import Cancelled, MedQuantError, UserError, first_line
 from medquant.files import atomic_path
-from medquant.layers import decoded_once
+from medquant.layers import QuantizedLayer, decoded_once
+from medquant.matrices import is_quantizable
 from medquant.memory import lacks_memory
 from medquant.models.base import Part
+from medquant.observe import BATCH_NORMS
 from medquant.progress import Progress
 
 BUDGET_SECONDS = 30.0
@@ -56,7 +59,8 @@ class Choice:
     refused: dict[str, str] = field(default_factory=dict)
     """What was not chosen, with the reason."""
     model: str = ""
-    """The name of the model it was measured with; others of the same shapes share the choice."""
+    """The name of the model it was measured with; others of the same shapes share the choice, as do FP32 and a model
+    whose weights alone are quantized."""
     until: float | None = None
     """Seconds since 1970 from when on it is measured again; None: it holds."""
 
@@ -72,9 +76,10 @@ def choose(
     """The fastest runtime for `parts` here, and its sessions where they were compiled just now.
 
     `precision` "auto": integers where the model's activations are quantized, else FP32. Another one is kept to, and
-    only the runtime chosen. What was measured once is not measured again, or after an hour where there is
-    doubt in it. `model`: its name, for people. Raises `UserError` where no runtime here
-    has the precision that was asked for, `Cancelled` as soon as the user asks.
+    only the runtime chosen. What was measured once is not measured again, or after an hour where there is doubt in it;
+    a model whose weights alone are quantized takes what was measured of FP32, and the other way round. `model`: its
+    name, for people. Raises `UserError` where no runtime here has the precision that was asked for, `Cancelled` as
+    soon as the user asks.
     """
     progress = progress or Progress()
     key = _key(parts, precision, threads)
@@ -238,7 +243,7 @@ def _told(seconds: float) -> str:
 
 
 def _key(parts: Mapping[str, Part], precision: str, threads: int | None) -> str:
-    """Changes with the machine, the shapes of the model, the precision asked for and every version."""
+    """Changes with the machine, the shapes of what is computed, the precision asked for and every version."""
     machine = Machine.here()
     facts = {
         "machine": [machine.processor, machine.threads, machine.features, torch.cuda.is_available()],
@@ -251,8 +256,27 @@ def _key(parts: Mapping[str, Part], precision: str, threads: int | None) -> str:
 
 def _shapes(part: Part) -> list[object]:
     inputs = {name: [*tensor.shape, tensor.device.type] for name, tensor in part.inputs.items()}
+    if not rounds_inputs(part.module):
+        return [inputs, _decoded_shapes(part.module)]
     weights = [[*tensor.shape, str(tensor.dtype)] for tensor in part.module.state_dict().values()]
-    return [inputs, weights, len(integer_layers(part.module)), rounds_inputs(part.module)]
+    return [inputs, weights, len(integer_layers(part.module))]
+
+
+def _decoded_shapes(module: nn.Module) -> list[object]:
+    """Of each module's own tensors, weights decoded: the same for FP32 and a model whose weights alone are quantized.
+
+    Both compute the same in floating point, and only noise could tell their runtimes apart. Biases and batch norms are
+    left out: quantizing folds the one into the other, as runtimes do with what they are given.
+    """
+    found: list[object] = []
+    for piece in module.modules():
+        if isinstance(piece, QuantizedLayer):
+            found.append(["weight", *piece.geometry.weight_shape, str(torch.float32)])
+        elif not isinstance(piece, BATCH_NORMS):
+            tensors = (*piece.named_parameters(recurse=False), *piece.named_buffers(recurse=False))
+            own = {name: tensor for name, tensor in tensors if not (name == "bias" and is_quantizable(piece))}
+            found += [[name, *own[name].shape, str(own[name].dtype)] for name in sorted(own)]
+    return found
 
 
 def _file(key: str) -> Path:

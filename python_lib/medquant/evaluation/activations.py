@@ -20,6 +20,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from medquant.calibration_inputs import calibration_inputs
 from medquant.errors import UserError
+from medquant.evaluation.kurtosis import by_channel, kurtosis, mean_of_known, quantiles_of_known
 from medquant.imaging.volume import Volume
 from medquant.matrices import Layout, is_quantizable
 from medquant.models.base import CalibrationBatch, CalibrationSelection, Model
@@ -33,6 +34,8 @@ OUTLIER = 6.0
 """Standard deviations of its channel beyond which a number is an outlier."""
 MAPPED = 3
 """Layers whose outliers are drawn."""
+ROWS = 240
+"""Runs of positions in which one layer is shown before and after smoothing."""
 
 
 @dataclass(frozen=True)
@@ -53,6 +56,10 @@ class LayerActivations:
     """Mean over the channels that are not constant."""
     kurtosis_across: float
     """Mean over the positions that are not constant; 0 with fewer than four channels."""
+    quantiles_within: tuple[float, ...]
+    """Of the channels' kurtosis, at `kurtosis.QUANTILES`: it spans decades, of which the mean tells the top alone."""
+    quantiles_across: tuple[float, ...]
+    """Of the positions'."""
     outliers: float
     """Part of all numbers beyond `OUTLIER` standard deviations of their channel."""
     smoothed_ratio: float
@@ -64,6 +71,32 @@ class LayerActivations:
 
 
 @dataclass(frozen=True)
+class SmoothedLayer:
+    """One layer's input before and after smoothing with alpha 0.5 (MedQuanBench, Fig. 5).
+
+    Smoothing divides each channel by a number of its own, which evens the channels out; within a channel all stays in
+    proportion, outliers at few places too.
+    """
+
+    layer: str
+    before: np.ndarray
+    """Absolute values (runs of positions, channels), the largest of each run; of the first input."""
+    after: np.ndarray
+    kurtosis_within: float
+    """The same before and after: of each channel, mean over the channels."""
+    kurtosis_across: float
+    """Over the channels at each position, mean over the positions, before."""
+    smoothed_kurtosis_across: float
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain data for JSON: of the values the largest of each channel."""
+        told = asdict(self)
+        for name in ("before", "after"):
+            told[f"channel_maxima_{name}"] = told.pop(name).max(0).tolist()
+        return told
+
+
+@dataclass(frozen=True)
 class ActivationStudy:
     """The layers in the order of the network, and where the arithmetic goes."""
 
@@ -72,10 +105,25 @@ class ActivationStudy:
     """Multiplications and additions of one pass by kind of operation: "convolution", "linear", "attention"."""
     maps: dict[str, np.ndarray]
     """Of the layers with the most peaked channels: where the outliers of the first input are (see `outlier_map`)."""
+    smoothed: SmoothedLayer | None = None
+    """The layer asked for, else the most peaked; None where no layer has several channels."""
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain data for JSON."""
-        return {"layers": [layer.to_dict() for layer in self.layers], "flops": self.flops}
+        """Plain data for JSON: of each map the largest outlier and where it is."""
+        maps = {
+            name: {
+                "shape": list(places.shape),
+                "largest": float(places.max()),
+                "at": [int(index) for index in np.unravel_index(places.argmax(), places.shape)],
+            }
+            for name, places in self.maps.items()
+        }
+        return {
+            "layers": [layer.to_dict() for layer in self.layers],
+            "flops": self.flops,
+            "outliers": maps,
+            "smoothed": self.smoothed and self.smoothed.to_dict(),
+        }
 
 
 def study_activations(
@@ -83,12 +131,14 @@ def study_activations(
     calibration: Volume | Sequence[Volume] | Sequence[CalibrationBatch],
     *,
     selection: CalibrationSelection | None = None,
+    layer: str | None = None,
     progress: ProgressCallback | None = None,
     cancelled: CancelCheck | None = None,
 ) -> ActivationStudy:
     """Look at the inputs of all linear, convolution and transposed convolution layers.
 
-    One pass of the FP32 network for each calibration input. Raises `UserError` where there is no such layer.
+    One pass of the FP32 network for each calibration input. `layer` is shown before and after smoothing (None: the most
+    peaked). Raises `UserError` where there is no layer, or not the one asked for.
     """
     tracker = Progress(progress, cancelled)
     batches, _ = calibration_inputs(model, calibration, selection or CalibrationSelection(count=1), tracker)
@@ -112,34 +162,27 @@ def study_activations(
         if not layers:
             raise UserError("The network has no linear or convolution layer that is called. Choose another model.")
         maps: dict[str, np.ndarray] = {}
-        peaked = {layer.layer for layer in sorted(layers, key=lambda one: -one.kurtosis_within)[:MAPPED]}
+        by_peaks = sorted(layers, key=lambda one: -one.kurtosis_within)
+        peaked = {one.layer for one in by_peaks[:MAPPED]}
+        several = [one.layer for one in by_peaks if one.channels > 1]
+        if layer is not None and layer not in several:
+            raise UserError(
+                f"No layer called {layer} has an input of several channels. Choose one of the table, such as "
+                f"{', '.join(several[:3])}."
+            )
+        shown = layer or next(iter(several), None)
+        smoothed: list[SmoothedLayer] = []
 
         def draw(name: str, module: nn.Module, inputs: torch.Tensor) -> None:
             if name in peaked:
                 maps[name] = outlier_map(module, inputs)
+            if name == shown:
+                smoothed.append(smoothed_layer(name, module, inputs))
 
         with first_inputs(network, draw):
             model.forward_for_calibration(network, *batches[0].inputs)
     tracker.report(1.0, "Looked at")
-    return ActivationStudy(tuple(layers), flops, maps)
-
-
-def by_channel(module: nn.Module, inputs: torch.Tensor) -> torch.Tensor:
-    """A layer's input as (channels, positions), float32: channels are last for linear layers, second for others."""
-    if isinstance(module, nn.Linear):
-        return inputs.reshape(-1, inputs.shape[-1]).T.float()
-    spatial = inputs.ndim - int(type(module).__name__[-2])
-    channels = inputs.movedim(spatial - 1, 0)
-    return channels.reshape(len(channels), -1).float()
-
-
-def kurtosis(values: torch.Tensor, dim: int) -> torch.Tensor:
-    """Fourth standardized moment along an axis; NaN where nothing varies."""
-    centred = values - values.mean(dim, keepdim=True)
-    second = centred.square().mean(dim)
-    scale = values.abs().amax(dim).clamp_min(torch.finfo(values.dtype).tiny)
-    constant = second <= (1e-6 * scale).square()
-    return torch.where(constant, torch.nan, centred.pow(4).mean(dim) / second.square())
+    return ActivationStudy(tuple(layers), flops, maps, smoothed[0] if smoothed else None)
 
 
 def outlier_map(module: nn.Module, inputs: torch.Tensor) -> np.ndarray:
@@ -153,6 +196,20 @@ def outlier_map(module: nn.Module, inputs: torch.Tensor) -> np.ndarray:
     distance = ((channels - mean).abs() / deviation.clamp_min(1e-12)).amax(0)
     shape = inputs.shape[:-1] if isinstance(module, nn.Linear) else (inputs.shape[0], *inputs.shape[2:])
     return distance.reshape(shape).numpy()
+
+
+def smoothed_layer(name: str, module: nn.Module, inputs: torch.Tensor) -> SmoothedLayer:
+    """A layer's input, and what it would be with its channels divided as `rewrites.smoothing` divides them."""
+    before = by_channel(module, inputs)
+    after = before / _factors(module, before.abs().amax(1))[:, None]
+
+    def runs(values: torch.Tensor) -> np.ndarray:
+        parts = values.abs().tensor_split(min(ROWS, values.shape[1]), 1)
+        return torch.stack([part.amax(1) for part in parts]).numpy()
+
+    many = len(before) >= 4
+    across = [mean_of_known(kurtosis(values, 0)) if many else 0.0 for values in (before, after)]
+    return SmoothedLayer(name, runs(before), runs(after), mean_of_known(kurtosis(before, 1)), *across)
 
 
 def flops_by_kind(counter: FlopCounterMode, network: nn.Module) -> dict[str, int]:
@@ -176,11 +233,10 @@ def _described(name: str, module: nn.Module, values: torch.Tensor) -> LayerActiv
     low, high = (float(end) for end in values.aminmax())
     deviation, mean = torch.std_mean(values, 1, keepdim=True, correction=0)
     far = (values - mean).abs() > OUTLIER * deviation.clamp_min(1e-12)
-    across = kurtosis(values, 0) if len(values) >= 4 else torch.zeros(0)
+    within, across = kurtosis(values, 1), kurtosis(values, 0) if len(values) >= 4 else torch.zeros(0)
     counts = torch.histc(values, BINS, low, high) if high > low else torch.tensor([values.numel()] + [0] * (BINS - 1))
     largest = values.abs().amax(1)
-    strength = reach_of_inputs(module.weight.detach().float(), Layout.of(module))
-    smoothed = largest / smoothing_factors(largest, strength)
+    smoothed = largest / _factors(module, largest)
     return LayerActivations(
         layer=name,
         kind=type(module).__name__,
@@ -191,22 +247,24 @@ def _described(name: str, module: nn.Module, values: torch.Tensor) -> LayerActiv
         mean=float(values.mean()),
         deviation=float(values.std(correction=0)),
         histogram=tuple(int(count) for count in counts),
-        kurtosis_within=_mean(kurtosis(values, 1)),
-        kurtosis_across=_mean(across),
+        kurtosis_within=mean_of_known(within),
+        kurtosis_across=mean_of_known(across),
+        quantiles_within=quantiles_of_known(within),
+        quantiles_across=quantiles_of_known(across),
         outliers=float(far.float().mean()),
         smoothed_ratio=_unevenness(smoothed) / max(_unevenness(largest), 1e-12),
     )
+
+
+def _factors(module: nn.Module, largest: torch.Tensor) -> torch.Tensor:
+    """What smoothing with alpha 0.5 divides each channel by, from its largest absolute value."""
+    return smoothing_factors(largest, reach_of_inputs(module.weight.detach().float(), Layout.of(module)))
 
 
 def _unevenness(largest: torch.Tensor) -> float:
     """Largest over median of the channels in use."""
     used = largest[largest > 0]
     return float(used.max() / used.median()) if len(used) else 1.0
-
-
-def _mean(values: torch.Tensor) -> float:
-    known = values[~values.isnan()]
-    return float(known.mean()) if len(known) else 0.0
 
 
 @contextmanager

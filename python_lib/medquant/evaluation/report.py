@@ -22,6 +22,7 @@ from medquant.evaluation.effect_table import sensitivity_table
 from medquant.evaluation.scene import FP32_COLOR, QUANTIZED_COLOR, Scene, scene_of
 from medquant.files import atomic_path
 from medquant.quantized_model import QuantizationReport
+from medquant.rewrites.redesign_report import is_redesigned
 from medquant.segmentation import Segmentation
 from medquant.sensitivity.effects import SensitivityMap
 
@@ -108,6 +109,7 @@ def write_report(
             pictures=_pictures(comparison, segmentations, slices, axis),
             layers=_layer_table(comparison, layers or {}),
             sensitive=sensitivity_table(sensitivity) if sensitivity is not None and sensitivity.cells else None,
+            different=_different(comparison.summary, names, layers or {}),
             recipes=_recipes(comparison.summary, layers or {}),
             colors={"fp32": FP32_COLOR, "quantized": QUANTIZED_COLOR},
             versions=_versions(),
@@ -154,6 +156,20 @@ def _slower(models: Sequence[ModelSummary]) -> list[str]:
 def _reasons(quantized: Sequence[ModelSummary], names: Mapping[str, str]) -> list[tuple[str, str]]:
     """The quantized models that lost something, and what decided."""
     return [(names[model.name], wording.judged(model)) for model in quantized if model.verdict_reason]
+
+
+def _different(
+    models: Sequence[ModelSummary], names: Mapping[str, str], reports: Mapping[str, QuantizationReport]
+) -> list[tuple[str, str]]:
+    """The models whose network is not the original's, and what is known of that."""
+    found = []
+    for model in models:
+        redesign = reports[model.name].redesign if model.name in reports else None
+        if redesign is not None:
+            found.append((names[model.name], redesign.describe()))
+        elif is_redesigned(model.name):
+            found.append((names[model.name], "A different model: layers were exchanged and the network trained anew."))
+    return found
 
 
 def _best(quantized: Sequence[ModelSummary]) -> set[tuple[str, str]]:

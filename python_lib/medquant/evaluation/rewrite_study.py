@@ -140,7 +140,7 @@ def study_rewrites(
         **tracker.span(0.02, 0.25).callbacks("Sensitivity"),
     )  # fmt: skip
     study = _Study(model, batches, measured_on, rounding, found.layers, found.worst(most))
-    variants = _variants(recipe)
+    variants = variants_of(recipe)
     for number, (variant, chosen) in enumerate(variants.items()):
         part = tracker.span(0.25 + 0.7 * number / len(variants), 0.25 + 0.7 * (number + 1) / len(variants))
         study.alone(variant, chosen, part.span(0.0, 0.3))
@@ -155,8 +155,8 @@ def study_rewrites(
     return RewriteStudy(rounding.label, found.worst(most), tuple(study.effects))
 
 
-def _variants(recipe: Recipe) -> dict[str, tuple[Recipe, Rewrites | None]]:
-    """The recipe of each variant, and what it rewrites."""
+def variants_of(recipe: Recipe) -> dict[str, tuple[Recipe, Rewrites | None]]:
+    """The recipe of each variant, and what it rewrites; the first is `NONE`."""
     variants = {name: (recipe, wanted) for name, wanted in VARIANTS.items()}
     if recipe.activations is not None:
         variants[OWN] = replace(recipe, activations=replace(recipe.activations, equalize=True)), None

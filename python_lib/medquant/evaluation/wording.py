@@ -8,6 +8,7 @@ from operator import attrgetter
 
 from medquant.evaluation.comparison import ModelSummary
 from medquant.quantized_model import QuantizationReport
+from medquant.rewrites.redesign_report import is_redesigned
 
 NOTHING = "\N{EN DASH}"
 MINUS = "\N{MINUS SIGN}"
@@ -16,6 +17,16 @@ TIMES = "\N{MULTIPLICATION SIGN}"
 AS_FP32 = "masks as FP32"
 SMALL_LOSS = "small loss"
 VISIBLE_LOSS = "visible loss: look"
+SEARCHED = "2 to 8 bits"
+"""A model whose layers have the bits that a search gave them; its recipe calls itself "mixed"."""
+RUNTIMES = {
+    "pytorch": "PyTorch",
+    "pytorch-compiled": "compiled PyTorch",
+    "openvino": "OpenVINO",
+    "onnxruntime": "ONNX Runtime",
+    "tensorrt": "TensorRT",
+}
+"""What the options call by the first name calls itself by the second."""
 
 
 def score(value: float | None) -> str:
@@ -120,9 +131,14 @@ def kernels(model: ModelSummary) -> str:
 
 
 def computed(model: ModelSummary) -> str:
-    """`kernels`, and the runtime where it is not PyTorch: `int8 kernels (openvino)`."""
+    """`kernels`, and the runtime where it is not PyTorch: `int8 kernels (OpenVINO)`."""
     told = kernels(model)
-    return told if model.runtime in ("", "pytorch") else f"{told} ({model.runtime})"
+    return told if model.runtime in ("", "pytorch") else f"{told} ({runtime(model.runtime)})"
+
+
+def runtime(name: str) -> str:
+    """A runtime as it calls itself: `ONNX Runtime`."""
+    return RUNTIMES.get(name, name)
 
 
 def judged(model: ModelSummary) -> str:
@@ -156,15 +172,18 @@ def saving(model: ModelSummary) -> str:
 
 
 def short_names(models: Sequence[ModelSummary]) -> dict[str, str]:
-    """By name: FP32, 8-bit, 4-bit ... where the bits tell the models apart, else names without their common words."""
+    """By name: FP32, 8-bit, 4-bit ... where the bits tell the models apart, else names without their common words;
+    "2 to 8 bits" where layers have different ones."""
     nominal = [model.weight_bits for model in models]
-    if None not in nominal and len(set(nominal)) == len(nominal):
+    different = any(is_redesigned(model.name) for model in models)  # which the bits would not tell
+    if None not in nominal and len(set(nominal)) == len(nominal) and not different:
         return {model.name: "FP32" if model.weight_bits >= 32 else f"{model.weight_bits}-bit" for model in models}
     words = [model.name.split(" ") for model in models]
     shared = 0
     while len(models) > 1 and all(len(w) > shared + 1 and w[shared] == words[0][shared] for w in words):
         shared += 1
-    return {model.name: " ".join(w[shared:]) for model, w in zip(models, words, strict=True)}
+    names = [" ".join(w[shared:]) for w in words]
+    return {model.name: SEARCHED if name == "mixed" else name for model, name in zip(models, names, strict=True)}
 
 
 def title(model: str, quantized: Sequence[ModelSummary]) -> str:

@@ -7,6 +7,7 @@ import math
 import shutil
 import struct
 import tempfile
+import warnings
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -15,7 +16,8 @@ from pathlib import Path
 import numpy as np
 import SimpleITK as sitk
 
-from medquant.errors import UserError
+from medquant.errors import Notice, UserError
+from medquant.imaging.straighten import read_straightened
 
 SUFFIXES = (".nii.gz", ".nii", ".nrrd", ".nhdr", ".mha", ".mhd")
 """What `read_image` understands."""
@@ -46,19 +48,23 @@ def image_of(array: np.ndarray, affine: np.ndarray) -> sitk.Image:
     return image
 
 
-def read_image(path: Path, *, component: int | None = None, frame: int | None = None) -> sitk.Image:
-    """A scalar three-dimensional image from a file; `component` and `frame` count from 0.
+def read_image(
+    path: Path, *, component: int | None = None, frame: int | None = None, notice: bool = True
+) -> sitk.Image:
+    """A scalar three-dimensional image from a file; `component` and `frame` count from 0, `notice` as in `load_image`.
 
     Raises `UserError` as `load_image` does, and for colour and complex voxels and for more or fewer than three
     dimensions, where nothing was picked.
     """
-    return _as_scalar_3d(load_image(path), path, component, frame)
+    return _as_scalar_3d(load_image(path, notice=notice), path, component, frame)
 
 
-def load_image(path: Path) -> sitk.Image:
+def load_image(path: Path, *, notice: bool = True) -> sitk.Image:
     """Whatever a NIfTI, NRRD or MetaImage file holds.
 
-    Raises `UserError` for a file that is missing, unreadable, cut short or of an unknown format.
+    Axes that are a rounding error off right angles are put at right angles, with a `Notice` unless `notice` is False:
+    of a scan that lies on the same grid it was said already. Raises `UserError` for a file that is missing, unreadable,
+    cut short or of an unknown format.
     """
     check_readable(path)
     if not known_suffix(path):
@@ -70,7 +76,30 @@ def load_image(path: Path) -> sitk.Image:
         try:
             return sitk.ReadImage(str(staged))
         except RuntimeError as error:
-            raise _unreadable(path, str(error)) from error
+            image = _straightened(path, staged, notice) if "orthonormal" in str(error) else None
+            if image is None:
+                raise _unreadable(path, str(error)) from error
+            return image
+
+
+def _straightened(path: Path, staged: Path, notice: bool) -> sitk.Image | None:
+    try:
+        found = read_straightened(staged)
+    except OSError as error:
+        raise _no_room(path, tempfile.gettempdir(), error) from error
+    except RuntimeError as error:
+        raise _unreadable(path, str(error)) from error
+    if found is None:
+        return None
+    image, moved = found
+    if notice:
+        warnings.warn(
+            f"The axes of {path.name} are not quite at right angles. It was read on the nearest grid whose axes are; "
+            f"no voxel moved by more than {math.ceil(100 * moved) / 100:.2f} of its size.",
+            Notice,
+            stacklevel=2,
+        )
+    return image
 
 
 def check_readable(path: Path) -> None:
@@ -108,10 +137,7 @@ def _staged(path: Path) -> Iterator[Path]:
             except (EOFError, zlib.error, gzip.BadGzipFile) as error:
                 raise _cut_short(path.name) from error
             except OSError as error:
-                raise UserError(
-                    f"Cannot unpack {path.name} into {folder}: {error.strerror or error}. "
-                    f"Free some space there or point TMPDIR to another disk."
-                ) from error
+                raise _no_room(path, folder, error) from error
         _check_nifti_length(unpacked, path.name)
         yield unpacked
 
@@ -137,6 +163,13 @@ def _check_nifti_length(path: Path, shown_name: str) -> None:
 
 def _cut_short(name: str) -> UserError:
     return UserError(f"{name} is cut short or damaged: not all of its voxels are there. Copy or export it again.")
+
+
+def _no_room(path: Path, folder: str, error: OSError) -> UserError:
+    return UserError(
+        f"Cannot unpack {path.name} into {folder}: {error.strerror or error}. "
+        f"Free some space there or point TMPDIR to another disk."
+    )
 
 
 def _unreadable(path: Path, reason: str) -> UserError:

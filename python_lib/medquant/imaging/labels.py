@@ -32,14 +32,14 @@ def read_labels(path: str | Path, volume: Volume, *, names: Mapping[int, str] | 
     check_readable(path)
     structures: tuple[Structure, ...] = ()
     if path.name.lower().endswith(".seg.nrrd"):
-        image = load_image(path)
+        image = load_image(path, notice=False)
         labels, structures = segments_of(image)
         affine, cropped = affine_of(image), bool(structures)
     elif not known_suffix(path) and is_dicom_file(path):
         labels, affine, structures = read_dicom_seg(path)
         cropped = True  # highdicom gives the smallest stack of frames that holds all segments
     else:
-        image = read_image(path)
+        image = read_image(path, notice=False)
         labels, affine, cropped = sitk.GetArrayFromImage(image), affine_of(image), False
     labels, how = onto_grid(_whole_numbers(labels, path), affine, volume, name=path.name, cropped=cropped)
     names = dict(names or {})

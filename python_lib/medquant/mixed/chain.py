@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
@@ -33,6 +33,17 @@ class Allocation:
         """By layer."""
         return dict(self.bits)
 
+    @property
+    def key(self) -> tuple[tuple[tuple[str, int], ...], int | None]:
+        """What decides the model."""
+        return self.bits, self.nominal
+
+    @property
+    def spread(self) -> int:
+        """How far the layers' bits lie apart, summed over them; 0: the same everywhere."""
+        least = min(bits for _, bits in self.bits)
+        return sum(bits - least for _, bits in self.bits)
+
 
 def hull(options: Sequence[Option]) -> list[Option]:
     """The options worth considering: each larger one worth more for its bits than the one after it.
@@ -56,25 +67,36 @@ def chain(layers: Mapping[str, Sequence[Option]]) -> list[Allocation]:
     condition (Shoham and Gersho 1988), as in reverse water-filling.
     """
     hulls = {name: hull(options) for name, options in layers.items()}
-    steps = sorted(
-        ((-_worth(a, b), name, b) for name, corners in hulls.items() for a, b in pairwise(corners)),
-        key=lambda step: (step[0], step[1], step[2].bits),
-    )
     chosen = {name: corners[0] for name, corners in hulls.items()}
     found = [_allocation(chosen)]
-    for _, name, option in steps:
+    for name, option in _steps(hulls):
         chosen[name] = option
         found.append(_allocation(chosen))
     return found
 
 
-def envelope(allocations: Iterable[Allocation]) -> list[Allocation]:
-    """Those than which none is both smaller and better, the smallest first."""
-    kept: list[Allocation] = []
-    for one in sorted(allocations, key=lambda one: (one.stored_bits, one.effect)):
-        if not kept or one.effect < kept[-1].effect:
-            kept.append(one)
-    return kept
+def within(layers: Mapping[str, Sequence[Option]], stored_bits: int) -> Allocation | None:
+    """The allocation that spends at most `stored_bits`; None where not even the fewest bits are that small.
+
+    The steps are those of `chain`; one that is too large is left out, and what is left goes to later ones that fit.
+    """
+    hulls = {name: hull(options) for name, options in layers.items()}
+    chosen = {name: corners[0] for name, corners in hulls.items()}
+    left = stored_bits - sum(option.stored_bits for option in chosen.values())
+    if left < 0:
+        return None
+    for name, option in _steps(hulls):
+        cost = option.stored_bits - chosen[name].stored_bits
+        if cost <= left:
+            chosen[name], left = option, left - cost
+    return _allocation(chosen)
+
+
+def _steps(hulls: Mapping[str, Sequence[Option]]) -> Iterator[tuple[str, Option]]:
+    """What each layer may get next, that which is worth most first."""
+    steps = ((-_worth(a, b), name, b) for name, corners in hulls.items() for a, b in pairwise(corners))
+    for _, name, option in sorted(steps, key=lambda step: (step[0], step[1], step[2].bits)):
+        yield name, option
 
 
 def _worth(a: Option, b: Option) -> float:

@@ -6,7 +6,8 @@ import glob
 from collections.abc import Sequence
 from dataclasses import replace
 
-from medquant.mixed.chain import Allocation, Option, chain, envelope
+from medquant.mixed.chain import Allocation, Option
+from medquant.mixed.families import Plan
 from medquant.models.base import CalibrationBatch, Model
 from medquant.progress import CancelCheck, ProgressCallback
 from medquant.recipe import Recipe
@@ -28,16 +29,15 @@ def plan(
     max_memory_mb: float | None = None,
     progress: ProgressCallback | None = None,
     cancelled: CancelCheck | None = None,
-) -> list[Allocation]:
-    """Allocations of bits to layers, from the smallest to the most precise.
+) -> Plan:
+    """Measure what bits are worth in each layer.
 
     Every other one of `batches` calibrates, the others measure. Each layer is rounded alone to each of `bits` by the
     recipe's method; its effect is the divergence of the classes' probabilities from FP32's, which ranks layers like the
     masks do and, unlike Dice, still tells small effects apart. Which channels a layer may leave out depends on how
-    noisy the model is as a whole, so there is an order for each such number of bits, and the best of all of them at
-    every size is given.
+    noisy the model is as a whole, so this is measured for each least number of bits.
     """
-    recipe = replace(recipe or Recipe(), activations=None)
+    recipe = replace(recipe or Recipe(), activations=None, float_inputs=())
     widths = sorted(set(bits))
     found = sensitivity(
         model,
@@ -54,14 +54,17 @@ def plan(
     for cell in found.cells:
         option = Option(cell.rounding.weights, cell.stored_bits, cell.change.divergence)
         options[cell.rounding.nominal][cell.layer].append(option)
-    return envelope(replace(one, nominal=n) for n, layers in options.items() for one in chain(layers))
+    return Plan(options)
 
 
 def recipe_for(allocation: Allocation, recipe: Recipe | None = None) -> Recipe:
-    """The recipe that gives each layer its bits."""
+    """The recipe that gives each layer its bits, but for layers that `recipe` has an override for."""
     recipe = recipe or Recipe()
     chosen = allocation.of()
-    base_bits = allocation.nominal or max(set(chosen.values()), key=list(chosen.values()).count)
-    base = replace(recipe, weights=replace(recipe.weights, bits=base_bits), ends_bits=None, extra_bits=0.0)
-    overrides = {glob.escape(name): base.grid(bits) for name, bits in chosen.items()}
-    return replace(base, overrides=recipe.overrides | overrides)
+    usual = max(sorted(set(chosen.values())), key=list(chosen.values()).count)
+    weights = replace(recipe.weights, bits=allocation.nominal or usual)
+    base = replace(recipe, weights=weights, ends_bits=None, extra_bits=0.0)
+    # Layers of the usual number of bits need no names, which take room in the file.
+    named = {glob.escape(name): base.grid(bits) for name, bits in chosen.items() if bits != usual}
+    asked = {pattern: grid for pattern, grid in recipe.overrides.items() if pattern != "*"}
+    return replace(base, overrides={"*": base.grid(usual), **named, **asked})

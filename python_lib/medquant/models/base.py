@@ -145,6 +145,13 @@ class Model(ABC):
     ) -> Iterator[CalibrationBatch]:
         """Inputs of the network cut from `volume`, preprocessed exactly as for segmentation."""
 
+    def labelled_batches(
+        self, reference: Segmentation, selection: CalibrationSelection, progress: Progress | None = None
+    ) -> Iterator[tuple[CalibrationBatch, torch.Tensor]]:
+        """Inputs cut from the reference's scan, each with what the reference has there: labels (batch, *spatial), or
+        masks (batch, boxes, *spatial) of a model that is told by boxes. Raises `UserError` where there is no way."""
+        raise UserError(f"The inputs of {self.name} have no place in a scan, so no reference either. Leave it out.")
+
     def forward_for_calibration(self, network: nn.Module, *inputs: Any) -> torch.Tensor:
         """Run every layer that is to be quantized once; returns logits (batch, classes, *spatial)."""
         return network(*inputs)

@@ -126,12 +126,31 @@ class NnUNetModel(Model):
         self, volume: Volume, selection: CalibrationSelection, progress: Progress | None = None
     ) -> Iterator[CalibrationBatch]:
         """Patches (1, 1, *patch) of the preprocessed volume."""
+        for batch, _ in self._cut(volume, None, selection, progress):
+            yield batch
+
+    def labelled_batches(
+        self, reference: Segmentation, selection: CalibrationSelection, progress: Progress | None = None
+    ) -> Iterator[tuple[CalibrationBatch, torch.Tensor]]:
+        """The patches of `calibration_batches`, and labels (1, *patch). Raises `UserError` for one of regions."""
+        if self.plans.labels.has_regions:
+            raise UserError(f"The regions of {self.name} overlap, which labels cannot. Leave the reference out.")
+        yield from self._cut(reference.volume, reference.labels, selection, progress)
+
+    def _cut(
+        self, volume: Volume, labels: np.ndarray | None, selection: CalibrationSelection, progress: Progress | None
+    ) -> Iterator[tuple[CalibrationBatch, torch.Tensor]]:
+        """Each patch, and the labels (1, *patch) there; zeros where there are none."""
         require_usable(volume)
         progress = progress or Progress()
         progress.report(0.0, "Preparing the scan")
         turned = self._orienting(volume)
         data, properties = self._preprocessed(turned.volume(volume), progress.check)
         region = self._on_network_grid(turned.apply(calibration_region(volume, selection, progress)), properties, data)
+        region = region > 0 if region.any() else np.ones(region.shape, dtype=bool)
+        known = torch.zeros(1, *data.shape[1:])
+        if labels is not None:
+            known[0] = torch.from_numpy(self._on_network_grid(turned.apply(labels), properties, data))
         patch = self.plans.patch_size
         flat = len(patch) == 2
         corners = choose_patches(
@@ -139,8 +158,11 @@ class NnUNetModel(Model):
         )
         for done, corner in enumerate(corners):
             progress.report(done / len(corners), f"Preparing patch {done + 1} of {len(corners)}")
-            cut = patch_of(data[:, corner[0]], corner[1:], patch) if flat else patch_of(data, corner, patch)
-            yield CalibrationBatch((cut[None],))
+            cut, there = (
+                patch_of(one[:, corner[0]], corner[1:], patch) if flat else patch_of(one, corner, patch)
+                for one in (data, known)
+            )
+            yield CalibrationBatch((cut[None],)), there.long()
 
     def forward_for_calibration(self, network: nn.Module, *inputs: Any) -> torch.Tensor:
         """Logits (1, classes, *patch), averaged over the folds."""
@@ -244,13 +266,12 @@ class NnUNetModel(Model):
         data, properties = self.plans.preprocess(volume.array, spacing, check)
         return torch.from_numpy(data), properties
 
-    def _on_network_grid(self, mask: np.ndarray, properties: dict[str, Any], data: torch.Tensor) -> np.ndarray:
-        """A mask of the scan on the preprocessed grid: transposed, cropped and resampled as the data were."""
-        mask = mask.transpose(self.plans.transpose_forward)
-        cropped = mask[tuple(slice(*bounds) for bounds in properties["bbox_used_for_cropping"])]
+    def _on_network_grid(self, labels: np.ndarray, properties: dict[str, Any], data: torch.Tensor) -> np.ndarray:
+        """Labels of the scan on the preprocessed grid: transposed, cropped and resampled (nearest) as the data were."""
+        labels = labels.transpose(self.plans.transpose_forward)
+        cropped = labels[tuple(slice(*bounds) for bounds in properties["bbox_used_for_cropping"])]
         small = torch.from_numpy(np.ascontiguousarray(cropped, dtype=np.float32))[None, None]
-        moved = nn.functional.interpolate(small, size=tuple(data.shape[1:]))[0, 0].numpy() > 0
-        return moved if moved.any() else np.ones_like(moved)
+        return nn.functional.interpolate(small, size=tuple(data.shape[1:]))[0, 0].numpy()
 
 
 def _beside(compute: Network, context: ExitStack, progress: Progress) -> Network:

@@ -17,6 +17,7 @@ from medquant.imaging.volume import Volume
 from medquant.models.base import CalibrationBatch, CalibrationSelection, Model, Part, described, device_of
 from medquant.models.body import calibration_region, choose_patches, require_usable
 from medquant.models.network_part import first_output, network_part
+from medquant.models.orientation import Reorientation
 from medquant.models.sliding_window import sliding_window_logits
 from medquant.models.torch_program import begin_without_boxes, label_type, named_by_number, patch_of
 from medquant.models.volume_preprocessing import VolumePreprocessing, resized
@@ -56,6 +57,22 @@ class PatchwiseModel(Model):
         self, volume: Volume, selection: CalibrationSelection, progress: Progress | None = None
     ) -> Iterator[CalibrationBatch]:
         """Patches (1, 1, *roi_size) of the preprocessed scan."""
+        for data, _, corner in self._patches(volume, selection, progress):
+            yield CalibrationBatch((patch_of(data, corner, self.roi_size)[None],))
+
+    def labelled_batches(
+        self, reference: Segmentation, selection: CalibrationSelection, progress: Progress | None = None
+    ) -> Iterator[tuple[CalibrationBatch, torch.Tensor]]:
+        """The patches of `calibration_batches`, and labels (1, *roi_size)."""
+        for data, turned, corner in self._patches(reference.volume, selection, progress):
+            labels = self.preprocessing.spatial(turned.apply(reference.labels).astype(np.float32))
+            labels = patch_of(resized(labels, data.shape[1:], "nearest"), corner, self.roi_size).long()
+            yield CalibrationBatch((patch_of(data, corner, self.roi_size)[None],)), labels
+
+    def _patches(
+        self, volume: Volume, selection: CalibrationSelection, progress: Progress | None
+    ) -> Iterator[tuple[torch.Tensor, Reorientation, tuple[int, ...]]]:
+        """The preprocessed scan, how it was turned, and the corner of each patch."""
         require_usable(volume)
         data, turned = self.preprocessing.apply(volume)
         region = self.preprocessing.spatial(
@@ -68,7 +85,7 @@ class PatchwiseModel(Model):
         for done, corner in enumerate(corners):
             if progress:
                 progress.report(done / len(corners), f"Preparing patch {done + 1} of {len(corners)}")
-            yield CalibrationBatch((patch_of(data, corner, self.roi_size)[None],))
+            yield data, turned, corner
 
     def forward_for_calibration(self, network: nn.Module, *inputs: Any) -> torch.Tensor:
         """Logits (1, classes, *roi_size)."""

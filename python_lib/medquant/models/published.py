@@ -109,9 +109,32 @@ def _unetr(arguments: Arguments) -> nn.Module:
     return network
 
 
-def _without_cross_attention(state: State) -> State:
-    """UNETR's weights were published before MONAI had cross-attention in its blocks; newer ones hold it unused."""
-    return {name: tensor for name, tensor in state.items() if "cross_attn." not in name}
+def _without_unused_blocks(state: State) -> State:
+    """Without the convolutions on shortcuts that MONAI before 0.9 made in every residual block and did not always run.
+
+    It ran them where a block changes the number of channels, as it does today, and none of these networks' blocks has
+    a stride. Weights that were published in 2022 hold the others too.
+    """
+    return {name: tensor for name, tensor in state.items() if not _unused_shortcut(name, state)}
+
+
+def _unused_shortcut(name: str, state: State) -> bool:
+    block = name.removesuffix(".conv3.conv.weight")
+    first = state.get(f"{block}.conv1.conv.weight")
+    if block == name or first is None:
+        return False
+    out_channels, channels = first.shape[:2]
+    return channels == out_channels and tuple(state[name].shape) == (channels, channels, 1, 1, 1)
+
+
+def _without_unused_in_unetr(state: State) -> State:
+    """UNETR's weights are older than cross-attention in MONAI's blocks, newer ones hold it unused; and until 0.9 they
+    held a token for classification, of which a segmentation makes no use."""
+    return {
+        name: tensor
+        for name, tensor in _without_unused_blocks(state).items()
+        if "cross_attn." not in name and name != "vit.patch_embedding.cls_token"
+    }
 
 
 def _vista3d(arguments: Arguments) -> nn.Module:
@@ -127,16 +150,17 @@ def _cube(side: int) -> Callable[[Arguments], tuple[int, int, int]]:
 ARCHITECTURES = {
     # BTCV weights of the research contributions of MONAI: SwinUNETR/BTCV, UNETR/BTCV.
     "swinunetr": Architecture(
-        "SwinUNETR", _swin_unetr, arguments_of.swin_unetr, _BTCV, _cube(96), 0.5, channels="in_channels"
+        "SwinUNETR", _swin_unetr, arguments_of.swin_unetr, _BTCV, _cube(96), 0.5, _without_unused_blocks,
+        channels="in_channels",
     ),
     "unetr": Architecture(
-        "UNETR", _unetr, arguments_of.unetr, _BTCV, lambda a: tuple(a["img_size"]), 0.5, _without_cross_attention,
+        "UNETR", _unetr, arguments_of.unetr, _BTCV, lambda a: tuple(a["img_size"]), 0.5, _without_unused_in_unetr,
         channels="in_channels",
     ),
     # The authors' inference for BTCV; for the whole brain give VolumePreprocessing(intensity="nonzero-zscore").
     "unest": Architecture(
         "UNesT", _unest, arguments_of.unest, VolumePreprocessing(spacing=(2.0, 1.5, 1.5), intensity="range"),
-        lambda a: (a["size"],) * 3, 0.7,
+        lambda a: (a["size"],) * 3, 0.7, _without_unused_blocks,
     ),
     # The authors' BTCV ("bcv") configuration: clipped, then mean 82.92 and deviation 136.97.
     "medformer": Architecture(

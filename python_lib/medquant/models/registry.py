@@ -33,7 +33,7 @@ from medquant.progress import CancelCheck, Progress, ProgressCallback
 if TYPE_CHECKING:
     from medquant.quantized_model import QuantizedModel
 
-__all__ = ["ModelEntry", "adapter_class", "choose_device", "from_spec", "list_models", "load_model"]
+__all__ = ["ModelEntry", "adapter_class", "choose_device", "from_spec", "known_options", "list_models", "load_model"]
 
 _ADAPTERS = {
     "medsam": ("medquant.models.sam", "SamModelAdapter"),
@@ -70,14 +70,11 @@ def load_model(
 ) -> Model | QuantizedModel:
     """Load a model by name or by path.
 
-    Names: "embedded", "embedded-nnunet", "medsam" (or its Hub id), "sam-vit-b", "sam-vit-l", "sam-vit-h", "nnunet"
-    (`weights`: the results folder), "monai:UNETR" and other MONAI networks (`weights`: the state dict), "stunet",
-    "medsam2", "published:unest" and other published networks (`weights`: the authors' file). A path may be
-    a SAM or MedSAM weight file, a folder saved by transformers, an nnU-Net results folder, or a quantized model file.
     Names: "embedded", "embedded-nnunet", "embedded-unetr", "medsam" (or its Hub id), "sam-vit-b", "sam-vit-l",
     "sam-vit-h", "nnunet" (`weights`: the results folder), "monai:UNETR" and other MONAI networks (`weights`: the state
-    dict). A path may be a SAM or MedSAM weight file, a folder saved by transformers, an nnU-Net results folder, or a
-    quantized model file.
+    dict), "stunet", "medsam2", "published:unest" and other published networks (`weights`: the authors' file). A path
+    may be a SAM or MedSAM weight file, a folder saved by transformers, an nnU-Net results folder, or a quantized model
+    file.
     `device`: "auto" (CUDA where there is one), "cpu", "cuda" ... `progress` and `cancelled` follow a download.
     `options` go to the adapter's `load`. Raises `UserError` with what is missing or wrong.
     """
@@ -103,6 +100,11 @@ def load_model(
         _require_width(model, str(spec))
     model.network.to(target)
     return model
+
+
+def known_options(spec: str) -> list[str]:
+    """Names of what a model takes as `options`; loads and fetches nothing. Raises `UserError` for an unknown model."""
+    return _options_of(adapter_class(_find(spec, "", Progress()).family).load)
 
 
 def choose_device(device: str) -> torch.device:
@@ -202,10 +204,14 @@ def _unknown(spec: str, path: Path) -> UserError:
 
 
 def _require_known(options: dict[str, Any], load: Callable[..., Any], name: str) -> None:
-    known = [option for option in inspect.signature(load).parameters if option not in ("source", "path")]
+    known = _options_of(load)
     unknown = [option for option in options if option not in known]
     if unknown:
         raise UserError(f"The model {name} has no option {', '.join(unknown)}. It has {', '.join(known)}.")
+
+
+def _options_of(load: Callable[..., Any]) -> list[str]:
+    return [option for option in inspect.signature(load).parameters if option not in ("source", "path")]
 
 
 def _is_artifact(path: Path) -> bool:

@@ -31,7 +31,7 @@ from medquant.models.prompt_images import (
     pixel_values,
 )
 from medquant.models.sam_attention import attend_in_chunks
-from medquant.models.sam_calibration import focus_in_windows, is_windowed, slices_to_calibrate
+from medquant.models.sam_calibration import focus_in_windows, is_windowed, slices_to_calibrate, slices_with_masks
 from medquant.models.sam_parts import sam_parts
 from medquant.models.sam_slices import Cut, Picture, PlacedBox, cuts_of, masks_of, slices_with_boxes
 from medquant.models.sam_source import is_plain_sam, plain_config, read_source, sam_config
@@ -162,6 +162,12 @@ class SamModelAdapter(Model):
         """One batch a slice: pixel values (1, 3, size, size) and boxes (1, 4, 4) where structures can be."""
         return slices_to_calibrate(volume, self._window(volume), self.preprocessing, selection, progress)
 
+    def labelled_batches(
+        self, reference: Segmentation, selection: CalibrationSelection, progress: Progress | None = None
+    ) -> Iterator[tuple[CalibrationBatch, torch.Tensor]]:
+        """Slices that the reference shows structures on, a box around each, and its mask (1, boxes, size, size)."""
+        return slices_with_masks(reference, self._window(reference.volume), self.preprocessing, selection, progress)
+
     def forward_for_calibration(self, network: nn.Module, *inputs: Any) -> torch.Tensor:
         """Mask logits (1, boxes, h, w) of one picture. Every convolution and linear layer is called."""
         pixels, boxes = (tensor.to(device_of(network)) for tensor in inputs)
@@ -193,7 +199,8 @@ class SamModelAdapter(Model):
         """Raise `UserError` where there is no box, or where one does not lie in the scan."""
         if prompt is None or not prompt.boxes:
             raise UserError(
-                f"{self.name} needs a box around each structure. Give it with --box, --box-world or --boxes-from."
+                f"{self.name} needs a box around each structure. Give it as --box liver=10,20,30,80,90,35 "
+                "(NAME=I1,J1,K1,I2,J2,K2 in voxels), or with --box-world or --boxes-from."
             )
         for box in prompt.boxes:
             resolve_box(box, volume)

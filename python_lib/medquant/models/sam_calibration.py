@@ -15,10 +15,11 @@ from medquant.imaging.boxes import slice_axis_of
 from medquant.imaging.volume import Volume
 from medquant.imaging.windows import IntensityWindow
 from medquant.models.base import CalibrationBatch, CalibrationSelection
-from medquant.models.body import body_mask, choose_slices
+from medquant.models.body import body_mask, choose_slices, evenly
 from medquant.models.prompt_images import Box2D, SlicePreprocessing, focus_map, input_boxes, pixel_values
 from medquant.models.slice_view import SliceView
 from medquant.progress import Progress
+from medquant.segmentation import Segmentation
 
 
 def slices_to_calibrate(
@@ -40,13 +41,44 @@ def slices_to_calibrate(
         if progress:
             progress.report(done / len(indices), f"Preparing slice {index}")
         picture, inside = view.picture(volume.array, index), view.picture(body, index)
-        boxes = _plausible_boxes(inside, generator)
+        boxes = plausible_boxes(inside, generator)
         pixels = pixel_values(window.apply(picture), settings)
         inputs = (pixels, input_boxes(boxes, picture.shape, settings))
         yield CalibrationBatch(inputs, focus_map(inside, settings))
 
 
-def _plausible_boxes(inside: np.ndarray, generator: np.random.Generator, count: int = 4) -> list[Box2D]:
+def slices_with_masks(
+    reference: Segmentation,
+    window: IntensityWindow,
+    settings: SlicePreprocessing,
+    selection: CalibrationSelection,
+    progress: Progress | None,
+) -> Iterator[tuple[CalibrationBatch, torch.Tensor]]:
+    """Slices that show much of the reference, with the box and the mask (1, boxes, size, size) of each structure."""
+    volume = reference.volume
+    axis = slice_axis_of(volume)
+    view, known = SliceView.of(volume, axis), [structure.label for structure in reference.structures]
+    shown = np.isin(reference.labels, known)
+    area = shown.sum(axis=tuple(other for other in range(3) if other != axis))
+    indices = evenly(np.flatnonzero(2 * area >= max(1, area.max())), selection.count)
+    for done, index in enumerate(indices):
+        if progress:
+            progress.report(done / len(indices), f"Preparing slice {index}")
+        picture, labels = view.picture(volume.array, index), view.picture(reference.labels, index)
+        masks = [labels == label for label in known if (labels == label).any()]
+        boxes = input_boxes([_box_around(mask) for mask in masks], picture.shape, settings)
+        focus = focus_map(view.picture(shown, index), settings)
+        truth = torch.cat([focus_map(mask, settings) for mask in masks])[None] > 0.5
+        yield CalibrationBatch((pixel_values(window.apply(picture), settings), boxes), focus), truth
+
+
+def _box_around(mask: np.ndarray) -> Box2D:
+    """The tight box (x0, y0, x1, y1) around a mask (rows, columns), inclusive."""
+    rows, columns = np.nonzero(mask)
+    return int(columns.min()), int(rows.min()), int(columns.max()), int(rows.max())
+
+
+def plausible_boxes(inside: np.ndarray, generator: np.random.Generator, count: int = 4) -> list[Box2D]:
     """Boxes (x0, y0, x1, y1) within a picture's body, a tenth to four tenths of it wide and high."""
     rows, columns = np.nonzero(inside if inside.any() else np.ones_like(inside))
     top, left = rows.min(), columns.min()

@@ -22,17 +22,17 @@ _CONTAINERS = ("state_dict", "model_state_dict", "network_weights", "model", "ne
 _WRAPPERS = ("module.", "_orig_mod.")
 
 
-def read_state_dict(path: str | Path, *, allowed: Iterable[Any] = ()) -> dict[str, torch.Tensor]:
+def read_state_dict(path: str | Path) -> dict[str, torch.Tensor]:
     """Tensors by name from a `.safetensors` file or from a PyTorch file (`weights_only=True`), on the CPU.
 
-    A training checkpoint is searched for the state dict inside it, and the prefixes of DataParallel and
-    torch.compile are taken off. Raises `UserError` for a file that is missing, damaged, or that would need to run
-    code to be read.
+    A training checkpoint is searched for the state dict inside it (scores beside it may be NumPy's numbers); the
+    prefixes of DataParallel and torch.compile are taken off. Raises `UserError` for a file that is missing, damaged, or
+    that would need to run code to be read.
     """
     path = Path(path)
     if path.suffix == ".safetensors":
         return _read_safetensors(path)
-    return strip_wrappers(_find_tensors(read_checkpoint(path, allowed=allowed), path))
+    return strip_wrappers(_find_tensors(read_checkpoint(path, allowed=numpy_types()), path))
 
 
 def read_checkpoint(path: str | Path, *, allowed: Iterable[Any] = ()) -> Any:

@@ -1,1 +1,4 @@
-"""Rewrites of a network that keep its function and make its layers easier to round. One idea a file."""
+"""Rewrites of a network that make its layers easier to round, one idea a file.
+
+All keep its function but the redesign, which makes a different model.
+"""

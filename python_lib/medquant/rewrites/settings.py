@@ -99,6 +99,47 @@ class Rewrites:
         return cls(**given)
 
 
+@dataclass(frozen=True)
+class Redesign:
+    """Convolutions that read one plane only become pointwise, and the network is trained a little: another model.
+
+    See `rewrites.redesign`. MedQuanBench (section 4.3) exchanges one 1x3x3 convolution, the most sensitive, and does
+    not tell how it trains; the numbers here are this project's.
+    """
+
+    layers: tuple[str, ...] = ("*",)
+    """Name patterns (fnmatch) of the convolutions to exchange, of those that can be."""
+    steps: int = 60
+    """Of training, one calibration input each; 0: fitted only."""
+    learning_rate: float = 3e-4
+    """Of the first step; it falls evenly to nothing."""
+    seed: int = 0
+    """Of the order of the inputs."""
+
+    def __post_init__(self) -> None:
+        if not self.layers or not all(isinstance(pattern, str) and pattern for pattern in self.layers):
+            raise UserError("A redesign needs the names of layers. Give * for all that can be exchanged.")
+        if type(self.steps) is not int or self.steps < 0:
+            raise UserError(f"The steps of training are a whole number from 0, not {self.steps}. Choose 60.")
+        if not 0 < self.learning_rate < 1:
+            raise UserError(f"A learning rate lies between 0 and 1, not {self.learning_rate}. Choose 0.0003.")
+
+    def describe(self) -> str:
+        """In a few words."""
+        where = "" if self.layers == ("*",) else f" of {', '.join(self.layers)}"
+        return f"redesigned{where}, {self.steps} steps of training: a different model"
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain data for JSON."""
+        return {**asdict(self), "layers": list(self.layers)}
+
+    @classmethod
+    def from_dict(cls, data: dict[str, Any]) -> Redesign:
+        """The inverse of `to_dict`. Raises `UserError` on unknown entries."""
+        _refuse_unknown(cls, data)
+        return cls(**{**data, **({"layers": tuple(data["layers"])} if "layers" in data else {})})
+
+
 def plain_name(name: str) -> str:
     """What a layer was called before it was rewritten: patterns of recipes and models are about that."""
     return name.removesuffix(f".{INNER}")

@@ -23,6 +23,8 @@ class Change:
     """The largest relative change of a structure's volume, of those that FP32 sees."""
     dsc_vs_reference: float | None = None
     """Mean Dice of the masks against reference labels, where there are any."""
+    worst_dsc: float = 1.0
+    """The lowest Dice of a structure against FP32's, of those that either has."""
 
     @classmethod
     def mean(cls, changes: Sequence[Change]) -> Change:
@@ -39,9 +41,11 @@ class Expected:
         """`logits` (batch, classes, *spatial).
 
         `exclusive`: one class holds at each place, the first of them background; otherwise each channel is a mask of
-        its own. `reference`: labels (batch, *spatial), or masks (batch, classes, *spatial) where not exclusive.
+        its own. `reference`: labels (batch, *spatial), or masks (batch, classes, *spatial) where not exclusive (labels
+        will do for one class); those on a finer grid over the same extent are brought to that of the logits (nearest).
         """
-        self._logits, self._exclusive, self._reference = logits.float(), exclusive, reference
+        self._logits, self._exclusive = logits.float(), exclusive
+        self._reference = None if reference is None else _on_grid(reference.to(logits.device), logits, exclusive)
         self._norm = float(self._logits.norm().clamp_min(1e-12))
         self._masks = _masks(self._logits, exclusive)
         self._probabilities = self._logits.softmax(1) if exclusive else self._logits.sigmoid()
@@ -57,9 +61,10 @@ class Expected:
         against = None if self._reference is None else mean_dice(overlaps(masks, self._reference, classes))
         error = float((found - self._logits).norm()) / self._norm
         if error != error or error == float("inf"):
-            return Change(float("inf"), float("inf"), mean_dice(sizes), volume, against)
-        divergence = max(0.0, self._cross_entropy(found) - self._self_divergence)
-        return Change(error, divergence, mean_dice(sizes), volume, against)
+            error = divergence = float("inf")
+        else:
+            divergence = max(0.0, self._cross_entropy(found) - self._self_divergence)
+        return Change(error, divergence, mean_dice(sizes), volume, against, min(dices(sizes), default=1.0))
 
     def _cross_entropy(self, logits: torch.Tensor) -> float:
         """Of the probabilities with those of `logits`, mean over all places (and masks, where not exclusive)."""
@@ -69,6 +74,16 @@ class Expected:
             return float(normalizer - matched) / (logits.numel() // logits.shape[1])
         each = functional.softplus(logits) - self._probabilities * logits
         return float(each.double().mean())
+
+
+def _on_grid(reference: torch.Tensor, logits: torch.Tensor, exclusive: bool) -> torch.Tensor:
+    if not exclusive and reference.ndim < logits.ndim:
+        reference = reference[:, None] > 0
+    if reference.shape[1 if exclusive else 2 :] == logits.shape[2:]:
+        return reference
+    channels = reference[:, None] if exclusive else reference
+    resized = functional.interpolate(channels.float(), size=logits.shape[2:], mode="nearest-exact")
+    return resized[:, 0].long() if exclusive else resized > 0.5
 
 
 def overlaps(found: torch.Tensor, expected: torch.Tensor, classes: int) -> list[tuple[int, int, int]]:
@@ -88,8 +103,13 @@ def overlaps(found: torch.Tensor, expected: torch.Tensor, classes: int) -> list[
 
 def mean_dice(sizes: Sequence[tuple[int, int, int]]) -> float:
     """Mean Dice over the structures that either has, from `overlaps`; 1 where neither has any."""
-    scores = [2 * both / (after + before) for both, after, before in sizes if after + before]
+    scores = dices(sizes)
     return sum(scores) / len(scores) if scores else 1.0
+
+
+def dices(sizes: Sequence[tuple[int, int, int]]) -> list[float]:
+    """The Dice of each structure that either has, from `overlaps`."""
+    return [2 * both / (after + before) for both, after, before in sizes if after + before]
 
 
 def _masks(logits: torch.Tensor, exclusive: bool) -> torch.Tensor:

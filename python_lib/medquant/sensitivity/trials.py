@@ -50,7 +50,7 @@ class Rounding:
         if self.activations is not None:
             activations = replace(base.activations or IntActivations(), bits=self.activations)
         bits = self.weights or 8
-        everywhere = replace(uniform(base, self.nominal or bits), activations=activations)
+        everywhere = replace(uniform(base, self.nominal or bits), activations=activations, float_inputs=())
         return replace(everywhere, overrides={"*": everywhere.grid(bits)})
 
 

@@ -20,18 +20,21 @@ def recall(model: str, recipe: str) -> dict[str, Any]:
     """What is known of a model (by name or path) and a recipe (as it describes itself, or "FP32").
 
     As far as it is known: "seconds" `per` "slice" or "scan", with the runtime that was chosen last, "bytes" of the
-    file, and "verdict", what masks had lost on the scan that was compared last.
+    file, and "verdicts", what masks had lost, by the scan that was compared.
     """
     return {} if _OWN in recipe else _read(_file()).get(model, {}).get(recipe, {})
 
 
 def remember(model: str, recipe: str, **facts: Any) -> None:
-    """Add facts. They are of use, not needed: a folder that cannot be written is no error."""
+    """Add facts, to those by scan where they are so. They are of use, not needed: a folder that cannot be written is no
+    error."""
     if _OWN in recipe:
         return
     with suppress(UserError):
         known = _read(_file())
-        known.setdefault(model, {}).setdefault(recipe, {}).update(facts)
+        before = known.setdefault(model, {}).setdefault(recipe, {})
+        for name, fact in facts.items():
+            before[name] = {**before.get(name, {}), **fact} if isinstance(fact, dict) else fact
         _write(_file(), known)
 
 

@@ -7,11 +7,10 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from medquant.bench.medquanbench.measure import run_cell
-from medquant.bench.medquanbench.plan import Cell
-from medquant.bench.medquanbench.running import Outcome
+from medquant.bench.medquanbench.plan import Cell, code_of_cells
+from medquant.bench.medquanbench.running import Outcome, attempt
 from medquant.cache_place import cache_folder
-from medquant.errors import Cancelled, UserError
+from medquant.errors import Cancelled, UserError, first_line, last_line
 from medquant.progress import Progress
 
 SECONDS_BETWEEN_CHECKS, SECONDS_TO_ANSWER = 1.0, 10.0
@@ -42,7 +41,7 @@ class OnRay:
             self.require_room(ray.nodes())
             device = "cuda" if self.gpus else "cpu"
             task = ray.remote(num_cpus=self.threads, num_gpus=self.gpus, max_retries=self.retries)(_run_anywhere)
-            waiting = {task.remote(cell, device, self.threads): cell for cell in cells}
+            waiting = {task.remote(cell, device, self.threads, code_of_cells()): cell for cell in cells}
             progress.report(0.0, f"{len(cells)} cells on {len(ray.nodes())} machines")
             while waiting:
                 done, _ = ray.wait(list(waiting), timeout=SECONDS_BETWEEN_CHECKS)
@@ -70,11 +69,13 @@ class OnRay:
         )
 
 
-def _run_anywhere(cell: Cell, device: str, threads: int) -> Outcome:
-    try:
-        return run_cell(cell, cache_folder().with_name("medquanbench"), device=device, threads=threads)
-    except UserError as error:  # as a value: Ray would wrap it
-        return error
+def _run_anywhere(cell: Cell, device: str, threads: int, code: str) -> Outcome:
+    if code_of_cells() != code:  # its row would be kept under the key of other code
+        return UserError(
+            f"{socket.gethostname()} has another version of medquant, or of a library that computes, than the program "
+            "that was started. Install the same ones on every machine."
+        )
+    return attempt(cell, cache_folder().with_name("medquanbench"), device=device, threads=threads)
 
 
 def _outcome(ray: Any, reference: Any) -> Outcome:
@@ -84,20 +85,30 @@ def _outcome(ray: Any, reference: Any) -> Outcome:
         return UserError(
             f"Its worker was lost every time ({type(error).__name__}). Give workers more memory, or fewer --threads."
         )
+    except Exception as error:  # a task that could not begin or end there: no medquant, another Python
+        return UserError(
+            f"Its task failed with {type(error).__name__}: {last_line(error)}. "
+            "See that every machine has medquant with the extra 'cluster'."
+        )
 
 
 def _connected(address: str) -> Any:
     try:
         import ray
     except ImportError as error:
-        raise UserError("Ray is not installed here. Install it with: pip install 'medquant[cluster]'") from error
+        raise UserError("Ray is not installed here. Install it with: pip install './python_lib[cluster]'") from error
     try:
         _knock(address)
         ray.init(address=address, log_to_driver=False, logging_level="error")
-    except Exception as error:  # of many kinds, by how the cluster is not there
+    except (ConnectionError, TimeoutError, socket.gaierror) as error:  # nobody answers
         raise UserError(
             f"There is no Ray cluster at {address} ({type(error).__name__}). Start one with `ray start --head`, "
             "or correct --ray."
+        ) from error
+    except Exception as error:  # other versions of Ray or Python, connected already
+        raise UserError(
+            f"Ray could not connect to {address} ({type(error).__name__}: {first_line(error)}). See that every machine "
+            "has the same versions of Ray and Python, or correct --ray."
         ) from error
     return ray
 

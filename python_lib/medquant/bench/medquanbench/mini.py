@@ -5,11 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
+from typing import ClassVar
 
 from medquant.bench.medquanbench.plan import PRODUCT, Setting, settings
 from medquant.bench.medquanbench.subjects import FileCase, NamedNetwork, Subject
-from medquant.bench.organ_case import OrganModel, test_cube
+from medquant.bench.organ_case import TEST_SCAN, OrganModel, test_cube
 from medquant.embedded.phantom import make_phantom
+from medquant.embedded.unetr_demo.dataset import PHANTOM_SHAPE, PHANTOM_SPACING
 from medquant.imaging.volume import Volume
 from medquant.models.base import Model
 from medquant.segmentation import Segmentation, Structure
@@ -18,10 +20,9 @@ FOUND_BY_FP32 = 0.5
 """Structures that FP32 finds worse than this are left out: the real network misses some on this scan."""
 SOLVER = "permutation-comq"
 METHODS = ("rtn", SOLVER, PRODUCT)
-PHANTOM_SPACING = (3.0, 2.0, 2.0)
-WHOLE, PART = (60, 192, 192), (40, 126, 162)
-"""Voxels (k, j, i) of a phantom: all that the UNETR was trained on, and what saves the nnU-Net patches."""
-CALIBRATION_SEED, TEST_SEEDS = 950, (901,)
+PART = (40, 126, 162)
+"""Voxels (k, j, i) of a phantom: what saves the nnU-Net patches; the UNETR gets all that it was trained on."""
+CALIBRATION_SEED, TEST_SEEDS = 950, (901, 902, 903)
 """No model was trained on phantoms of these seeds."""
 INPUTS = 3
 """Patches that calibrate: few, for time's sake."""
@@ -48,14 +49,18 @@ class OrganNetwork:
 class OrganScan:
     """The scan that tests it, cut and resampled to its input."""
 
-    data: Path
-    name: str = "ct_abdomen_3mm"
+    image: Path
+    labels: Path
+
+    @property
+    def name(self) -> str:
+        return self.image.parent.name
 
     def volume(self) -> Volume:
-        return _cube(self.data)[0]
+        return _cube(self.image, self.labels)[0]
 
     def reference(self) -> Segmentation:
-        return _cube(self.data)[1]
+        return _cube(self.image, self.labels)[1]
 
 
 @dataclass(frozen=True)
@@ -64,6 +69,7 @@ class PhantomScan:
 
     seed: int
     shape: tuple[int, int, int]
+    dataset: ClassVar[str] = "phantoms"
 
     @property
     def name(self) -> str:
@@ -85,13 +91,13 @@ def subjects(data: Path | None) -> list[Subject]:
             tuple(PhantomScan(seed, shape) for seed in TEST_SEEDS),
             INPUTS,
         )
-        for name, shape in (("embedded-unetr", WHOLE), ("embedded-nnunet", PART))
+        for name, shape in (("embedded-unetr", PHANTOM_SHAPE), ("embedded-nnunet", PART))
     ]
     if data is None:
         return embedded
     network = OrganNetwork(data / "weights" / "allconvunet" / "allconvunet_tcia_fold2.pth")
     calibration = FileCase(data / "ct_calibration_dicom" / "series")
-    return [Subject(network, (calibration,), (OrganScan(data),), INPUTS), *embedded]
+    return [Subject(network, (calibration,), (OrganScan(*(data / name for name in TEST_SCAN)),), INPUTS), *embedded]
 
 
 def mini_settings() -> list[Setting]:
@@ -104,8 +110,8 @@ def mini_settings() -> list[Setting]:
 
 
 @lru_cache(maxsize=1)
-def _cube(data: Path) -> tuple[Volume, Segmentation]:
-    return test_cube(data)
+def _cube(image: Path, labels: Path) -> tuple[Volume, Segmentation]:
+    return test_cube(image, labels)
 
 
 @lru_cache(maxsize=6)

@@ -17,9 +17,8 @@ PRECISIONS = {"W8A8": 8, "W4A4": 4}
 PRODUCT = "medquant"
 """Not a solver but the product's whole recipe: its calibration, static scales equalized over channels, the first and
 the last layer at 8 bits; per tensor, so that ordinary integer kernels compute it."""
-_DECIDING = tuple(
-    f"bench/{name}.py"
-    for name in ("allconvunet", "organ_case", "medquanbench/measure", "medquanbench/mini", "medquanbench/subjects")
+_DECIDING = tuple(f"bench/{name}.py" for name in ("allconvunet", "organ_case", "reference_boxes")) + tuple(
+    f"bench/medquanbench/{name}.py" for name in ("measure", "mini", "subjects")
 )
 
 

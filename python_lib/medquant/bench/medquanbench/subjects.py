@@ -12,6 +12,7 @@ from medquant.imaging.reading import read_labels, read_volume
 from medquant.imaging.volume import Volume
 from medquant.models.base import Model
 from medquant.models.registry import load_model
+from medquant.quantized_model import require_original
 from medquant.segmentation import Segmentation
 
 
@@ -47,15 +48,14 @@ class NamedNetwork:
 
     @property
     def name(self) -> str:
-        """With the last words of the weights' path, which tell one trained network from another."""
-        return self.spec if self.weights is None else f"{self.spec} {'/'.join(Path(self.weights).parts[-2:])}"
+        """Of a path its end; with the last words of the weights' path, which tell one trained network from another."""
+        spec = Path(self.spec).name if Path(self.spec).is_absolute() else self.spec
+        return spec if self.weights is None else f"{spec} {'/'.join(Path(self.weights).parts[-2:])}"
 
     def load(self, device: str) -> Model:
         """Raises `UserError` for a model that is quantized already, and as `load_model` does."""
-        model = load_model(self.spec, weights=self.weights, device=device, **json.loads(self.options))
-        if not isinstance(model, Model):
-            raise UserError(f"{self.spec} is quantized already. Give the model that it was made from.")
-        return model
+        options = json.loads(self.options)
+        return require_original(load_model(self.spec, weights=self.weights, device=device, **options))
 
 
 @dataclass(frozen=True)

@@ -23,7 +23,11 @@ class Line:
     cases: int
     structures: int
     """That count, by name, over all cases."""
+    splits: tuple[str, ...]
+    """Of the data set, that the cases are of; empty where they have none."""
     dsc: float
+    dsc_spread: float | None
+    """Standard deviation between cases; None of one case."""
     nsd: float
     dsc_drop: float
     """Per cent of FP32's; negative where it is better."""
@@ -41,7 +45,23 @@ class Line:
     """ "openvino" or "tensorrt"."""
     runtime_seconds: float | None
     runtime_dsc_change: float | None
-    """DSC there less that of PyTorch, over all structures."""
+    """DSC there less that of PyTorch, over the same structures as `dsc`."""
+    no_runtime: str | None
+    """Why `runtime` is None, in a sentence."""
+
+    @property
+    def place(self) -> str:
+        """What computed it and with how many threads, in words."""
+        if self.device is None or self.threads is None:
+            return "several"
+        return f"{self.device}, {self.threads} threads" if self.threads > 1 else f"{self.device}, 1 thread"
+
+    def gain_over(self, full: Line) -> float | None:
+        """How many times faster than FP32; None where a runtime did not compute both under the same conditions."""
+        conditions = [(line.runtime_kind, line.device, line.threads, line.cases) for line in (self, full)]
+        if conditions[0] != conditions[1] or None in conditions[0] or not self.runtime_seconds:
+            return None
+        return full.runtime_seconds / self.runtime_seconds
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data for JSON."""
@@ -62,7 +82,8 @@ def summarize(rows: Sequence[dict[str, Any]], *, found_by_fp32: float = 0.0) -> 
         if scores:
             counted = {name: float(np.mean([score[name] for score in scores])) for name in ("dsc", "nsd")}
             counted["counted"] = [score["name"] for score in scores]
-            counted["runtime_dsc_change"] = row["runtime_dsc"] - row["dsc"] if row["runtime"] else None
+            by_runtime = [score["dsc"] for score in row["runtime_structures"] or () if score["name"] in kept]
+            counted["runtime_dsc_change"] = float(np.mean(by_runtime)) - counted["dsc"] if by_runtime else None
             group = (row["model"], row["precision"], row["granularity"], row["method"])
             groups.setdefault(group, []).append({**row, **counted})
     reference = {group[0]: members for group, members in groups.items() if group[1] == FP32}
@@ -85,7 +106,9 @@ def _line(members: list[dict[str, Any]], full: list[dict[str, Any]]) -> Line:
         structures=len({name for row in members for name in row["counted"]}),
         device=_common(members, "processor"),
         threads=_common(members, "threads"),
+        splits=tuple(dict.fromkeys(row["split"] for row in members if row["split"])),
         dsc=_mean(members, "dsc"),
+        dsc_spread=float(np.std([row["dsc"] for row in members], ddof=1)) if len(members) > 1 else None,
         nsd=_mean(members, "nsd"),
         dsc_drop=drops["dsc"],
         nsd_drop=drops["nsd"],
@@ -96,6 +119,7 @@ def _line(members: list[dict[str, Any]], full: list[dict[str, Any]]) -> Line:
         runtime_kind=_common(members, "runtime_kind") if by_runtime else None,
         runtime_seconds=_mean(members, "runtime_seconds") if by_runtime else None,
         runtime_dsc_change=_mean(members, "runtime_dsc_change") if by_runtime else None,
+        no_runtime=next((row["no_runtime"] for row in members if not row["runtime"]), None),
     )
 
 

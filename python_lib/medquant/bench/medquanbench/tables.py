@@ -9,6 +9,8 @@ from pathlib import Path
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from medquant.bench.medquanbench.findings import Finding
+from medquant.bench.medquanbench.measure import TIMED_PASSES, TIMING_SECONDS
+from medquant.bench.medquanbench.narrow import Part, deployment_parts, finding_parts, score_parts
 from medquant.bench.medquanbench.plan import FP32, PRODUCT
 from medquant.bench.medquanbench.summary import Line
 from medquant.evaluation import wording
@@ -22,13 +24,15 @@ class Table:
     title: str
     head: tuple[str, ...]
     rows: tuple[tuple[str, ...], ...]
+    parts: tuple[Part, ...]
+    """The same for a terminal."""
     note: str = ""
 
 
 def tables(lines: Sequence[Line], found: Sequence[Finding], found_by_fp32: float = 0.0) -> list[Table]:
     """Scores, size and latency, findings; those that have a row. `found_by_fp32` is that of `summarize`."""
     left_out = f" Structures that FP32 finds with a DSC below {found_by_fp32} are left out." if found_by_fp32 else ""
-    made = (_scores(lines, _SIMULATED + left_out), _deployment(lines), _findings(found))
+    made = (_scores(lines, _SIMULATED + left_out + _splits(lines)), _deployment(lines), _findings(found))
     return [table for table in made if table.rows]
 
 
@@ -53,8 +57,8 @@ def write_tables(made: Sequence[Table], folder: Path) -> list[Path]:
 
 def _scores(lines: Sequence[Line], note: str) -> Table:
     """Table 1 of the paper, with a column for the method."""
-    head = ("backbone", "network", "precision", "granularity", "method", "DSC (drop)", "NSD (drop)", "bits", "cases")
-    head += ("structures",)
+    head = ("backbone", "network", "precision", "granularity", "method", "DSC (drop)", "spread", "NSD (drop)")
+    head += ("bits", "cases", "structures")
     rows, before = [], None
     for line in lines:
         new, before = line.model != before, line.model
@@ -66,20 +70,26 @@ def _scores(lines: Sequence[Line], note: str) -> Table:
                 line.granularity,
                 line.method,
                 _with_drop(line.dsc, line.dsc_drop, line),
+                "" if line.dsc_spread is None else f"{line.dsc_spread:.3f}",
                 _with_drop(line.nsd, line.nsd_drop, line),
                 f"{line.effective_bits:.1f}",
                 str(line.cases),
                 str(line.structures),
             )
         )
-    return Table("Scores by precision and granularity", head, tuple(rows), note)
+    return Table("Scores by precision and granularity", head, tuple(rows), score_parts(lines), note)
 
 
 _SIMULATED = (
-    "Means over cases, drops in per cent of FP32. Quantized rows are computed by PyTorch on rounded numbers, that is, "
-    "simulated. bits: what is stored for each weight. rtn with a granularity is the paper's; medquant is this "
-    "program's own recipe."
+    "Means over cases, drops in per cent of FP32. spread: standard deviation of DSC between cases. Quantized rows are "
+    "computed by PyTorch on rounded numbers, that is, simulated. bits: what is stored for each weight. rtn with a "
+    "granularity is the paper's; medquant is this program's own recipe."
 )
+
+
+def _splits(lines: Sequence[Line]) -> str:
+    found = list(dict.fromkeys(split for line in lines for split in line.splits))
+    return f" Cases of the data set's split {' and '.join(found)}." if found else ""
 
 
 def _with_drop(value: float, drop: float, line: Line) -> str:
@@ -100,8 +110,8 @@ def _deployment(lines: Sequence[Line]) -> Table:
                 line.model if line is base else "",
                 line.precision,
                 wording.size(line.bytes) + ratio,
-                line.runtime or "none on integers",
-                _place(line) if line.runtime else "",
+                line.runtime or "none",
+                line.place if line.runtime else "",
                 _time(line, base),
                 "" if line.runtime_dsc_change is None else f"{line.runtime_dsc_change:+.3f}",
             )
@@ -109,38 +119,41 @@ def _deployment(lines: Sequence[Line]) -> Table:
     note = (
         "A gain stands only where one runtime computed FP32 and integers of the same cases on one kind of device, "
         "with as many threads. Quantized rows are medquant's recipe; the paper's scales are found on "
-        "each input, which is simulated. Time is that of the network alone: one pass over a case."
+        f"each input, which is simulated. Time is that of the network alone on a case: the median of {TIMED_PASSES} "
+        f"passes after one that does not count; where that one takes {TIMING_SECONDS:.0f} s or more, that one."
     )
-    return Table("Size and latency of what runs on integer kernels", head, tuple(rows), note)
+    return Table(
+        "Size and latency of what runs on integer kernels",
+        head,
+        tuple(rows),
+        deployment_parts(lines),
+        note + _reasons(lines),
+    )
+
+
+def _reasons(lines: Sequence[Line]) -> str:
+    """Why a runtime computed nothing, of the lines of the table."""
+    found: dict[str, list[str]] = {}
+    for line in lines:
+        if line.no_runtime and (line.precision == FP32 or line.method == PRODUCT):
+            found.setdefault(line.no_runtime, []).append(f"{line.model} {line.precision}")
+    return "".join(f" No runtime for {', '.join(which)}: {why}" for why, which in found.items())
 
 
 def _time(line: Line, base: Line) -> str:
     if line.runtime_seconds is None:
         return ""
-    told = wording.seconds(line.runtime_seconds)
-    if line is base or not base.runtime_seconds or _conditions(line) != _conditions(base) or None in _conditions(line):
-        return told
-    return f"{told} ({base.runtime_seconds / line.runtime_seconds:.2f}{wording.TIMES})"
-
-
-def _conditions(line: Line) -> tuple[object, ...]:
-    """What must be the same for two times to be compared."""
-    return line.runtime_kind, line.device, line.threads, line.cases
-
-
-def _place(line: Line) -> str:
-    if line.device is None or line.threads is None:
-        return "several"
-    return f"{line.device}, {line.threads} threads" if line.threads > 1 else f"{line.device}, 1 thread"
+    told, gain = wording.seconds(line.runtime_seconds), None if line is base else line.gain_over(base)
+    return told if gain is None else f"{told} ({gain:.2f}{wording.TIMES})"
 
 
 def _findings(found: Sequence[Finding]) -> Table:
     rows, before = [], None
     for finding in found:
         new, before = finding.claim != before, finding.claim
-        verdict = "holds" if finding.holds else "does not hold"
-        rows.append((finding.claim if new else "", finding.model, verdict, finding.evidence))
-    return Table("What the paper finds, on these models", ("claim", "network", "here", "figures"), tuple(rows))
+        rows.append((finding.claim if new else "", finding.model, finding.verdict, finding.evidence))
+    head = ("claim", "network", "here", "figures")
+    return Table("What the paper finds, on these models", head, tuple(rows), finding_parts(found))
 
 
 def _markdown(table: Table) -> str:

@@ -3,30 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
-from scipy import ndimage
-
+from medquant.bench.reference_boxes import boxes_of
 from medquant.datasets import Case, open_dataset
 from medquant.errors import UserError
 from medquant.evaluation.metrics import agreement
-from medquant.imaging.boxes import boxes_from_labels
 from medquant.imaging.reading import read_volume
 from medquant.imaging.volume import Volume
 from medquant.models.base import Model
 from medquant.progress import Progress
-from medquant.prompts import BoxPrompt
 from medquant.quantized_model import QuantizedModel
 from medquant.segment import segment
 from medquant.segmentation import Segmentation, Structure
 
 ORGANS = ("liver", "kidney", "spleen", "pancreas")
 """Those of AbdomenCT-1K; a structure counts whose name has one of these words."""
-PAIRED = "kidney"
-SMALLEST_PART = 0.05
-"""Of a paired organ's voxels: a smaller piece is no organ of its own."""
 LABELS = {1: "spleen", 2: "right kidney", 3: "left kidney", 5: "liver", 7: "pancreas"}
 AT_HAND = (
     ("ct_abdomen_dicom", "series", "labels.nii.gz", LABELS, "by a model"),
@@ -70,11 +63,11 @@ def at_hand(data: Path) -> Material:
 def abdomenct_1k(folder: Path, count: int | None) -> Material:
     """AbdomenCT-1K, the paper's data set: the first case calibrates, the next `count` (None: all) test.
 
-    Raises `UserError` where its layout is not found, or holds one case only.
+    Raises `UserError` where its layout is not found, where its masks are missing, or one case only has one.
     """
-    first, *others = open_dataset("abdomenct-1k", folder).with_reference()[: None if count is None else count + 1]
+    first, *others = open_dataset("abdomenct-1k", folder).require_reference()[: None if count is None else count + 1]
     if not others:
-        raise UserError(f"{folder} has one case only. One calibrates, and others are needed to test.")
+        raise UserError(f"{folder} has one case with a mask only. One calibrates, and others are needed to test.")
     plural = "s" if len(others) > 1 else ""
     return Material(f"{len(others)} case{plural} of AbdomenCT-1K", others, first.name, first.image)
 
@@ -99,25 +92,3 @@ def organs(reference: Segmentation) -> Iterator[Structure]:
     for structure in reference.structures:
         if any(organ in structure.name.lower() for organ in ORGANS) and reference.mask(structure).any():
             yield structure
-
-
-def boxes_of(reference: Segmentation, structure: Structure) -> BoxPrompt:
-    """A tight box on each slice that shows the structure; where both kidneys are one structure, one for each."""
-    mask = reference.mask(structure)
-    parts = mask.astype(np.uint8)
-    if PAIRED in structure.name.lower():
-        parts = _largest_parts(mask)
-    numbers = [Structure(number, structure.name) for number in range(1, int(parts.max()) + 1)]
-    boxes = boxes_from_labels(parts, reference.volume, numbers, per_slice=True).boxes
-    return BoxPrompt(tuple(replace(box, label=1) for box in boxes))
-
-
-def _largest_parts(mask: np.ndarray) -> np.ndarray:
-    """The one or two largest connected pieces of a mask as labels 1 and 2; crumbs are nobody's."""
-    pieces, count = ndimage.label(mask)
-    sizes = np.bincount(pieces.ravel(), minlength=count + 1)[1:]
-    kept = [piece for piece in np.argsort(-sizes)[:2] if sizes[piece] >= SMALLEST_PART * sizes.sum()]
-    parts = np.zeros(mask.shape, dtype=np.uint8)
-    for number, piece in enumerate(kept, start=1):
-        parts[pieces == piece + 1] = number
-    return parts

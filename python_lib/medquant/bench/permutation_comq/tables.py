@@ -25,7 +25,10 @@ from medquant.quantize import quantize
 from medquant.quantized_model import QuantizedModel
 from medquant.recipe import IntWeights, Method, Recipe
 
-_DECIDING = tuple(f"bench/{name}.py" for name in ("quality", "permutation_comq/material", "permutation_comq/tables"))
+_DECIDING = tuple(
+    f"bench/{name}.py"
+    for name in ("quality", "reference_boxes", "permutation_comq/material", "permutation_comq/tables")
+)
 
 
 def _alike(method: Method, bits: int, grain: WeightGranularity = PerChannel(), scope: str = "rows") -> Recipe:  # noqa: B008 - frozen

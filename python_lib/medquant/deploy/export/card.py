@@ -32,6 +32,7 @@ def card_data(
     return {
         "name": model.name,
         "use": NOT_CLINICAL,
+        "different_model": quantized.provenance.redesign if quantized else "",
         "format": form.name,
         "runtime": form.version(),
         "family": adapter.family,
@@ -54,6 +55,8 @@ def card_data(
 def card_text(data: Mapping[str, Any], form: Format, script: str) -> str:
     """The card for people, `README.md`, from the data of `card_data`."""
     lines = [f"# {data['name']}", "", f"**{NOT_CLINICAL}** A segmentation network as {form.title}.", ""]
+    if data["different_model"]:
+        lines += [f"**{data['different_model']}**", ""]
     run = [f"pip install numpy {form.packages}"] * bool(form.packages) + [f"python {script}"]
     lines += ["## Run it", "", "```", *run, "```", ""]
     lines += [
@@ -81,7 +84,7 @@ def card_text(data: Mapping[str, Any], form: Format, script: str) -> str:
     lines += [
         f"- {key.replace('_', ' ')}: {_plain(value)}"
         for key, value in data["provenance"].items()
-        if value and key != "licence"
+        if value and key not in ("licence", "redesign")
     ]
     return "\n".join(lines) + "\n"
 

@@ -95,7 +95,10 @@ def format_named(name: str) -> Format:
     return getattr(import_module(module), kind)()
 
 
-def stored_bits(bits: set[int]) -> str:
-    """ "packed codes of 2 and 4 bits"."""
-    listing = " and ".join(str(b) for b in sorted(bits))
-    return f"packed codes of {listing} bits"
+def how_stored(on_integers: str, bits: set[int]) -> str:
+    """How weights are stored: "int8 with Q/DQ, packed codes of 2 and 4 bits".
+
+    `on_integers`: how those are that integer kernels take, "" where there are none; `bits`: those of packed codes.
+    """
+    packed = f"packed codes of {' and '.join(str(b) for b in sorted(bits))} bits" if bits else ""
+    return ", ".join(filter(None, (on_integers, packed))) or "floating point"

@@ -8,15 +8,14 @@ from typing import Any
 
 import numpy as np
 
-from medquant.deploy.export.formats import PartFile, Run, Settings, stored_bits
+from medquant.deploy.export.formats import PartFile, Run, Settings, how_stored
 from medquant.deploy.export.int8_weights import notes_on_int8
 from medquant.deploy.export.opened import opened
 from medquant.deploy.export.stored_weight import StoredWeight, exact_half, packed_codes
 from medquant.deploy.onnx_program import LEAST_OPSET, onnx_model
-from medquant.deploy.program import rounds_inputs
+from medquant.deploy.program import integer_layers, rounds_inputs
 from medquant.deploy.runtime import RUNTIMES
 from medquant.errors import UserError, first_line
-from medquant.layers import QuantizedLayer
 from medquant.models.base import Model, Part
 from medquant.quantized_model import QuantizedModel
 
@@ -50,19 +49,15 @@ class OnnxFormat:
 
     def write(self, model: Model | QuantizedModel, name: str, part: Part, folder: Path, settings: Settings) -> PartFile:
         """Write `name`.onnx."""
-        if settings.packs(part):
-            made, stored, notes = packed_model(part, settings.opset)
-        else:
-            opset = LEAST_OPSET if settings.opset is None else settings.opset
-            made = onnx_model(part, integers=rounds_inputs(part.module), opset=min(opset, _EXPORTED_OPSET))
-            _declare(made, opset)
-            quantized = any(isinstance(module, QuantizedLayer) for module in part.module.modules())
-            stored = "int8 with Q/DQ" if quantized else "floating point"
-            notes = notes_on_int8(part, any_processor=settings.any_processor)
+        packs = settings.packs(part)
+        made, bits, notes = with_codes(part, settings.opset, packs=packs)
+        on_integers = "" if packs or not integer_layers(part.module) else "int8 with Q/DQ"
+        notes += () if packs else notes_on_int8(part, any_processor=settings.any_processor)
         halve(made)
         file = f"{name}.onnx"
         (folder / file).write_bytes(made.SerializeToString())
-        return PartFile(file, f"{stored}, opset {made.opset_import[0].version}", notes)
+        opset = made.opset_import[0].version
+        return PartFile(file, f"{how_stored(on_integers, bits)}, opset {opset}", notes)
 
     def runner(self, path: Path, part: Part) -> Run:
         """Run by onnxruntime on the processor."""
@@ -80,14 +75,20 @@ class OnnxFormat:
         return lambda values: tuple(session.run(None, {key: values[key] for key in part.inputs}))
 
 
-def packed_model(part: Part, opset: int | None) -> tuple[Any, str, tuple[str, ...]]:
-    """A part with its weights as packed constants; how they are stored; what had to give way for an older opset."""
-    ready = opened(part, integers=rounds_inputs(part.module))
+def with_codes(part: Part, opset: int | None, *, packs: bool) -> tuple[Any, set[int], tuple[str, ...]]:
+    """A part with weights as constants of codes; bits that a code takes; what had to give way for an older opset.
+
+    `packs`: all weights are. Else only those whose inputs are not rounded: the others are int8, for integer kernels.
+    """
+    integers = rounds_inputs(part.module)
+    ready = opened(part, integers=integers, rounded=packs)
     if opset is None:
-        fewest = min((weight.bits for weight in ready.weights.values()), default=8)
-        fitting = [bits for bits in OPSET_OF_BITS if bits >= fewest and loads(bits)]
-        opset = max(LEAST_OPSET, OPSET_OF_BITS[min(fitting)])
-    made = onnx_model(ready.part, integers=rounds_inputs(part.module), opset=min(opset, _EXPORTED_OPSET))
+        opset = LEAST_OPSET
+        if packs:
+            fewest = min((weight.bits for weight in ready.weights.values()), default=8)
+            fitting = [bits for bits in OPSET_OF_BITS if bits >= fewest and loads(bits)]
+            opset = max(opset, OPSET_OF_BITS[min(fitting)])
+    made = onnx_model(ready.part, integers=integers, opset=min(opset, _EXPORTED_OPSET))
     nodes: list[Any] = []
     for name, weight in ready.weights.items():
         nodes += _decoding(made.graph, name, weight, _stored(weight.bits, opset))
@@ -105,7 +106,7 @@ def packed_model(part: Part, opset: int | None) -> tuple[Any, str, tuple[str, ..
             f"ONNX opset {opset} has no integers of {', '.join(str(b) for b in sorted(widened))} bits: such codes take "
             f"the next size it has. The quantized model's own file (--format artifact) is smaller.",
         )
-    return made, stored_bits(bits), notes
+    return made, bits, notes
 
 
 @cache

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -95,10 +95,17 @@ def packed_module(part: Part, *, integers: bool = True) -> nn.Module:
     return _exchanged(part.module, exchange)
 
 
-def opened(part: Part, *, integers: bool = True) -> OpenedPart:
-    """`part` with an input more for each weight that runs and can be stored as codes. The part itself stays."""
+def opened(part: Part, *, integers: bool = True, rounded: bool = True) -> OpenedPart:
+    """`part` with an input more for each weight that runs and can be stored as codes. The part itself stays.
+
+    `rounded`: also those of layers whose input is rounded.
+    """
+    layers = {n: m for n, m in nn.Sequential(part.module).named_modules() if isinstance(m, QuantizedLayer)}
+    wanted = {name: layer for name, layer in layers.items() if rounded or layer.input_quantizer is None}
+    if not wanted:
+        return OpenedPart(part, {})
     given, weights, examples = _Given(), {}, {}
-    ran = _layers_that_run(part)
+    ran = _those_that_run(part, wanted)
 
     def exchange(name: str, layer: QuantizedLayer, weight: StoredWeight) -> nn.Module:
         if name not in ran:
@@ -126,14 +133,10 @@ def _exchanged(module: nn.Module, exchange: Callable[[str, QuantizedLayer, Store
     return holder[0]
 
 
-def _layers_that_run(part: Part) -> set[str]:
-    """Names, below a `Sequential` around the module, of the layers that one pass calls."""
+def _those_that_run(part: Part, layers: Mapping[str, nn.Module]) -> set[str]:
+    """Names of the layers that one pass calls."""
     ran: set[str] = set()
-    hooks = [
-        layer.register_forward_pre_hook(lambda *_, name=name: ran.add(name))
-        for name, layer in nn.Sequential(part.module).named_modules()
-        if isinstance(layer, QuantizedLayer)
-    ]
+    hooks = [layer.register_forward_pre_hook(lambda *_, name=name: ran.add(name)) for name, layer in layers.items()]
     try:
         with torch.inference_mode():
             part.module(*part.inputs.values())

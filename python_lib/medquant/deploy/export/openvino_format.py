@@ -7,15 +7,14 @@ from typing import Any
 
 import numpy as np
 
-from medquant.deploy.export.formats import PartFile, Run, Settings, stored_bits
+from medquant.deploy.export.formats import PartFile, Run, Settings, how_stored
 from medquant.deploy.export.int8_weights import notes_on_int8
 from medquant.deploy.export.opened import opened
 from medquant.deploy.export.stored_weight import StoredWeight, exact_half, packed_codes
 from medquant.deploy.openvino_program import openvino_model
-from medquant.deploy.program import rounds_inputs
+from medquant.deploy.program import integer_layers, rounds_inputs
 from medquant.deploy.runtime import RUNTIMES
 from medquant.errors import UserError, last_line
-from medquant.layers import QuantizedLayer
 from medquant.models.base import Model, Part
 from medquant.quantized_model import QuantizedModel
 
@@ -48,33 +47,28 @@ class OpenVinoFormat:
         """Write `name`.xml and `name`.bin."""
         import openvino
 
-        integers = rounds_inputs(part.module)
-        notes: tuple[str, ...] = ()
-        if settings.packs(part):
-            ready = opened(part, integers=integers)
-            made = openvino_model(ready.part, integers=integers, exact_norms=not integers)
-            for parameter in list(made.get_parameters()):
-                weight = ready.weights.get(parameter.output(0).get_any_name())
-                if weight is not None:
-                    parameter.output(0).replace(_decoded(weight).output(0))
-                    made.remove_parameter(parameter)
-            made.validate_nodes_and_infer_types()
-            bits = {_stored(weight.bits) for weight in ready.weights.values()}
-            stored = stored_bits(bits)
-            if any(weight.bits == 3 for weight in ready.weights.values()):
-                notes = ("Codes of 3 bits take 4 here. The quantized model's own file (--format artifact) is smaller.",)
-        else:
-            made = openvino_model(part, integers=integers, exact_norms=not integers)
-            quantized = any(isinstance(module, QuantizedLayer) for module in part.module.modules())
-            stored = "int8 with FakeQuantize" if quantized else "floating point"
-            notes = notes_on_int8(part, any_processor=settings.any_processor)
+        integers, packs = rounds_inputs(part.module), settings.packs(part)
+        # On integers the program widens codes to int8; weights of layers that are not keep their own codes.
+        ready = opened(part, integers=integers, rounded=packs)
+        made = openvino_model(ready.part, integers=integers, exact_norms=not integers)
+        for parameter in list(made.get_parameters()):
+            weight = ready.weights.get(parameter.output(0).get_any_name())
+            if weight is not None:
+                parameter.output(0).replace(_decoded(weight).output(0))
+                made.remove_parameter(parameter)
+        made.validate_nodes_and_infer_types()
+        bits = {_stored(weight.bits) for weight in ready.weights.values()}
+        on_integers = "" if packs or not integer_layers(part.module) else "int8 with FakeQuantize"
+        notes = () if packs else notes_on_int8(part, any_processor=settings.any_processor)
+        if any(weight.bits == 3 for weight in ready.weights.values()):
+            notes += ("Codes of 3 bits take 4 here. The quantized model's own file (--format artifact) is smaller.",)
         _halve(made)
         file = f"{name}.xml"
         try:
             openvino.save_model(made, folder / file, compress_to_fp16=False)
         except RuntimeError as error:
             raise OSError(last_line(error)) from error
-        return PartFile(file, stored, notes)
+        return PartFile(file, how_stored(on_integers, bits), notes)
 
     def runner(self, path: Path, part: Part) -> Run:
         """Run by OpenVINO on the processor, in FP32 where integers are not written."""

@@ -10,10 +10,11 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from medquant.deploy.agreement import bound_of_export, relative_difference
+from medquant.deploy.agreement import TIPPED, bound_of_export, relative_difference, tipping
 from medquant.deploy.export.example import engine_outputs
 from medquant.deploy.export.folder import working_in
 from medquant.deploy.export.formats import Format, PartFile, Run
+from medquant.deploy.program import rounds_inputs
 from medquant.errors import UserError
 from medquant.models.base import Part
 from medquant.progress import Progress
@@ -55,6 +56,9 @@ def verify(
         # What an integer part gave makes the next one differ too.
         rounded = max(rounded, bound_of_export(part.module, form.name))
         relative = max(relative_difference(one, expected[key]) for one, key in zip(outputs, part.outputs, strict=True))
+        if relative > rounded and rounds_inputs(part.module):
+            wanted = [expected[key] for key in part.outputs]
+            rounded = max(rounded, TIPPED * tipping(part.module, list(part.inputs.values()), wanted))
         if part.dynamic:
             relative = max(relative, _at_other_sizes(part, run, folder, progress))
         results.append(Difference(name, relative, rounded, _same_labels(outputs[0], expected[part.outputs[0]])))

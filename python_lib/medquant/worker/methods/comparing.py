@@ -40,7 +40,8 @@ COLUMNS = (
 def compare(params: dict[str, Any], work: Work) -> dict[str, Any]:
     """Compare the masks `fp32` and `quantized` of `volume`, and both with `reference` where there is one.
 
-    `of` names the model, so that what its masks lost is remembered, and `handle` the file of the quantized one.
+    `of` names the model and `scan` the scan, so that what the masks lost there is remembered, and `handle` the file of
+    the quantized one.
     `calibrated_here` tells whether that was calibrated on `volume`, where the file should not be asked.
     """
     progress = work.part()
@@ -50,8 +51,9 @@ def compare(params: dict[str, Any], work: Work) -> dict[str, Any]:
     difference = _difference(fp32, quantized)
     progress.report(0.95, "Finding the slice that differs most")
     verdict = comparison.summary[1].verdict
-    if params.get("of") and not _edited(params):  # what a hand has mended says nothing of the model
-        measured.remember(params["of"], comparison.summary[1].recipe, verdict=verdict)
+    model, scan = params.get("of"), params.get("scan")
+    if model and scan and not _edited(params):  # what a hand has mended says nothing of the model
+        measured.remember(model, comparison.summary[1].recipe, verdicts={scan: verdict})
     progress.check()
     per_slice = [
         np.count_nonzero(difference, axis=tuple(other for other in range(3) if other != one)) for one in range(3)
@@ -273,8 +275,8 @@ def _notes(comparison: Comparison, params: dict[str, Any], names: dict[str, str]
         if _less(fp32.seconds, quantized.seconds):
             notes.append(f"{short} is slower than FP32 on this machine.")
         if fp32.runtime and quantized.runtime and fp32.runtime != quantized.runtime:
-            runtimes = " and ".join(f"{names[one.name]} ran by {one.runtime}" for one in (fp32, quantized))
-            notes.append(f"{runtimes}: the seconds are not the work of the bits alone.")
+            told = [f"{names[one.name]} ran by {wording.runtime(one.runtime)}" for one in (fp32, quantized)]
+            notes.append(f"{' and '.join(told)}: the seconds are not the work of the bits alone.")
     if quantized.simulated:
         notes.append(f"{short} is simulated: the file is smaller, the arithmetic is that of floating point.")
     if _calibrated_here(params, volume) is False:

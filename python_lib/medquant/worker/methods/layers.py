@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from medquant.errors import UserError
+from medquant.quantized_model import require_original
 from medquant.worker.recipes import recipe_of, selection_of
 from medquant.worker.work import Work
 
@@ -25,9 +25,7 @@ def sensitivity(params: dict[str, Any], work: Work) -> dict[str, Any]:
     from medquant.sensitivity.layers import sensitivity as run_sensitivity
     from medquant.sensitivity.trials import roundings_of
 
-    model = work.warm.model(params["model"], work.part(0.0, 0.02))
-    if hasattr(model, "recipe"):
-        raise UserError(f"{model.name} is quantized already. Choose the model that it was made from.")
+    model = require_original(work.warm.model(params["model"], work.part(0.0, 0.02)))
     roundings = roundings_of(params.get("bits", (2, 4, 8)), params.get("what", "weights"))
     volume, rest = work.warm.volume(work.folder, params["volume"]), work.part(0.05, 1.0)
     selection = selection_of({"slices": params.get("slices", 1)})

@@ -19,7 +19,7 @@ def machine(params: dict[str, Any], work: Work) -> dict[str, Any]:
         f"{here.cores} core{'s' if here.cores > 1 else ''}, {wording.memory(here.memory_mb)}",
         *here.gpus,
         "fast 8-bit integers" if here.has_fast_integers else "8-bit integers gain little",
-        f"runtimes: {', '.join(runtimes)}",
+        f"runtimes: {', '.join(map(wording.runtime, runtimes))}",
     ]
     return {"machine": here.to_dict(), "runtimes": runtimes, "text": "; ".join(parts)}
 

@@ -17,7 +17,6 @@ if TYPE_CHECKING:
     from medquant.quantized_model import QuantizedModel
 
 DOWNLOADABLE = ("medsam",)
-NOT_MEASURED = "not measured"
 _TRAINED = "what it was trained for"
 _BOX = "any structure in a box"
 _FAMILIES = {"medsam": _BOX, "medsam2": _BOX, "nnunet": _TRAINED, "monai": _TRAINED, "published": _TRAINED}
@@ -52,7 +51,8 @@ def download(params: dict[str, Any], work: Work) -> dict[str, Any]:
 
 
 def sizes(params: dict[str, Any], work: Work) -> dict[str, Any]:
-    """For each of `bits`: bytes and their text, expected before and measured after, seconds, and what masks lost.
+    """For each of `bits`: bytes and their text, expected before and measured after, seconds, and what masks lost,
+    by the `scan` that they were compared on.
 
     Other settings of the recipe are those of `quantize`.
     """
@@ -84,7 +84,7 @@ def _choice(spec: str, recipe: str, expected: int | None, *, exact: bool) -> dic
         "bytes": size,
         "size": wording.size(size) if size else "",
         "measured": exact or "bytes" in known,
-        "accuracy": known.get("verdict", NOT_MEASURED),
+        "verdicts": known.get("verdicts", {}),
         **_speed(spec, recipe),
     }
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from medquant.errors import UserError
 from medquant.evaluation import wording
+from medquant.quantized_model import require_original
 from medquant.worker import measured
 from medquant.worker.recipes import recipe_of, selection_of
 from medquant.worker.work import Work
@@ -27,9 +28,7 @@ def quantize(params: dict[str, Any], work: Work) -> dict[str, Any]:
     from medquant.quantize import quantize as run_quantize
 
     recipe = recipe_of(params)
-    model = work.warm.model(params["model"], work.part(0.0, 0.02))
-    if hasattr(model, "recipe"):
-        raise UserError(f"{model.name} is quantized already. Choose the model that it was made from.")
+    model = require_original(work.warm.model(params["model"], work.part(0.0, 0.02)))
     volume = work.warm.volume(work.folder, params["volume"])
     rest, selection = work.part(0.02, 1.0), selection_of(params)
     path = place_of(model, recipe, volume, selection)
