@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -36,3 +38,23 @@ def test_data() -> Path:
 def rng() -> np.random.Generator:
     """A seeded generator."""
     return np.random.default_rng(0)
+
+
+@pytest.fixture(scope="session")
+def tiny_sam() -> Callable[[], Any]:
+    """Makes a real SAM of transformers with a few thousand weights, the library's own start, seeded."""
+
+    def make() -> Any:
+        import torch
+        from transformers import SamConfig, SamModel
+
+        torch.manual_seed(0)
+        wide, heads = {"hidden_size": 16}, {"num_attention_heads": 2, "num_hidden_layers": 2, "mlp_dim": 32}
+        vision = wide | heads | {"image_size": 64, "patch_size": 8, "window_size": 4, "global_attn_indexes": [1]}
+        vision |= {"output_channels": 16, "num_pos_feats": 8}
+        prompt = wide | {"image_size": 64, "patch_size": 8, "image_embedding_size": 8, "mask_input_channels": 8}
+        decoder = wide | heads | {"iou_head_hidden_dim": 16, "iou_head_depth": 2}
+        config = SamConfig(vision_config=vision, prompt_encoder_config=prompt, mask_decoder_config=decoder)
+        return SamModel(config)
+
+    return make

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from typer.testing import CliRunner, Result
@@ -63,19 +64,11 @@ def scan(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def small_sam(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def small_sam(tiny_sam: Callable[[], Any], tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder saved by transformers: a real SAM, tiny and untrained, so that every command runs in a moment."""
     import torch
-    from transformers import SamConfig, SamModel
 
-    torch.manual_seed(0)
-    vision = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "image_size": 64, "patch_size": 8}
-    vision |= {"mlp_dim": 32, "output_channels": 16, "num_pos_feats": 8, "window_size": 4, "global_attn_indexes": [1]}
-    prompt = {"hidden_size": 16, "image_size": 64, "patch_size": 8, "image_embedding_size": 8, "mask_input_channels": 8}
-    decoder = {"hidden_size": 16, "mlp_dim": 32, "num_hidden_layers": 2, "num_attention_heads": 2}
-    decoder |= {"iou_head_hidden_dim": 16, "iou_head_depth": 2}
-    config = SamConfig(vision_config=vision, prompt_encoder_config=prompt, mask_decoder_config=decoder)
-    model = SamModel(config)
+    model = tiny_sam()
     for parameter in model.vision_encoder.parameters():  # the library's own start is too near zero to show anything
         torch.nn.init.normal_(parameter, std=0.2)
     folder = tmp_path_factory.mktemp("small-sam")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import sys
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -46,18 +47,11 @@ class Small:
 
 
 @pytest.fixture(scope="module")
-def small(warm_loop: EventLoop, tmp_path_factory: pytest.TempPathFactory) -> Small:
+def small(warm_loop: EventLoop, tiny_sam: Callable[[], Any], tmp_path_factory: pytest.TempPathFactory) -> Small:
     """A SAM of a few thousand random weights, as transformers saves it, and a coarse phantom."""
     import torch
-    from transformers import SamConfig, SamModel
 
-    torch.manual_seed(0)
-    vision = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "image_size": 64, "patch_size": 8}
-    vision |= {"mlp_dim": 32, "output_channels": 16, "num_pos_feats": 8, "window_size": 4, "global_attn_indexes": [1]}
-    prompt = {"hidden_size": 16, "image_size": 64, "patch_size": 8, "image_embedding_size": 8, "mask_input_channels": 8}
-    decoder = {"hidden_size": 16, "mlp_dim": 32, "num_hidden_layers": 2, "num_attention_heads": 2}
-    decoder |= {"iou_head_hidden_dim": 16, "iou_head_depth": 2}
-    network = SamModel(SamConfig(vision_config=vision, prompt_encoder_config=prompt, mask_decoder_config=decoder))
+    network = tiny_sam()
     with torch.no_grad():  # the library's own start is too near zero to show anything
         for name, parameter in network.named_parameters():
             if parameter.ndim > 1 or "embed" in name:

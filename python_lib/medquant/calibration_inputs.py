@@ -59,3 +59,10 @@ def calibration_inputs(
     if not batches:
         raise UserError("No part of the volume can be used to calibrate. Choose other slices.")
     return batches, tuple(volume.content_hash() for volume in calibration)
+
+
+def set_apart(
+    batches: Sequence[CalibrationBatch], one_of: int
+) -> tuple[list[CalibrationBatch], list[CalibrationBatch]]:
+    """Two parts: the second has one of every `one_of` inputs, the second input first; the first has the others."""
+    return [batch for number, batch in enumerate(batches) if number % one_of != 1], list(batches[1::one_of])

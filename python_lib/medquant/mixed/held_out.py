@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 
+from medquant.calibration_inputs import set_apart
 from medquant.errors import UserError
 from medquant.layers import decoded_once
 from medquant.mixed.chain import Allocation
@@ -45,8 +46,8 @@ def parted(batches: Sequence[CalibrationBatch]) -> tuple[list[CalibrationBatch],
     Raises `UserError` where there are fewer than two, and where no other input than those that calibrate is left.
     """
     held_out_of(len(batches))
-    calibrating = [batch for number, batch in enumerate(batches) if number % HELD_OUT != 1]
-    checking = [one for one in batches[1::HELD_OUT] if not any(_same(one, other) for other in calibrating)]
+    calibrating, apart = set_apart(batches, HELD_OUT)
+    checking = [one for one in apart if not any(_same(one, other) for other in calibrating)]
     if not checking:
         raise UserError("The inputs that would check are those that calibrate. Give others, or a scan.")
     return calibrating, checking

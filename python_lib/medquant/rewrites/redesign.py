@@ -16,6 +16,7 @@ from functools import partial
 import torch
 from torch import nn
 
+from medquant.calibration_inputs import set_apart
 from medquant.errors import UserError
 from medquant.geometry import LayerGeometry
 from medquant.lockstep import run_in_lockstep
@@ -47,8 +48,7 @@ def redesigned(
     tracker = tracker or Progress()
     chosen = layers_to_exchange(model.network, settings.layers)
     batches = [trainable(batch) for batch in batches]
-    held_out = batches[1::HELD_OUT]
-    training = [batch for number, batch in enumerate(batches) if number % HELD_OUT != 1]
+    training, held_out = set_apart(batches, HELD_OUT)
     measuring = held_out or training
     teacher, student = copy.deepcopy(model.network).eval(), copy.deepcopy(model.network).eval()
 
