@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from pathlib import Path
 
 import pytest
 import torch
 from torch import nn
 
-from medquant.bench.autoquant import Row, rows_of
+from medquant.bench.autoquant import Row, rows_of, run, sizes_to_reach
 from medquant.bench.organ_case import CROPS, Crop
+from medquant.errors import UserError
 from medquant.models.base import CalibrationBatch
 from medquant.models.torch_program import TorchModel, from_module
 from medquant.progress import Progress, ProgressEvent
@@ -26,9 +28,9 @@ class SmallCase:
 
     model: TorchModel
 
-    def batches(self, crops: Sequence[Crop] = CROPS) -> list[CalibrationBatch]:
-        """An input of the scan that calibrates for each crop."""
-        return [CalibrationBatch((_input(hash(crop) % 1000),)) for crop in crops]
+    def batches(self, crops: Sequence[Crop] = CROPS, *, first: int = 0, step: int = 1) -> list[CalibrationBatch]:
+        """An input of the scan that calibrates, or of some of its slices, for each crop."""
+        return [CalibrationBatch((_input(hash((crop, first, step)) % 1000),)) for crop in crops]
 
     def scores(self, network: nn.Module) -> tuple[float, float]:
         """Against FP32's masks and against a reference, on another input."""
@@ -58,18 +60,32 @@ def rows(told: list[ProgressEvent]) -> list[Row]:
     return rows_of(case, BITS, Recipe(method="rtn"), Progress(told.append))
 
 
-def test_each_size_has_two_uniform_rows_and_a_mixed_one(rows: list[Row]) -> None:
-    assert [row.kind for row in rows] == ["uniform", "uniform", "mixed"] * len(BITS)
+def test_there_are_two_uniform_rows_of_each_bits_and_mixed_ones_between(rows: list[Row]) -> None:
+    assert sorted(row.kind for row in rows) == ["mixed"] * 4 + ["uniform"] * 2 * len(BITS)
+    assert [row.bytes_on_disk for row in rows] == sorted(row.bytes_on_disk for row in rows)
     wanted = {"network", "kind", "recipe", "bytes_on_disk", "effective_bits", "dsc_vs_fp32", "dsc_vs_reference"}
     assert all(set(asdict(row)) == wanted for row in rows)
     assert all(0 <= score <= 1 for row in rows for score in (row.dsc_vs_fp32, row.dsc_vs_reference))
 
 
-def test_no_mixed_model_is_larger_than_both_of_its_peers(rows: list[Row]) -> None:
-    for plain, default, mixed in zip(rows[::3], rows[1::3], rows[2::3], strict=True):
-        assert mixed.bytes_on_disk <= max(plain.bytes_on_disk, default.bytes_on_disk)
-        assert mixed.effective_bits == pytest.approx(default.effective_bits, abs=1.0)
-    assert [row.bytes_on_disk for row in rows[2::3]] == sorted(row.bytes_on_disk for row in rows[2::3])
+def test_a_mixed_model_is_no_larger_than_asked(rows: list[Row]) -> None:
+    mixed = [row.bytes_on_disk for row in rows if row.kind == "mixed"]
+    uniform = [row.bytes_on_disk for row in rows if row.kind == "uniform"]
+    pairs = zip(uniform[::2], uniform[1::2], strict=True)
+    allowed = sizes_to_reach(dict(zip(BITS, map(max, pairs), strict=True)))
+    assert all(size <= most for size, most in zip(mixed, allowed, strict=True))
+    assert mixed[0] > max(uniform[:2]), "more than the fewest bits need"
+
+
+def test_sizes_are_those_of_uniform_models_and_between() -> None:
+    assert sizes_to_reach({2: 100, 3: 150, 4: 202}) == [125, 150, 176, 202]
+    assert sizes_to_reach({3: 150}) == [150]
+    assert sizes_to_reach({4: 200, 8: 400}) == [200, 300, 400]
+
+
+def test_bits_that_leave_nothing_to_mix_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="fewer than 2 bits"):
+        run(data=tmp_path, bits=(2,))
 
 
 def test_the_progress_never_goes_back(rows: list[Row], told: list[ProgressEvent]) -> None:

@@ -5,12 +5,13 @@ Network, scans and scores as in `medquant bench quality`.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
+from itertools import pairwise, permutations
 from pathlib import Path
 from typing import Any
 
-from medquant.bench.organ_case import Crop, OrganCase
+from medquant.bench.organ_case import CROPS, Crop, OrganCase
 from medquant.errors import UserError
 from medquant.mixed.best import SIZING, best_of_size, size_of
 from medquant.mixed.families import Plan
@@ -22,18 +23,12 @@ from medquant.quantize import quantize
 from medquant.recipe import IntWeights, Recipe
 
 PLANNED_BITS = (2, 3, 4, 8)
-CALIBRATING: tuple[Crop, ...] = (
-    ((0.0, 1.0), (0.0, 1.0), (0.0, 0.5)),
-    ((0.06, 0.94), (0.08, 0.92), (0.0, 0.5)),
-    ((0.0, 0.9), (0.1, 1.0), (0.0, 0.5)),
-)
-"""Of the body's upper half, on which the best model is looked for: two calibrate, the second measures the layers."""
-CHECKING: tuple[Crop, ...] = (
-    ((0.0, 1.0), (0.0, 1.0), (0.5, 1.0)),
-    ((0.05, 0.85), (0.05, 1.0), (0.5, 1.0)),
-)
-"""Of the lower half, which shows all organs but the esophagus: no voxel of it calibrates or measures while the best
-model is looked for. The rows are of models calibrated on all of the body, as in `medquant bench quality`."""
+HALVES = (0, 1)
+"""The first slice of each half of the calibrating scan, which has every other slice: no voxel is in both. While the
+best model is looked for, candidates that one half calibrates are checked on the other, and the other way round. The
+rows are of models calibrated on the whole scan, as in `medquant bench quality`."""
+CALIBRATING, CHECKING = CROPS[:2], CROPS[:4]
+"""Of a half, what calibrates and what checks; the first of each measures the layers."""
 
 
 @dataclass(frozen=True)
@@ -42,8 +37,8 @@ class Row:
 
     network: str
     kind: str
-    """ "mixed" (bits by sensitivity, of several allocations the best on a part of the calibrating scan that calibrated
-    none of them) or "uniform" (the same bits everywhere, or the product's default: the first and the last layer and the
+    """ "mixed" (bits by sensitivity, of several allocations the best on slices of the calibrating scan that did not
+    calibrate it) or "uniform" (the same bits everywhere, or the product's default: the first and the last layer and the
     smallest ones get more)."""
     recipe: str
     bytes_on_disk: int
@@ -61,10 +56,13 @@ def run(
     progress: ProgressCallback | None = None,
     cancelled: CancelCheck | None = None,
 ) -> list[dict[str, Any]]:
-    """Rows of `Row`: for each of `bits` two uniform models and the best mixed one that is not larger than either.
+    """Rows of `Row`, the smallest first: for each of `bits` two uniform models; and the best mixed models of at most
+    their sizes and of sizes between them (`sizes_to_reach`).
 
-    Raises `UserError` for what is missing in `data`, and for an unknown fold.
+    Raises `UserError` for what is missing in `data`, for an unknown fold, and for bits that leave nothing to mix.
     """
+    if max(bits) <= min(PLANNED_BITS):
+        raise UserError(f"No layer gets fewer than {min(PLANNED_BITS)} bits. Give more to compare with.")
     if fold not in (1, 2):
         raise UserError(f"Unknown fold {fold}. Choose 1 or 2.")
     tracker = Progress(progress, cancelled)
@@ -74,36 +72,55 @@ def run(
 
 
 def rows_of(case: OrganCase, bits: Sequence[int], recipe: Recipe, tracker: Progress) -> list[Row]:
-    """The rows of one network: what is chosen is chosen on two parts of the scan that calibrates."""
-    batches, calibrating = case.batches(), case.batches(CALIBRATING)
+    """The rows of one network: what is chosen is chosen on the two halves of the scan that calibrates."""
+    batches = case.batches()
     planned = plan(
         case.model,
-        calibrating,
+        [batch for half in HALVES for batch in _half(case, half, CALIBRATING[:1])],
         recipe=recipe,
         bits=PLANNED_BITS,
         **tracker.span(0.02, 0.25).callbacks("Sensitivity"),
     )
-    held_out = HeldOut(case.model, calibrating[::2], case.batches(CHECKING), recipe)
+    folds = [
+        HeldOut(case.model, _half(case, half, CALIBRATING), _half(case, other, CHECKING), recipe)
+        for half, other in permutations(HALVES)
+    ]
+    uniform, mixed = tracker.span(0.25, 0.45), tracker.span(0.45, 1.0)
     rows: list[Row] = []
-    for number, width in enumerate(bits):
-        part = tracker.span(0.25 + 0.75 * number / len(bits), 0.25 + 0.75 * (number + 1) / len(bits))
-        uniform = replace(recipe, weights=IntWeights(width))
-        plain = replace(uniform, ends_bits=None, extra_bits=0.0)
-        peers = [
-            _measured(case, batches, "uniform", one, part.span(start, start + 0.2))
-            for start, one in ((0.0, plain), (0.2, uniform))
-        ]
-        most = max(peer.bytes_on_disk for peer in peers)
-        mixed = _mixed(case, batches, planned, held_out, recipe, most, part.span(0.4, 1.0))
-        rows += [*peers, mixed]
-    return rows
+    sizes: dict[int, int] = {}
+    for number, width in enumerate(widths := sorted(set(bits))):
+        default = replace(recipe, weights=IntWeights(width))
+        plain = replace(default, ends_bits=None, extra_bits=0.0)
+        for place, one in enumerate((plain, default), start=2 * number):
+            part = uniform.span(place / (2 * len(widths)), (place + 1) / (2 * len(widths)))
+            rows.append(_measured(case, batches, "uniform", one, part))
+        sizes[width] = max(row.bytes_on_disk for row in rows[-2:])
+    allowed = sizes_to_reach(sizes)
+    for number, most in enumerate(allowed):
+        part = mixed.span(number / len(allowed), (number + 1) / len(allowed))
+        rows.append(_mixed(case, batches, planned, folds, recipe, most, part))
+    return sorted(rows, key=lambda row: row.bytes_on_disk)
+
+
+def sizes_to_reach(sizes: Mapping[int, int]) -> list[int]:
+    """Bytes that mixed models may have, from those of uniform ones by their bits: as many, and halfway between two.
+
+    Not those of the fewest bits, where there is nothing to take from one layer for another.
+    """
+    known = [sizes[width] for width in sorted(sizes)]
+    between = [(one + other) // 2 for one, other in pairwise(known)]
+    return sorted(between + [size for width, size in sizes.items() if width > min(PLANNED_BITS)])
+
+
+def _half(case: OrganCase, first: int, crops: Sequence[Crop]) -> list[CalibrationBatch]:
+    return case.batches(crops, first=first, step=len(HALVES))
 
 
 def _mixed(
     case: OrganCase,
     batches: list[CalibrationBatch],
     planned: Plan,
-    held_out: HeldOut,
+    folds: Sequence[HeldOut],
     recipe: Recipe,
     most_bytes: int,
     tracker: Progress,
@@ -111,8 +128,8 @@ def _mixed(
     """The best of at most so many bytes; calibrated on all inputs, its file may differ by a few bytes."""
     allowed = most_bytes
     for _ in range(SIZING):
-        chosen = best_of_size(planned, held_out, allowed, tracker=tracker.span(0.0, 0.75))
-        row = _measured(case, batches, "mixed", recipe_for(chosen.allocation, recipe), tracker.span(0.75, 1.0))
+        chosen = best_of_size(planned, folds, allowed, tracker=tracker.span(0.0, 0.9))
+        row = _measured(case, batches, "mixed", recipe_for(chosen.allocation, recipe), tracker.span(0.9, 1.0))
         if row.bytes_on_disk <= most_bytes:
             return row
         allowed -= row.bytes_on_disk - chosen.bytes_on_disk

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -125,9 +125,9 @@ class OrganCase:
             found = (label for label in ORGANS if (reference == label).any() and dice(full, reference, label) > 0.5)
             yield cls(model, calibration, cube, full, reference, tuple(found))
 
-    def batches(self, crops: Sequence[Crop] = CROPS) -> list[CalibrationBatch]:
-        """Inputs of the scan that calibrates."""
-        return [CalibrationBatch((cube,)) for cube in cubes(self.calibration, crops)]
+    def batches(self, crops: Sequence[Crop] = CROPS, *, first: int = 0, step: int = 1) -> list[CalibrationBatch]:
+        """Inputs of the scan that calibrates; of every so many of its slices, if asked."""
+        return [CalibrationBatch((cube,)) for cube in cubes(every(self.calibration, first, step), crops)]
 
     def scores(self, network: AllConvUNet) -> tuple[float, float]:
         """Mean Dice of another network's masks against FP32's and against the reference."""
@@ -137,6 +137,15 @@ class OrganCase:
     def mean_dice(self, found: torch.Tensor, other: torch.Tensor) -> float:
         """Over the organs that count."""
         return float(np.mean([dice(found, other, label) for label in self.organs]))
+
+
+def every(volume: Volume, first: int, step: int) -> Volume:
+    """The slices `first`, `first + step` and so on of a scan, where they lie."""
+    axis, affine = volume.slice_axis, volume.affine.copy()
+    affine[:3, 3] += affine[:3, 2 - axis] * first
+    affine[:3, 2 - axis] *= step
+    slices = [slice(None)] * axis + [slice(first, None, step)]
+    return replace(volume, array=np.ascontiguousarray(volume.array[tuple(slices)]), affine=affine)
 
 
 def cubes(volume: Volume, crops: Sequence[Crop]) -> Iterator[torch.Tensor]:

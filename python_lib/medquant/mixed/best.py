@@ -5,7 +5,9 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from math import sqrt
 from pathlib import Path
+from statistics import fmean, stdev
 
 from medquant.errors import UserError
 from medquant.mixed.chain import Allocation
@@ -27,12 +29,24 @@ class Candidate:
 
     allocation: Allocation
     bytes_on_disk: int
-    change: Change
+    changes: tuple[Change, ...]
+    """Of each input that checked, in the same order for every candidate."""
+
+    @property
+    def dsc(self) -> float:
+        """Mean Dice of the masks against FP32's."""
+        return sum(one.dsc for one in self.changes) / len(self.changes)
+
+    def beats(self, other: Candidate) -> bool:
+        """Whether its Dice is better by more than a standard error of the difference, which is paired by input."""
+        ahead = [one.dsc - theirs.dsc for one, theirs in zip(self.changes, other.changes, strict=True)]
+        error = stdev(ahead) / sqrt(len(ahead)) if len(ahead) > 1 else 0.0
+        return fmean(ahead) > max(CLOSE, error)
 
 
 def best_of_size(
     plan: Plan,
-    held_out: HeldOut,
+    folds: Sequence[HeldOut],
     most_bytes: int,
     *,
     tried: Callable[[Candidate], None] | None = None,
@@ -41,21 +55,22 @@ def best_of_size(
     """Of the plan's candidates, the same bits everywhere among them, the one of at most `most_bytes` on disk that keeps
     the masks best.
 
-    A candidate that turns out too large is asked again with fewer bits. Raises `UserError` where none is so small.
+    Each of `folds` calibrates a candidate with some inputs and checks it on others; all these checks count. The size is
+    that of the first. A candidate that turns out too large is asked again with fewer bits. Raises `UserError` where
+    none is so small.
     """
     tracker = tracker or Progress()
     found: dict[tuple, Candidate] = {}
-    done = 0.0
+    beside, done = 0, 0.0
     for _ in range(SIZING):
-        asked = [one for one in _asked(plan, 8 * (most_bytes - held_out.beside)) if one.key not in found]
+        asked = [one for one in _asked(plan, 8 * (most_bytes - beside)) if one.key not in found]
         for number, allocation in enumerate(asked):
             upto = done + (1 - done) / (len(asked) - number)
-            quantized, done = held_out.quantized(allocation, tracker.span(done, upto)), upto
-            size = size_of(quantized)
-            held_out.beside = max(held_out.beside, size - allocation.stored_bits // 8)
-            if size > most_bytes:
+            one, done = _candidate(allocation, folds, most_bytes, tracker.span(done, upto)), upto
+            beside = max(beside, one.bytes_on_disk - allocation.stored_bits // 8)
+            if one.bytes_on_disk > most_bytes:
                 break  # what a file holds beside the weights is known now: all are asked again
-            found[allocation.key] = one = Candidate(allocation, size, held_out.change(quantized))
+            found[allocation.key] = one
             if tried is not None:
                 tried(one)
         else:
@@ -65,6 +80,17 @@ def best_of_size(
     return steadiest(list(found.values()))
 
 
+def _candidate(allocation: Allocation, folds: Sequence[HeldOut], most_bytes: int, tracker: Progress) -> Candidate:
+    """Checked by all folds, unless it is too large."""
+    size, changes = 0, []
+    for place, fold in enumerate(folds):
+        quantized = fold.quantized(allocation, tracker.span(place / len(folds), (place + 1) / len(folds)))
+        if (size := size or size_of(quantized)) > most_bytes:
+            break
+        changes += fold.changes(quantized)
+    return Candidate(allocation, size, tuple(changes))
+
+
 def _asked(plan: Plan, stored_bits: int) -> list[Allocation]:
     """The plan's candidates, and the same bits everywhere: what is left may do no good."""
     candidates, even = plan.candidates(stored_bits), plan.even(stored_bits)
@@ -72,9 +98,10 @@ def _asked(plan: Plan, stored_bits: int) -> list[Allocation]:
 
 
 def steadiest(candidates: Sequence[Candidate]) -> Candidate:
-    """The one with the best Dice; of those as good as it the one whose bits lie closest together, then the smallest."""
-    most = max(one.change.dsc for one in candidates)
-    good = [one for one in candidates if one.change.dsc >= most - CLOSE]
+    """Of those that the one with the best Dice does not beat, the one whose bits lie closest together, then the
+    smallest: the one-standard-error rule (Breiman et al. 1984)."""
+    best = max(candidates, key=lambda one: one.dsc)
+    good = [one for one in candidates if not best.beats(one)]
     return min(good, key=lambda one: (one.allocation.spread, one.bytes_on_disk, _order(one.allocation)))
 
 

@@ -72,8 +72,6 @@ class HeldOut:
         """`limits`: those of `medquant.quantize.quantize`."""
         self._model, self._calibrating, self._checking = model, list(calibrating), list(checking)
         self._recipe, self._limits = recipe, limits
-        self.beside = 0
-        """Bytes of a candidate's file that are no layer's weight, the most so far; nobody knows before the first."""
         self._expected = [Expected(logits, exclusive=model.exclusive(logits)) for logits in self._logits(model)]
 
     def quantized(self, allocation: Allocation, tracker: Progress) -> QuantizedModel:
@@ -81,11 +79,15 @@ class HeldOut:
         chosen, told = recipe_for(allocation, self._recipe), tracker.callbacks("Candidate")
         return quantize(self._model, self._calibrating, recipe=chosen, **told, **self._limits)
 
-    def change(self, quantized: QuantizedModel) -> Change:
-        """Mean over the inputs; of the volumes' changes the largest, of the structures the worst."""
+    def changes(self, quantized: QuantizedModel) -> list[Change]:
+        """Of each input that checks."""
         with decoded_once(quantized.model.network):
             found = self._logits(quantized.model)
-            changes = [one.change(logits) for one, logits in zip(self._expected, found, strict=True)]
+            return [one.change(logits) for one, logits in zip(self._expected, found, strict=True)]
+
+    def change(self, quantized: QuantizedModel) -> Change:
+        """Mean over the inputs; of the volumes' changes the largest, of the structures the worst."""
+        changes = self.changes(quantized)
         volume, worst = max(one.volume_change for one in changes), min(one.worst_dsc for one in changes)
         return replace(Change.mean(changes), volume_change=volume, worst_dsc=worst)
 
