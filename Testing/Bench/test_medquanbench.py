@@ -73,12 +73,18 @@ def test_every_cell_has_a_key_of_its_own_that_stays(subject: Subject) -> None:
     ]
 
 
-def test_keys_know_weights_and_files(subject: Subject, tmp_path: Path) -> None:
+def test_keys_know_weights_options_and_files(subject: Subject, tmp_path: Path) -> None:
     network = tmp_path / "other.pt"
     state = torch.load(subject.network.weights, weights_only=True)
     torch.save({name: value + (value.is_floating_point() and 1e-3) for name, value in state.items()}, network)
-    here = {cell.key for cell in _plan(subject)}
+    here, models = ({getattr(cell, key) for cell in _plan(subject)} for key in ("key", "model_key"))
     assert not here & {cell.key for cell in _plan(replace(subject, network=replace(subject.network, weights=network)))}
+    options = json.loads(subject.network.options)
+    for name, value in {"overlap": 0.0, "preprocessing": {"intensity": "range"}}.items():
+        network = replace(subject.network, options=json.dumps(options | {name: value}))
+        there = list(_plan(replace(subject, network=network)))
+        assert not here & {cell.key for cell in there}, f"{name} changes the figures"
+        assert not models & {cell.model_key for cell in there}
     case = subject.cases[0]
     before = fingerprint(case)
     os.utime(case.labels, ns=(1, 1))

@@ -16,9 +16,11 @@ from medquant.deploy.kept import clear_kept, kept
 from medquant.deploy.quantized_models import is_kept, place_of, quantized_folder, shrink
 from medquant.imaging.volume import Volume
 from medquant.models.base import CalibrationSelection
+from medquant.prompts import Box, BoxPrompt
 from medquant.recipe import IntWeights, Recipe
 
-MODEL = SimpleNamespace(family="medsam", name="Small", weights_hash="abc")
+IDENTITY = {"family": "medsam", "weights_hash": "abc"}
+MODEL = SimpleNamespace(name="Small", identity=IDENTITY)
 SCAN = Volume(np.zeros((3, 4, 5), np.int16), np.eye(4), modality="CT")
 
 
@@ -38,14 +40,16 @@ def test_a_model_is_known_by_what_it_was_made_from() -> None:
     assert kept_at == place(recipe=Recipe()) and kept_at.parent == quantized_folder()
     weights = IntWeights(bits=4)
     others = [
-        place(SimpleNamespace(**{**vars(MODEL), "weights_hash": "def"})),
+        place(SimpleNamespace(name="Small", identity=IDENTITY | {"weights_hash": "def"})),
+        place(SimpleNamespace(name="Small", identity=IDENTITY | {"overlap": 0.5})),
         place(recipe=Recipe(method="rtn")),
         place(recipe=Recipe(weights=weights, overrides={"a": replace(weights, bits=8)})),
         place(scan=SCAN.with_array(SCAN.array + np.int16(1))),
         place(scan=Volume(SCAN.array, np.diag([1.0, 1.0, 2.0, 1.0]), modality="CT")),
         place(count=3),
+        place_of(MODEL, Recipe(), SCAN, CalibrationSelection(), BoxPrompt((Box((0, 0, 0), (1, 1, 1)),))),
     ]
-    assert len({kept_at, *others}) == 7
+    assert len({kept_at, *others}) == 9
     assert not is_kept(kept_at)
 
 

@@ -20,6 +20,7 @@ from medquant.deploy.cache import cache_folder
 if TYPE_CHECKING:
     from medquant.imaging.volume import Volume
     from medquant.models.base import CalibrationSelection, Model
+    from medquant.prompts import BoxPrompt
     from medquant.recipe import Recipe
 
 LIMIT_BYTES = 4 * 2**30
@@ -31,16 +32,21 @@ def quantized_folder() -> Path:
     return cache_folder() / "quantized"
 
 
-def place_of(model: Model, recipe: Recipe, volume: Volume, selection: CalibrationSelection) -> Path:
-    """The file of a model that is quantized by this recipe with slices of this scan, whether it is there or not."""
+def place_of(
+    model: Model, recipe: Recipe, volume: Volume, selection: CalibrationSelection, held_out: BoxPrompt | None = None
+) -> Path:
+    """The file of a model that is quantized by this recipe with slices of this scan, whether it is there or not.
+
+    `held_out`: boxes whose slices do not calibrate it.
+    """
     facts = (
         medquant.__version__,
-        model.family,
         model.name,
-        model.weights_hash,
+        json.dumps(model.identity, sort_keys=True),
         json.dumps(recipe.to_dict(), sort_keys=True),
         repr(selection),
         volume.content_hash(),
+        repr(held_out),
     )
     key = hashlib.sha256(repr(facts).encode()).hexdigest()[:24]
     return quantized_folder() / f"w{recipe.weights.bits}-{key}{SUFFIX}"

@@ -129,6 +129,15 @@ class Model(ABC):
         """Size on disk of the weight file(s) that the FP32 model was loaded from; None where it came from no file."""
         return self.spec.get("weights_bytes")
 
+    @property
+    def identity(self) -> dict[str, Any]:
+        """JSON-able: all that its numbers depend on, the weights and the options that it was loaded with.
+
+        Neither its name nor where its files lie: what was computed once is found again by this.
+        """
+        told = {key: value for key, value in self.spec.items() if key not in ("name", "licence", "weights_bytes")}
+        return told | {"family": self.family, "weights_hash": self.weights_hash}
+
     @classmethod
     @abstractmethod
     def from_spec(cls, spec: dict[str, Any]) -> Model:

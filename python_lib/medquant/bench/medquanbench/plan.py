@@ -96,20 +96,20 @@ def _refuse_unknown(what: str, given: Iterable[str], known: Iterable[str]) -> No
 def cells(subjects: Sequence[Subject], chosen: Sequence[Setting]) -> Iterator[Cell]:
     """Every cell, those of one quantized model together.
 
-    Each network is loaded once, for the hash of its weights. Raises `UserError` for a network that cannot be loaded,
-    and for two of one name.
+    Each network is loaded once, for what its numbers depend on: weights and options. Raises `UserError` for a network
+    that cannot be loaded, and for two of one name.
     """
     names = [subject.network.name for subject in subjects]
     if twice := next((name for name in names if names.count(name) > 1), None):
         raise UserError(f"Two networks are called {twice}. Measure them one after the other, in folders of their own.")
     for subject in subjects:
-        weights = subject.network.load("cpu").weights_hash
+        identity = subject.network.load("cpu").identity
         calibration = [fingerprint(case) for case in subject.calibration]
         cases = [(case, fingerprint(case)) for case in subject.cases]
         for setting in chosen:
             recipe = setting.recipe and setting.recipe.to_dict()
             inputs = 1 if setting.data_free else subject.inputs
-            of_model = [subject.network.name, weights, code_of_cells()]
+            of_model = [subject.network.name, identity, code_of_cells()]
             of_model += [recipe, calibration, inputs] if recipe else []
             for case, known in cases:
                 keys = key_of(of_model), key_of([*of_model, known])

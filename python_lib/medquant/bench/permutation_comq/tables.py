@@ -170,6 +170,6 @@ def _measured(
 
 def _key(model: Model, material: Material, recipe: Recipe | None) -> str:
     """Of all that decides a row's figures."""
-    facts = [code_version(*_DECIDING), model.name, model.weights_hash, device_of(model.network).type]
+    facts = [code_version(*_DECIDING), model.name, model.identity, device_of(model.network).type]
     facts += [[fingerprint(case) for case in material.cases], recipe and recipe.to_dict()]
     return key_of([*facts, recipe and fingerprint(material.calibration_path)])

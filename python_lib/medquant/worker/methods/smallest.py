@@ -44,6 +44,7 @@ def find_safe(params: dict[str, Any], work: Work) -> dict[str, Any]:
     selection = selection_of(params)
     selection = replace(selection, count=max(LEAST_PIECES, selection.count))
     boxes = params.get("boxes") if model.takes_boxes else None
+    prompt = prompt_of(boxes or (), volume, params.get("plane"), "box")
     kept = {name: bits for name, bits in (params.get("overrides") or {}).items() if bits == FLOAT}
     found = smallest_safe_model(
         model,
@@ -53,7 +54,7 @@ def find_safe(params: dict[str, Any], work: Work) -> dict[str, Any]:
         bits=tuple(params.get("widths") or BITS),
         selection=selection,
         ignore=tuple(map(glob.escape, kept)),
-        prompt=prompt_of(boxes or (), volume, params.get("plane"), "box"),
+        prompt=prompt,
         tried=lambda one: work.partial(tried=one.to_dict()),
         progress=rest.callback,
         cancelled=rest.cancelled,
@@ -70,7 +71,7 @@ def find_safe(params: dict[str, Any], work: Work) -> dict[str, Any]:
     if not found.safe:
         return {**told, "handle": ""}
     recipe = found.quantized.recipe
-    path, made = saved(found.quantized, place_of(model, recipe, volume, selection), work)
+    path, made = saved(found.quantized, place_of(model, recipe, volume, selection, prompt), work)
     shrink(path)
     size = wording.size(made.report.bytes_on_disk)
     return {
