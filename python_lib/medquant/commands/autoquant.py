@@ -132,7 +132,8 @@ def _show(run: Session, found: SafeModel, size: int, told: str) -> None:
     )
     worst = f", lowest {wording.score(change.worst_dsc)} ({escape(change.worst)})" if change.worst else ""
     run.say(
-        f"On {checked.describe()}, no voxel of which calibrated it: mean Dice {wording.score(change.dsc)}{worst}, "
+        f"On {checked.describe()}, no voxel of which calibrated it, but which chose it among {len(found.tried)} "
+        f"candidates: mean Dice {wording.score(change.dsc)}{worst}, "
         f"volumes within {change.volume_change:.1%}"
     )
     run.say(
