@@ -147,6 +147,7 @@ def test_from_the_scan_to_the_table_and_back(loop: EventLoop, host: ArrayHost, t
     assert listed == ["embedded", "embedded-nnunet", "embedded-unetr", "medsam"]
 
     # Four buttons: Quantize, Place box, Segment, and the slice that differs most.
+    presenter.set_option("method", "rtn")
     presenter.set_option("slices", 1)
     presenter.set_option("runtime", "pytorch")
     presenter.quantize()
@@ -200,7 +201,6 @@ def test_from_the_scan_to_the_table_and_back(loop: EventLoop, host: ArrayHost, t
     assert f"<code>{worst}</code>" in report.read_text(encoding="utf-8"), "the map is in the report"
     presenter.keep_precise(worst)
     assert not presenter.shown.quantized_fits
-    presenter.set_option("method", "rtn")
     presenter.quantize()
     assert wait().quantized_fits
     presenter.export("artifact", str(tmp_path))

@@ -25,10 +25,11 @@ def ask(warm_loop: EventLoop) -> Any:
     """Asks a warm worker about a coarse phantom."""
     engine = warm_loop.engine(sys.executable, "-m", "medquant", "worker")
     array, _labels, _names, affine = make_phantom(0, (12, 64, 64), (12.0, 6.0, 6.0))
-    np.save(engine.folder / "volume.npy", array)
-    volume = {"array": "volume.npy", "ijk_to_lps": affine.tolist(), "modality": "CT", "name": "phantom"}
+    np.save(engine.folder / "whole.npy", array)
+    np.save(engine.folder / "middle.npy", array[:, 20:44, 20:44])  # one window of the nnU-Net
 
-    def ask(model: str, **params: Any) -> dict[str, Any]:
+    def ask(model: str, array: str, **params: Any) -> dict[str, Any]:
+        volume = {"array": array, "ijk_to_lps": affine.tolist(), "modality": "CT", "name": "phantom"}
         network = load_model(model).network
         layers = [name for name, module in network.named_modules() if is_quantizable(module)]
         floating = dict.fromkeys(layers[:-2], 32)  # little is left to do
@@ -44,12 +45,12 @@ def ask(warm_loop: EventLoop) -> Any:
 
 
 def test_the_boxes_that_are_drawn_check_it(ask: Any) -> None:
-    found = ask("embedded", boxes=ask.boxes)
+    found = ask("embedded", "whole.npy", boxes=ask.boxes)
     assert re.match(TOLD.format(on="1 held-out slice with the boxes given"), found["found"]), found["found"]
     assert {part["name"] for one in found["tried"] for part in one["structures"]} == {"liver"}
 
 
 def test_a_network_without_boxes_segments_a_third_of_the_scan(ask: Any) -> None:
-    found = ask("embedded-nnunet", boxes=ask.boxes)  # the scan has boxes, this model takes none
+    found = ask("embedded-nnunet", "middle.npy", boxes=ask.boxes)  # the scan has boxes, this model takes none
     assert re.match(TOLD.format(on="4 held-out slices"), found["found"]), found["found"]
     assert all(part["volume_ml_fp32"] >= 0 for one in found["tried"] for part in one["structures"])

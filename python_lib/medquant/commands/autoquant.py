@@ -31,8 +31,12 @@ def autoquant(
     model: o.ModelName = "embedded",
     weights: o.Weights = None,
     keep_dice: Annotated[
-        float, typer.Option(metavar="DICE", help="Mean Dice against FP32 that the masks must keep.")
-    ] = 0.99,
+        float | None,
+        typer.Option(
+            metavar="DICE",
+            help="Mean Dice against FP32 that the masks must keep; .99 if not given, .95 beside --keep-volume.",
+        ),
+    ] = None,
     keep_volume: Annotated[
         float | None, typer.Option(metavar="PERCENT", help="Volume change of any structure that is allowed.")
     ] = None,
@@ -71,11 +75,12 @@ def autoquant(
     """
     from medquant.commands.inputs import file_word, open_original, open_volume, parse_boxes, parse_memory
     from medquant.mixed.plan import BITS
-    from medquant.mixed.search import Tolerance, smallest_safe_model
+    from medquant.mixed.search import DSC_BESIDE_VOLUME, Tolerance, smallest_safe_model
 
     with session(json_target) as run:
         allowed = None if keep_volume is None else keep_volume / 100
-        tolerance = Tolerance(keep_dice, allowed)
+        usual = Tolerance.dsc if allowed is None else DSC_BESIDE_VOLUME
+        tolerance = Tolerance(usual if keep_dice is None else keep_dice, allowed)
         recipe = build_recipe(None, None, method, None, None)
         selection = build_selection(slices, None, None, None)
         memory, prompt = parse_memory(max_memory), parse_boxes(box, box_world, plane)

@@ -16,7 +16,7 @@ from medquant.sensitivity.trials import Rounding
 
 BITS = (2, 3, 4, 8)
 MEASURED_ON = 1
-"""Inputs on which the layers' effects are measured, at most: more tell the same order."""
+"""Inputs on which the layers' effects are measured, at most: each costs a pass for every layer and number of bits."""
 
 
 def plan(

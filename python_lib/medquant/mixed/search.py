@@ -23,6 +23,8 @@ from medquant.sensitivity.change import Change
 
 CLOSE = 0.02
 """The search ends where the sizes that are left differ by less than this part."""
+DSC_BESIDE_VOLUME = 0.95
+"""Mean Dice to ask for where the volumes are what counts: these alone would let a mask wander."""
 TRIES = 3
 """Candidates of one size that are quantized, at most."""
 
