@@ -18,6 +18,7 @@ from medquant.bench.medquanbench.plan import Cell, cells, code_of_cells, setting
 from medquant.bench.medquanbench.running import Locally, run
 from medquant.bench.medquanbench.subjects import Subject
 from medquant.bench.records import Records
+from medquant.cache_place import benchmark_folder
 from medquant.errors import UserError
 from medquant.progress import Progress
 
@@ -78,7 +79,7 @@ def test_a_cluster_gives_the_same_when_a_worker_is_lost(
     from medquant.bench.medquanbench.cluster import OnRay
 
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join(filter(None, sys.path)))  # workers find what this process finds
-    subject, kept = a_subject(tmp_path, count=6), own_cache.with_name("medquanbench")
+    subject, kept = a_subject(tmp_path, count=6), benchmark_folder()
     plan = list(cells([subject], settings()))
     cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0})
     try:

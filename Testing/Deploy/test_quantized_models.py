@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -10,6 +11,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
+from medquant.cache_place import benchmark_folder
 from medquant.deploy import quantized_models
 from medquant.deploy.cache import cache_folder
 from medquant.deploy.kept import clear_kept, kept
@@ -72,10 +74,14 @@ def test_the_models_used_longest_ago_go_first_and_the_latest_stays(monkeypatch: 
     assert [path.exists() for path in paths] == [True, False, False, False]
 
 
-def test_they_are_listed_and_cleared_with_everything_else() -> None:
-    quantized_folder().mkdir(parents=True)
-    (quantized_folder() / f"w4-a{quantized_models.SUFFIX}").write_bytes(bytes(1234))
-    told = next(one for one in kept() if one.title == "Quantized models")
+@pytest.mark.parametrize(
+    ("title", "folder"),
+    [("Quantized models", quantized_folder), ("Models of benchmarks on a cluster", benchmark_folder)],
+)
+def test_they_are_listed_and_cleared_with_everything_else(title: str, folder: Callable[[], Path]) -> None:
+    folder().mkdir(parents=True)
+    (folder() / f"w4-a{quantized_models.SUFFIX}").write_bytes(bytes(1234))
+    told = next(one for one in kept() if one.title == title)
     assert (told.count, told.bytes, told.folder.parent) == (1, 1234, cache_folder())
     assert clear_kept() == 1234
-    assert next(one for one in kept() if one.title == "Quantized models").count == 0
+    assert next(one for one in kept() if one.title == title).count == 0

@@ -14,3 +14,8 @@ def cache_folder() -> Path:
     import platformdirs
 
     return Path(platformdirs.user_cache_dir("medquant", False)) / "compiled"
+
+
+def benchmark_folder() -> Path:
+    """The folder of quantized models that a cluster's machine made for a benchmark."""
+    return cache_folder() / "medquanbench"

@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from medquant.cache_place import benchmark_folder
 from medquant.deploy.cache import CompiledCache, cache_folder
 from medquant.deploy.choose import choices_folder
 from medquant.deploy.quantized_models import quantized_folder
@@ -30,21 +31,24 @@ class Kept:
 
 
 def kept() -> tuple[Kept, ...]:
-    """Compiled models, choices of a runtime, quantized models, and downloaded weights, with the folder of each."""
+    """Compiled models, choices of a runtime, quantized models (the panel's, and a cluster's for benchmarks), and
+    downloaded weights, with the folder of each."""
     compiled = CompiledCache(cache_folder())
     choices, quantized, weights = choices_folder(), quantized_folder(), hub.cache_folder()
+    bench = benchmark_folder()
     return (
         Kept("Compiled models", compiled.folder, compiled.count(), compiled.size_bytes(), _writable(compiled.folder)),
         Kept("Choices of a runtime", choices, *_total(choices), _writable(choices)),
         Kept("Quantized models", quantized, *_total(quantized), _writable(quantized)),
+        Kept("Models of benchmarks on a cluster", bench, *_total(bench), _writable(bench)),
         Kept("Downloaded weights", weights, *_total(weights), _writable(weights)),
     )
 
 
 def clear_kept() -> int:
-    """Remove compiled models, choices, and the panel's quantized models; returns the bytes that were freed."""
+    """Remove compiled models, choices, and quantized models; returns the bytes that were freed."""
     freed = CompiledCache(cache_folder()).clear()
-    for path in [*_files(choices_folder()), *_files(quantized_folder())]:
+    for path in [*_files(choices_folder()), *_files(quantized_folder()), *_files(benchmark_folder())]:
         with suppress(OSError):
             size = path.stat().st_size
             path.unlink()

@@ -9,7 +9,7 @@ from typing import Any
 
 from medquant.bench.medquanbench.plan import Cell, code_of_cells
 from medquant.bench.medquanbench.running import Outcome, attempt
-from medquant.cache_place import cache_folder
+from medquant.cache_place import benchmark_folder
 from medquant.errors import Cancelled, UserError, first_line, last_line
 from medquant.progress import Progress
 
@@ -75,7 +75,7 @@ def _run_anywhere(cell: Cell, device: str, threads: int, code: str) -> Outcome:
             f"{socket.gethostname()} has another version of medquant, or of a library that computes, than the program "
             "that was started. Install the same ones on every machine."
         )
-    return attempt(cell, cache_folder().with_name("medquanbench"), device=device, threads=threads)
+    return attempt(cell, benchmark_folder(), device=device, threads=threads)
 
 
 def _outcome(ray: Any, reference: Any) -> Outcome:
