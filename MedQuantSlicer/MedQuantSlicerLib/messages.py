@@ -258,7 +258,7 @@ def difference(value: float) -> str:
 
 def against(reference: str, dice: float) -> str:
     """What the masks of the layers were held against, and what FP32 has there."""
-    words = _("Against {reference} FP32 has Dice {dice} where the layers were looked at.")
+    words = _("Dice of FP32 against {reference}: {dice}, where the layers were looked at.")
     return words.format(reference=reference, dice=score(dice))
 
 

@@ -33,7 +33,8 @@ def sensitivity_table(found: SensitivityMap) -> dict[str, Any]:
     view, roundings = found.cells[0].view, found.roundings[::-1]
     columns = [found.column(rounding, view) for rounding in roundings]
     cells = [cell for column in columns for cell in column.values()]
-    known = [value for cell in cells if math.isfinite(value := _loss(cell))]
+    types = found.types if view == "incremental" else ()
+    known = [value for cell in (*cells, *types) if math.isfinite(value := _loss(cell))]
     largest = max([effect_colors.FLOOR, *known])
     fewest = sorted(columns[-1].values(), key=lambda cell: (-_loss(cell), -cell.effect))[:_WORST]
     rows = []
@@ -64,19 +65,18 @@ def sensitivity_table(found: SensitivityMap) -> dict[str, Any]:
         "open": len(rows) <= _FEW,
         "scale": [effect_colors.color(largest * (n / 11) ** 2, largest) for n in range(12)],
         "largest": wording.percent(largest),
-        "types": _types(found, roundings) if view == "incremental" else [],
+        "types": _types(types, roundings, largest),
         "fp32_vs_reference": found.fp32_vs_reference if view in _AGAINST else None,
         "against": _AGAINST.get(view, ""),
         "agreement": _agreement(found),
     }
 
 
-def _types(found: SensitivityMap, roundings: Sequence[Rounding]) -> list[dict[str, Any]]:
-    """All layers of one type spared together, coloured among themselves."""
-    largest = max([effect_colors.FLOOR, *(value for one in found.types if math.isfinite(value := _loss(one)))])
+def _types(types: Sequence[LayerEffect], roundings: Sequence[Rounding], largest: float) -> list[dict[str, Any]]:
+    """All layers of one type spared together."""
     rows = []
-    for kind in dict.fromkeys(one.layer for one in found.types):
-        by_rounding = {one.rounding: one for one in found.types if one.layer == kind}
+    for kind in dict.fromkeys(one.layer for one in types):
+        by_rounding = {one.rounding: one for one in types if one.layer == kind}
         cells = [by_rounding.get(rounding) for rounding in roundings]
         colored = [None if cell is None else _colored(_loss(cell), largest) for cell in cells]
         against = [wording.difference(cell and cell.reference_loss) for cell in cells]
