@@ -72,6 +72,7 @@ def sensitivity(
     """
     from medquant.commands.inputs import open_original, open_volume, read_reference
     from medquant.evaluation.sensitivity_inputs import sensitivity_inputs
+    from medquant.progress import Progress
     from medquant.recipe import Recipe
     from medquant.sensitivity.layers import sensitivity as run_sensitivity
     from medquant.sensitivity.trials import roundings_of
@@ -85,7 +86,8 @@ def sensitivity(
         with run.track("Loading the model") as (progress, cancelled):
             loaded = open_original(model, weights, device, option, progress, cancelled)
             recipe = Recipe(method=method)
-            inputs = sensitivity_inputs(loaded, scan, selection, roundings, recipe, reference=known)
+            preparing = Progress(progress, cancelled).span(0.0, 0.03)
+            inputs = sensitivity_inputs(loaded, scan, selection, roundings, recipe, reference=known, tracker=preparing)
             found = run_sensitivity(
                 loaded,
                 inputs.calibrating,
