@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from math import isfinite
 from typing import Any
 
 import qt
 
 from MedQuantSlicerLib.colormap import color_of, is_light, percent
-from MedQuantSlicerLib.layer_state import HeatCell, HeatLayer, Heatmap
+from MedQuantSlicerLib.layer_state import HeatCell, HeatLayer, Heatmap, TypeCell
 from MedQuantSlicerLib.layer_words import OF_VIEW
-from MedQuantSlicerLib.messages import _, score
+from MedQuantSlicerLib.messages import _, difference, score
 from MedQuantSlicerLib.widgets import row_height
 
 NAME_ROLE = 0x0100  # Qt.UserRole, as a plain number for both bindings
@@ -26,11 +25,12 @@ MARGINS = 10
 
 
 class HeatmapTree:
-    """`chosen(name)` is called when a layer is clicked, or a cell of a block, which shows its worst layer."""
+    """`chosen(name)` is called when a layer is clicked, or a cell of a block, which shows its worst layer; `title` says
+    what a row is."""
 
-    def __init__(self, tree: Any, chosen: Callable[[str], None]) -> None:
-        self._tree, self._map = tree, Heatmap((), (), ())
-        self._row = 0
+    def __init__(self, tree: Any, chosen: Callable[[str], None], title: str = _("Layer")) -> None:
+        self._tree, self._map, self._title = tree, Heatmap((), (), ()), title
+        self._row, self._largest = 0, 0.0
         self._items: dict[str, Any] = {}
         self._blocks: dict[str, Any] = {}
         self._painted: dict[tuple[bool, str, int], tuple[HeatCell, float]] = {}
@@ -48,19 +48,15 @@ class HeatmapTree:
             changed.connect(lambda *_: self._fit())
         tree.setVisible(False)
 
-    @property
-    def largest(self) -> float:
-        """The largest effect of this view that was measured."""
-        return max((cell.harm for cell in self._map.cells if isfinite(cell.harm)), default=0.0)
-
-    def show(self, heatmap: Heatmap | None) -> None:
-        """Paint; cells that came since the last time are added, folds stay as the user left them."""
+    def show(self, heatmap: Heatmap | None, largest: float) -> None:
+        """Paint, `largest` the darkest; cells that came since the last time are added, folds stay as the user left
+        them."""
         self._tree.setVisible(heatmap is not None and bool(heatmap.layers))
         row = row_height(self._tree)
-        if heatmap is None or (heatmap is self._map and row == self._row):
+        if heatmap is None or (heatmap is self._map and (row, largest) == (self._row, self._largest)):
             return
         known, before = self._columns(), [layer.name for layer in self._map.layers]
-        self._map, self._row = heatmap, row
+        self._map, self._row, self._largest = heatmap, row, largest
         names = [layer.name for layer in heatmap.layers]
         grown = names[: len(before)] == before and (len(before) < FOLD_FROM) == (len(names) < FOLD_FROM)
         if self._columns() != known or not grown:
@@ -82,7 +78,7 @@ class HeatmapTree:
         self._items, self._blocks, self._painted = {}, {}, {}
         columns = len(self._map.bits)
         tree.setColumnCount(columns + 1)
-        tree.setHeaderLabels([_("Layer"), *(_("{bits} bits").format(bits=bits) for bits in self._map.bits)])
+        tree.setHeaderLabels([self._title, *(_("{bits} bits").format(bits=bits) for bits in self._map.bits)])
         header = tree.header()
         header.setStretchLastSection(False)
         header.setMinimumSectionSize(30)
@@ -151,7 +147,7 @@ class HeatmapTree:
     def _paint(self) -> None:
         places = {bits: place for place, bits in enumerate(self._map.bits, 1)}
         layers = {layer.name: layer for layer in self._map.layers}
-        largest, worst = self.largest, self._worst
+        largest, worst = self._largest, self._worst
         worst.clear()
         for cell in self._map.cells:
             layer, place = layers.get(cell.layer), places.get(cell.bits)
@@ -216,12 +212,22 @@ def about_cell(cell: HeatCell, view: str) -> str:
     if cell.dsc is None or cell.dsc_loss is None:
         return f"{head}\n" + _("its own output changes by {effect} %; masks were not looked at").format(effect=effect)
     loss, dice = percent(cell.dsc_loss), score(cell.dsc)
-    if view == "incremental":
+    if isinstance(cell, TypeCell):
+        words = _(
+            "Dice against FP32 {dice} with all layers of this type spared and the others rounded: {loss} % more than "
+            "with all of them"
+        )
+    elif view == "incremental":
         words = _("Dice against FP32 {dice} with all layers but this one rounded: {loss} % more than with all of them")
     else:
         words = _("Dice against FP32 {dice} with this layer alone rounded: {loss} % less")
     more = _("the network's output: {effect} %").format(effect=effect)
-    return f"{head}\n{words.format(dice=dice, loss=loss)}\n{more}"
+    lines = [head, words.format(dice=dice, loss=loss), more]
+    if cell.reference_loss is not None:
+        gained = view == "incremental"
+        words = _("Dice against the reference: {loss} more") if gained else _("Dice against the reference: {loss} less")
+        lines.append(words.format(loss=difference(cell.reference_loss)))
+    return "\n".join(lines)
 
 
 def worst_of(heatmap: Heatmap, color: str) -> str:
@@ -279,6 +285,8 @@ def short_name(layer: HeatLayer) -> str:
 
 def about(layer: HeatLayer) -> str:
     """What hovering tells."""
+    if not layer.kind:
+        return _("{name}\n{share:.1f} % of the weights").format(name=layer.name, share=100 * layer.share)
     shape = " \N{MULTIPLICATION SIGN} ".join(str(length) for length in layer.shape)
     kept = "" if layer.kept is None else "\n" + _("kept more precise by your wish")
     kept += "\n" + _("kept most precise in the smallest safe model") if layer.precise else ""

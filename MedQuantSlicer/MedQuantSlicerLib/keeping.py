@@ -14,7 +14,7 @@ from typing import Any
 from MedQuantSlicerLib.facts import Computed, Quantized, frozen, same, turned
 from MedQuantSlicerLib.host import CHOICES, COMPARISON, FP32, QUANTIZED
 from MedQuantSlicerLib.layer_facts import Agreement, Heat, MapKind, Sensitivity
-from MedQuantSlicerLib.layer_state import HeatCell, HeatLayer, Histogram
+from MedQuantSlicerLib.layer_state import HeatCell, HeatLayer, Histogram, TypeCell
 from MedQuantSlicerLib.portable import local, portable
 from MedQuantSlicerLib.showing import table_of
 from MedQuantSlicerLib.state import Table
@@ -167,7 +167,14 @@ def _told_of(one: Sensitivity) -> dict[str, Any]:
         "scan": one.scan,
         "layers": [asdict(layer) for layer in one.layers.values()],
         "views": [
-            {**kind._asdict(), "complete": heat.complete, "cells": list(map(asdict, heat.cells.values()))}
+            {
+                **kind._asdict(),
+                "complete": heat.complete,
+                "cells": list(map(asdict, heat.cells.values())),
+                "types": list(map(asdict, heat.types)),
+                "reference": heat.reference,
+                "fp32_vs_reference": heat.fp32_vs_reference,
+            }
             for kind, heat in one.heats.items()
         ],
         "agreements": [asdict(agreement) for agreement in one.agreements],
@@ -176,11 +183,17 @@ def _told_of(one: Sensitivity) -> dict[str, Any]:
 
 
 def _take_view(to: Sensitivity, kept: dict[str, Any]) -> None:
-    cells = [_made_of(HeatCell, {**one, "effect": float(one["effect"])}) for one in kept["cells"]]
+    cells = _cells(HeatCell, kept["cells"])
     known = {(one.layer, one.bits): one for one in cells if one.layer in to.layers}
     if known:
         kind = MapKind(str(kept["view"]), str(kept["what"]), str(kept["granularity"]))
-        to.heats[kind] = Heat(known, bool(kept["complete"]))
+        types, dice = _cells(TypeCell, kept.get("types", ())), kept.get("fp32_vs_reference")
+        against = str(kept.get("reference", "")), None if dice is None else float(dice)
+        to.heats[kind] = Heat(known, bool(kept["complete"]), types, *against)
+
+
+def _cells(kind: Any, kept: Any) -> tuple[Any, ...]:
+    return tuple(_made_of(kind, {**one, "effect": float(one["effect"])}) for one in kept)
 
 
 def _take_agreement(to: Sensitivity, kept: dict[str, Any]) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-from MedQuantSlicerLib.layer_state import HeatCell, HeatLayer, Histogram
+from MedQuantSlicerLib.layer_state import HeatCell, HeatLayer, Histogram, TypeCell
 
 
 class MapKind(NamedTuple):
@@ -23,6 +23,12 @@ class Heat:
     cells: dict[tuple[str, int], HeatCell] = field(default_factory=dict)
     """By layer and bits."""
     complete: bool = False
+    types: tuple[TypeCell, ...] = ()
+    """All layers of one type spared, for each type and bits."""
+    reference: str = ""
+    """What the masks were held against; empty: nothing but FP32."""
+    fp32_vs_reference: float | None = None
+    """FP32's Dice there."""
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ from dataclasses import replace
 from MedQuantSlicerLib import messages as m
 from MedQuantSlicerLib.facts import Facts
 from MedQuantSlicerLib.layer_facts import MapKind
-from MedQuantSlicerLib.layer_state import HeatCell, Heatmap, LayerLine
+from MedQuantSlicerLib.layer_state import HeatCell, HeatLayer, Heatmap, LayerLine, TypeCell
 from MedQuantSlicerLib.layer_words import OF_VIEW
 from MedQuantSlicerLib.state import State
 
@@ -49,7 +49,17 @@ def heatmap_of(facts: Facts) -> Heatmap | None:
         replace(one, kept=facts.wishes.get(one.name), precise=one.name in precise) for one in known.layers.values()
     )
     worst = tuple(cell.layer for cell in fewest[:WORST])
-    return Heatmap(layers, bits, cells, worst, heat.complete, kind.view, kind.what, _agreement(facts, kind))
+    known = heat.fp32_vs_reference
+    against = "" if known is None else m.against(heat.reference, known)
+    told = heat.complete, kind.view, kind.what, _agreement(facts, kind), against, _types(heat.types, bits, kind)
+    return Heatmap(layers, bits, cells, worst, *told)
+
+
+def _types(types: tuple[TypeCell, ...], bits: tuple[int, ...], kind: MapKind) -> Heatmap | None:
+    if not types:
+        return None
+    layers = {one.layer: HeatLayer(one.layer, "", "", (), one.share) for one in types}
+    return Heatmap(tuple(layers.values()), bits, types, (), True, kind.view, kind.what)
 
 
 def layer_of(facts: Facts) -> LayerLine | None:
@@ -65,6 +75,10 @@ def layer_of(facts: Facts) -> LayerLine | None:
     if cells:
         told = ", ".join(m.at_bits(_effect(cell), cell.bits) for cell in cells)
         text = f"{text} {OF_VIEW[kind.view].effects.format(effects=told)}"
+        losses = [
+            m.at_bits(m.difference(cell.reference_loss), cell.bits) for cell in cells if cell.reference_loss is not None
+        ]
+        text += f". {OF_VIEW[kind.view].against.format(effects=', '.join(losses))}" if losses else ""
     weights, inputs = known.histograms.get(layer.name, (None, None))
     return LayerLine(layer.name, text if kept is None else f"{text}; {m.kept_at(kept)}", kept, weights, inputs)
 

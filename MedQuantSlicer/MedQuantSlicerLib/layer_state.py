@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from math import isfinite
 
 
 @dataclass(frozen=True)
@@ -17,11 +18,21 @@ class HeatCell:
     """How much Dice against FP32 the masks lose by that; None where masks were not looked at."""
     dsc: float | None = None
     """That Dice."""
+    reference_loss: float | None = None
+    """How much Dice against the reference they lose; None where there was none."""
 
     @property
     def harm(self) -> float:
         """What the heatmap is about: of masks where they were looked at."""
         return self.effect if self.dsc_loss is None else self.dsc_loss
+
+
+@dataclass(frozen=True)
+class TypeCell(HeatCell):
+    """What all layers of one type at one bit-width do; `layer` is the type's name: "Conv2d 3x3", "Linear MLP"."""
+
+    share: float = 0.0
+    """Their part of all weights, 0 to 1."""
 
 
 @dataclass(frozen=True)
@@ -57,6 +68,16 @@ class Heatmap:
     what: str = "weights"
     agreement: tuple[str, ...] = ()
     """How far other views that were measured put the layers in the same order, a line for each."""
+    against: str = ""
+    """What FP32 has against the reference that the masks were held against; empty: none."""
+    types: Heatmap | None = None
+    """The same of all layers of each type, spared together; None where that was not measured."""
+
+    @property
+    def largest(self) -> float:
+        """The largest effect that was measured, of a layer or a type: both have the same colours."""
+        own = max((cell.harm for cell in self.cells if isfinite(cell.harm)), default=0.0)
+        return max(own, self.types.largest) if self.types is not None else own
 
 
 @dataclass(frozen=True)

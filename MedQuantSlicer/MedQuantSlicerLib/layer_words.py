@@ -18,6 +18,8 @@ class ViewWords:
     """What its numbers are."""
     effects: str
     """What it found of one layer."""
+    against: str = ""
+    """What it found of one layer against a reference."""
 
 
 OF_VIEW = {
@@ -32,11 +34,13 @@ OF_VIEW = {
         lead=_("Which layers suffer when they become integers: each is rounded alone, and the masks compared."),
         legend=_("Masks: Dice against FP32 falls by"),
         effects=_("Dice against FP32 with it alone rounded: {effects}"),
+        against=_("Against the reference it costs {effects}"),
     ),
     "incremental": ViewWords(
         name=_("one spared at a time"),
         lead=_("Which layers suffer when they become integers: one at a time is spared, and the masks compared."),
         legend=_("Masks: Dice gained by sparing the layer"),
         effects=_("Dice against FP32 with it spared and all others rounded: {effects}"),
+        against=_("Against the reference sparing it gains {effects}"),
     ),
 }

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import asdict, astuple
 from typing import Any
 
 from MedQuantSlicerLib.keeping import Keeping
 from MedQuantSlicerLib.layer_facts import Agreement, Heat, MapKind, Sensitivity
 from MedQuantSlicerLib.layer_showing import QUICK, block_of, chosen_heat
-from MedQuantSlicerLib.layer_state import HeatCell, HeatLayer, Histogram
+from MedQuantSlicerLib.layer_state import HeatCell, HeatLayer, Histogram, TypeCell
 from MedQuantSlicerLib.state import BITS
 from MedQuantSlicerLib.works import Works
 
@@ -29,7 +30,8 @@ class LayerWork:
             return
         before, rounding = facts.sensitivity, (options.what, options.granularity)
         views = tuple(dict.fromkeys((QUICK, options.view)))
-        new = {MapKind(view, *rounding): Heat() for view in views}
+        reference = "" if options.view == QUICK else facts.reference  # a quick estimate looks at no masks
+        new = {MapKind(view, *rounding): Heat(reference="" if view == QUICK else reference) for view in views}
         old = {kind: heat for kind, heat in before.heats.items() if kind in new and heat.complete}
         # A map that was stopped has not ranked the layers: no agreement is to be had with it.
         others = [kind for kind, heat in before.heats.items() if kind[1:] == rounding and heat.complete]
@@ -64,8 +66,10 @@ class LayerWork:
         def result(told: Told) -> None:
             for cell in told["cells"]:
                 add(cell)
-            for heat in new.values():
+            for kind, heat in new.items():
                 heat.complete = True
+                heat.types = tuple(type_of(one) for one in told.get("types", ()) if one["view"] == kind.view)
+                heat.fp32_vs_reference = told.get("fp32_vs_reference") if heat.reference else None
             found = self._known(before)
             found.agreements = [one for one in found.agreements if (one.what, one.granularity) != rounding] + [
                 Agreement(*rounding, tuple(row["views"]), row["bits"], row["spearman"])
@@ -81,7 +85,7 @@ class LayerWork:
             found.agreements = [one for one in found.agreements if not any(map(one.is_about, begun))]
             self._keeping.keep_choices()
 
-        how = {"with_volume": True, "on_partial": partial, "on_failed": stopped}
+        how = {"with_volume": True, "with_reference": bool(reference), "on_partial": partial, "on_failed": stopped}
         self._works.run(verb, "layers", "sensitivity", params, result, **how)
 
     def _known(self, of: Sensitivity) -> Sensitivity:
@@ -111,9 +115,18 @@ class LayerWork:
         )
 
     def for_report(self) -> Told | None:
-        """The map that is shown, as the engine takes it; None where there is none."""
-        shown = chosen_heat(self._facts)
-        return told_of(self._facts.sensitivity, shown) if shown is not None else None
+        """The map that is shown, as the engine takes it, and others of the same rounding; None where there is none."""
+        known, shown = self._facts.sensitivity, chosen_heat(self._facts)
+        if shown is None:
+            return None
+        heat = known.heats[shown]
+        others = [kind for kind, one in known.heats.items() if kind != shown and kind[1:] == shown[1:] and one.complete]
+        return {
+            **told_of(known, shown),
+            "types": told_cells(heat.types),
+            "fp32_vs_reference": heat.fp32_vs_reference,
+            "others": [told_of(known, kind) for kind in others if heat.complete],
+        }
 
 
 def told_of(known: Sensitivity, kind: MapKind) -> Told:
@@ -121,10 +134,18 @@ def told_of(known: Sensitivity, kind: MapKind) -> Told:
     layers = [
         {"name": one.name, "kind": one.kind, "shape": one.shape, "share": one.share} for one in known.layers.values()
     ]
-    cells = [asdict(cell) for cell in known.heats[kind].cells.values()]
-    for cell in cells:
-        cell["effect"] = None if cell["effect"] == float("inf") else cell["effect"]
-    return {"view": kind.view, "what": kind.what, "layers": layers, "cells": cells}
+    return {
+        "view": kind.view,
+        "what": kind.what,
+        "layers": layers,
+        "cells": told_cells(known.heats[kind].cells.values()),
+    }
+
+
+def told_cells(cells: Iterable[HeatCell]) -> list[Told]:
+    """Cells, as the engine takes them."""
+    told = [asdict(cell) for cell in cells]
+    return [{**cell, "effect": None if cell["effect"] == float("inf") else cell["effect"]} for cell in told]
 
 
 def layer_of(told: Told) -> HeatLayer:
@@ -134,8 +155,17 @@ def layer_of(told: Told) -> HeatLayer:
 
 def cell_of(told: Told) -> HeatCell:
     """As the engine tells it."""
+    return HeatCell(*_measured(told))
+
+
+def type_of(told: Told) -> TypeCell:
+    """The same of a type of layers."""
+    return TypeCell(*_measured(told), told["share"])
+
+
+def _measured(told: Told) -> tuple[Any, ...]:
     effect = float("inf") if told["effect"] is None else told["effect"]
-    return HeatCell(told["layer"], told["bits"], effect, told.get("dsc_loss"), told.get("dsc"))
+    return told["layer"], told["bits"], effect, told.get("dsc_loss"), told.get("dsc"), told.get("reference_loss")
 
 
 def histogram_of(told: Told) -> Histogram:

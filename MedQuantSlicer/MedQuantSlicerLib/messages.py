@@ -250,6 +250,18 @@ def score(value: float) -> str:
     return ">.999" if text == "1.000" and value < 1 else text.removeprefix("0")
 
 
+def difference(value: float) -> str:
+    """Of two Dice: ".012"."""
+    text = f"{abs(value):.3f}"
+    return ("\N{MINUS SIGN}" if value < 0 and float(text) else "") + text.removeprefix("0")
+
+
+def against(reference: str, dice: float) -> str:
+    """What the masks of the layers were held against, and what FP32 has there."""
+    words = _("Dice of FP32 against {reference}: {dice}, where the layers were looked at.")
+    return words.format(reference=reference, dice=score(dice))
+
+
 def percent(part: float) -> str:
     """A part of one: "2.2 %"."""
     return f"{100 * part:.1f}\N{NO-BREAK SPACE}%"

@@ -24,9 +24,12 @@ class LayersSection:
     def __init__(self, ui: Any, presenter: Any) -> None:
         self._ui = ui
         self._heatmap = HeatmapTree(ui.heatmap, presenter.layer_chosen)
+        self._types = HeatmapTree(ui.typesMap, lambda _name: None, _("All layers of one type"))
+        ui.typesMap.setSelectionMode(qt.QAbstractItemView.NoSelection)
         style.mark(ui.layersLabel, "quiet")
         style.mark(ui.wishesLabel, "quiet")
         style.mark(ui.agreementLabel, "quiet")
+        style.mark(ui.againstLabel, "quiet")
         for small in (ui.weightsLabel, ui.inputsLabel):
             style.mark(small, "small")
         pair = (ui.weightsPicture, ui.weightsLabel), (ui.inputsPicture, ui.inputsLabel)
@@ -41,12 +44,15 @@ class LayersSection:
     def show(self, shown: Shown) -> None:
         """Paint."""
         ui, measured = self._ui, shown.heatmap is not None and bool(shown.heatmap.layers)
-        self._heatmap.show(shown.heatmap)
+        largest = shown.heatmap.largest if measured else 0.0
+        self._heatmap.show(shown.heatmap, largest)
+        self._types.show(shown.heatmap.types if measured else None, largest)
         show_action(ui.sensitivityButton, shown.actions.get("find_sensitivity"))
         link = ui.worstLayersLabel.palette.color(qt.QPalette.Link).name()
         show_text(ui.worstLayersLabel, worst_of(shown.heatmap, link) if measured and shown.heatmap.worst else "")
         show_text(ui.layersLabel, OF_VIEW[shown.heatmap.view if measured else shown.options.view].lead)
-        show_text(ui.legendLabel, legend(self._heatmap.largest, OF_VIEW[shown.heatmap.view].legend) if measured else "")
+        show_text(ui.legendLabel, legend(largest, OF_VIEW[shown.heatmap.view].legend) if measured else "")
+        show_text(ui.againstLabel, shown.heatmap.against if measured else "")
         show_text(ui.agreementLabel, "\n".join(shown.heatmap.agreement) if measured else "")
         self._histograms.show(shown.layer)
         show_text(ui.layerLabel, layer_of(shown) if shown.layer else _("Click on a layer.") if measured else "")

@@ -8,6 +8,8 @@ from pathlib import Path
 import pytest
 from matplotlib.image import imread
 
+from medquant.evaluation.wording import difference, score
+
 
 def test_three_views_in_tables_figures_and_numbers(medquant, scan: Path, small_sam: Path) -> None:
     views = ["one-at-a-time", "incremental", "proxy"]
@@ -29,12 +31,27 @@ def test_three_views_in_tables_figures_and_numbers(medquant, scan: Path, small_s
 
 def test_dice_against_labels_where_there_are_any(medquant, scan: Path, small_sam: Path) -> None:
     words = ("sensitivity", scan / "ct.nii.gz", "-m", small_sam, "-b", "4", "--json", "layers.json")
+    words += ("--view", "one-at-a-time", "--view", "incremental")
     found = medquant(*words, "--reference", scan / "labels.seg.nrrd")
-    assert found.exit_code == 0 and "reference" in found.stdout, found.output
-    cells = json.loads(Path("layers.json").read_text())["cells"]
-    assert all(0 <= cell["dsc_vs_reference"] <= 1 for cell in cells)
+    assert found.exit_code == 0, found.output
+    data = json.loads(Path("layers.json").read_text())
+    fp32, (whole,) = data["fp32_vs_reference"], data["whole"]
+    assert f"FP32 against the reference: Dice {score(fp32)}" in found.stdout
+    assert "ref. lost" in found.stdout and "ref. won" in found.stdout
+    for cell in (*data["cells"], *data["types"]):
+        against = cell["dsc_vs_reference"]
+        meant = fp32 - against if cell["view"] == "one-at-a-time" else against - whole["dsc_vs_reference"]
+        assert cell["reference_loss"] == pytest.approx(meant) and difference(meant) in found.stdout
     assert medquant(*words).exit_code == 0
-    assert all(cell["dsc_vs_reference"] is None for cell in json.loads(Path("layers.json").read_text())["cells"])
+    data = json.loads(Path("layers.json").read_text())
+    assert data["fp32_vs_reference"] is None and all(cell["reference_loss"] is None for cell in data["cells"])
+
+
+@pytest.mark.parametrize(("method", "apart"), [("rtn", False), ("comq", True)])
+def test_a_solver_is_measured_on_another_slice(medquant, scan: Path, small_sam: Path, method: str, apart: bool) -> None:
+    found = medquant("sensitivity", scan / "ct.nii.gz", "-m", small_sam, "-b", "2", "--method", method, "--json", "-")
+    assert found.exit_code == 0, found.output
+    assert json.loads(found.stdout)["measured_apart"] is apart
 
 
 @pytest.mark.parametrize(("what", "label"), [("activations", "A4"), ("both", "W4A4")])

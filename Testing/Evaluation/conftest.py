@@ -7,6 +7,7 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 
+from medquant.embedded.phantom import make_phantom
 from medquant.imaging.volume import Volume
 from medquant.segmentation import Segmentation, Structure
 
@@ -41,3 +42,22 @@ def two_organs() -> np.ndarray:
     labels[2:10, 8:30, 4:24] = 1
     labels[4:9, 12:22, 30:40] = 2
     return labels
+
+
+@pytest.fixture(scope="session")
+def a_reference() -> Make:
+    """Builds a phantom with labels in another order than any model's; `turned`: stored the other way round in two."""
+
+    def make(shape: tuple[int, int, int] = (40, 126, 162), *, turned: bool = False) -> Segmentation:
+        array, labels, names, affine = make_phantom(905, shape, (3.0, 2.0, 2.0))
+        last = max(names)
+        labels = np.where(labels > 0, last + 1 - labels, 0).astype(np.uint8)
+        if turned:
+            ends = affine @ [shape[2] - 1, shape[1] - 1, 0, 1]
+            array, labels = array[:, ::-1, ::-1].copy(), labels[:, ::-1, ::-1].copy()
+            affine = affine @ np.diag([-1.0, -1.0, 1.0, 1.0])
+            affine[:, 3] = ends
+        structures = tuple(Structure(last + 1 - value, name) for value, name in names.items())
+        return Segmentation(labels, Volume(array, affine, name="phantom", modality="CT"), structures)
+
+    return make

@@ -2,37 +2,25 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 import pytest
 import torch
 
-from medquant.embedded.phantom import make_phantom
 from medquant.errors import Notice, UserError
 from medquant.evaluation.reference_inputs import _of_model, reference_inputs
-from medquant.imaging.volume import Volume
 from medquant.models.base import CalibrationSelection, Model
 from medquant.models.registry import load_model
 from medquant.segmentation import Segmentation, Structure
 from medquant.sensitivity.change import Expected
 
-
-def a_reference(shape: tuple[int, int, int] = (40, 126, 162), *, turned: bool = False) -> Segmentation:
-    """A phantom with labels in another order than any model's; `turned`: stored the other way round in two axes."""
-    array, labels, names, affine = make_phantom(905, shape, (3.0, 2.0, 2.0))
-    last = max(names)
-    labels = np.where(labels > 0, last + 1 - labels, 0).astype(np.uint8)
-    if turned:
-        ends = affine @ [shape[2] - 1, shape[1] - 1, 0, 1]
-        array, labels = array[:, ::-1, ::-1].copy(), labels[:, ::-1, ::-1].copy()
-        affine = affine @ np.diag([-1.0, -1.0, 1.0, 1.0])
-        affine[:, 3] = ends
-    structures = tuple(Structure(last + 1 - value, name) for value, name in names.items())
-    return Segmentation(labels, Volume(array, affine, name="phantom", modality="CT"), structures)
+Reference = Callable[..., Segmentation]
 
 
 @pytest.mark.parametrize("turned", [False, True], ids=["straight", "turned"])
 @pytest.mark.parametrize("name", ["embedded", "embedded-nnunet", "embedded-unetr"])
-def test_a_trained_network_finds_what_the_reference_has(name: str, turned: bool) -> None:
+def test_a_trained_network_finds_what_the_reference_has(a_reference: Reference, name: str, turned: bool) -> None:
     model = load_model(name, device="cpu")
     batches, references = reference_inputs(model, a_reference(turned=turned), CalibrationSelection(count=2))
     assert len(batches) == len(references) == 2
@@ -46,7 +34,7 @@ def test_a_trained_network_finds_what_the_reference_has(name: str, turned: bool)
         assert moved.change(logits).dsc_vs_reference < 0.5
 
 
-def test_a_reference_without_the_structures_is_refused() -> None:
+def test_a_reference_without_the_structures_is_refused(a_reference: Reference) -> None:
     reference = a_reference((8, 40, 40))
     bones = Segmentation(reference.labels, reference.volume, (Structure(200, "bone"),))
     for name in ("embedded", "embedded-nnunet"):
@@ -60,7 +48,7 @@ def _with_structures(model: Model, *structures: Structure) -> Model:
     return model
 
 
-def test_left_and_right_of_a_reference_are_both_of_what_a_model_has_as_one() -> None:
+def test_left_and_right_of_a_reference_are_both_of_what_a_model_has_as_one(a_reference: Reference) -> None:
     reference = a_reference((8, 40, 40))
     sides = [s.label for s in reference.structures if "kidney" in s.name]
     shown = np.isin(reference.labels, sides)
@@ -69,7 +57,7 @@ def test_left_and_right_of_a_reference_are_both_of_what_a_model_has_as_one() -> 
     np.testing.assert_array_equal(found.labels == 7, shown)
 
 
-def test_a_pair_that_a_reference_has_as_one_is_left_out_and_this_is_said() -> None:
+def test_a_pair_that_a_reference_has_as_one_is_left_out_and_this_is_said(a_reference: Reference) -> None:
     reference = a_reference((8, 40, 40))
     sides = [s.label for s in reference.structures if "kidney" in s.name]
     joint = Segmentation(

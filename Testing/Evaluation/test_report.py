@@ -219,6 +219,28 @@ def test_the_map_of_layers_is_drawn_where_it_was_measured(comparison, segmentati
     assert '<details class="map" open>' in text, "few layers are shown, and printed"
 
 
+def test_types_of_layers_the_reference_and_the_agreement_of_views_are_told(comparison, segmentations, tmp_path):
+    rows = list(LOSSES.values())
+    other = dict(zip(LOSSES, [*rows[3:8], *rows[:3], rows[8]], strict=True))
+    found, own = _map("incremental", LOSSES), _map("proxy", other)
+    against = [replace(cell, effect=cell.dsc_loss, reference_loss=cell.dsc_loss / 2) for cell in found.cells]
+    types = [replace(against[n], layer="Linear MLP", kind="Linear MLP", dsc_loss=0.4 / 2**n) for n in range(3)]
+    whole = replace(found, cells=(*against, *own.cells), types=tuple(types), fp32_vs_reference=0.784)
+    path = write_report(tmp_path / "map.html", comparison, segmentations, sensitivity=whole)
+    page = Page(path.read_text(encoding="utf-8"))
+    text = " ".join(" ".join(page.words).split())
+    assert page.open == []
+    head, line = page.tables[2]
+    assert head[:5] == ["All layers of one type spared", "Weights", "8 bits", "4 bits", "2 bits"]
+    assert line[0] == "Linear MLP" and line[2:5] == ["10", "20", "40"]
+    layers = page.tables[3]
+    assert len(layers[0]) == 10 and layers[8][-3:] == [".000", "\N{MINUS SIGN}.010", ".105"], "half of what FP32 lost"
+    assert "FP32 has a mean Dice of .784" in text
+    lines = re.findall(r"one spared at a time and the quick estimate: (\S+) at 2 bits, (\S+) at 4 bits", text)
+    meant = [row["spearman"] for row in whole.rank_agreement()[:2]]
+    assert [float(value.replace("\N{MINUS SIGN}", "-")) for value in lines[0]] == pytest.approx(meant, abs=0.005)
+
+
 def test_many_layers_are_folded(comparison, segmentations, tmp_path):
     path = tmp_path / "map.html"
     many = {f"layers.{n}": (0.1, 0.01, 0.0) for n in range(300)}

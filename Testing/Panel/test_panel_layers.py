@@ -173,6 +173,48 @@ def test_a_view_that_measures_masks_is_chosen_filled_and_read(widget, engine):
     assert not tree.isVisible() and not ui.legendLabel.isVisible() and not ui.histograms.isVisible()
 
 
+def test_types_of_layers_stand_above_the_map_in_its_colours(widget, engine):
+    choose_scan(widget)
+    ui = widget.ui
+    ui.layersSection.collapsed = False
+    settle()
+    click(ui.viewFold)
+    choose(ui.viewSelector, "One spared at a time")
+    click(ui.sensitivityButton)
+    about = {"kind": "Linear", "shape": [8, 8], "share": 0.5, "bits": 2, "effect": 0.4, "view": "incremental"}
+    cells = [
+        {**about, "layer": f"layers.{n}.lin", "dsc": 0.5, "dsc_loss": 0.1 * n, "reference_loss": 0.05 * n}
+        for n in (0, 1)
+    ]
+    types = [
+        {**about, "layer": name, "kind": name, "shape": [], "share": 0.25, "dsc": 0.8, "dsc_loss": loss}
+        for name, loss in (("Conv2d 3x3", 0.4), ("Linear attention", 0.1))
+    ]
+    engine.answer("sensitivity", {"cells": cells, "types": types})
+    settle()
+    above, tree = ui.typesMap, ui.heatmap
+    assert above.isVisible() and above.topLevelItemCount == 2 and tree.topLevelItemCount == 2
+    assert above.mapTo(widget.root, above.rect.bottomLeft()).y() < tree.mapTo(widget.root, tree.rect.topLeft()).y()
+    assert [above.headerItem().text(n) for n in (0, 1)] == ["All layers of one type", "2 bits"]
+    rows = [above.topLevelItem(n) for n in (0, 1)]
+    assert [(row.text(0), row.text(1)) for row in rows] == [("Conv2d 3x3", "40"), ("Linear attention", "10")]
+    assert "25.0 % of the weights" in rows[0].toolTip(0) and "all layers of this type spared" in rows[0].toolTip(1)
+    layer = tree.topLevelItem(1).child(0)
+    assert layer.text(1) == "10" and layer.background(1).color() == rows[1].background(1).color(), "one scale for both"
+    assert "Dice against the reference: .050 more" in layer.toolTip(1)
+    assert ui.legendLabel.text.endswith("40 %")
+    from PySide6.QtCore import Qt
+    from PySide6.QtTest import QTest
+
+    QTest.mouseClick(above.viewport(), Qt.LeftButton, Qt.NoModifier, above.visualItemRect(rows[0]).center())
+    settle()
+    assert widget.panel.presenter.shown.layer is None and not above.selectedIndexes()
+    room = above.viewport().height / above.visualItemRect(rows[0]).height()
+    assert room == 2, "as high as its rows"
+    choose(ui.viewSelector, "Quick estimate")
+    assert not above.isVisible()
+
+
 def test_bars_of_a_histogram_are_as_high_as_the_logarithm_of_their_counts(slicer):
     from MedQuantSlicerLib.histograms import BAR, HIGH, picture_of
     from MedQuantSlicerLib.layer_state import Histogram

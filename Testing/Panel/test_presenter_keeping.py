@@ -62,6 +62,21 @@ def test_comparison_titles_model_and_heatmap_come_back_without_any_work(panel: P
     assert other.host.calls[-1] == ("jump_to", (1.0, 2.0, 3.0))
 
 
+def test_types_of_layers_and_the_reference_come_back(panel: Panel) -> None:
+    told = {**HEAT, "view": "incremental", "dsc": 0.9, "dsc_loss": 0.05, "reference_loss": 0.04}
+    panel.presenter.set_option("view", "incremental")
+    panel.presenter.reference_chosen("Expert")
+    panel.compared()
+    panel.presenter.find_sensitivity()
+    types = [{**told, "layer": "Linear MLP"}]
+    panel.engine.last.tell("result", {"cells": [HEAT, told], "types": types, "fp32_vs_reference": 0.784})
+    before = panel.shown.heatmap
+    assert before.types.cells[0].reference_loss == 0.04 and "Expert" in before.against
+    other = reopened(panel)
+    other.presenter.set_option("view", "incremental")
+    assert other.shown.heatmap == before
+
+
 def test_wishes_come_back_and_go_with_the_scene(panel: Panel) -> None:
     panel.presenter.keep_precise("a", 8)
     other = reopened(panel)

@@ -126,6 +126,66 @@ def test_a_view_that_was_stopped_ranks_nothing(panel: Panel) -> None:
     assert panel.engine.last.params["known"] == []
 
 
+def held_against(panel: Panel, view: str, **more: object) -> None:
+    """A view that was measured with a reference and, where layers are spared, by types."""
+    told = {**cell("a", 2, 0.3, view, 0.01), "reference_loss": -0.02}
+    kind = {**cell("Linear MLP", 2, 0.4, view, 0.25), "share": 0.75, "reference_loss": 0.125}
+    types = [kind] if view == "incremental" else []
+    result = {"cells": [cell("a", 2, 0.5), told], "types": types, "fp32_vs_reference": 0.784, "agreement": [], **more}
+    panel.presenter.set_option("view", view)
+    panel.presenter.find_sensitivity()
+    panel.engine.last.tell("result", result)
+
+
+def test_masks_are_held_against_the_reference_that_is_chosen(panel: Panel) -> None:
+    measured(panel, "one-at-a-time")
+    assert "reference" not in panel.engine.last.params and panel.shown.heatmap.against == ""
+    panel.presenter.reference_chosen("Expert")
+    measured(panel, "proxy")
+    assert "reference" not in panel.engine.last.params, "a quick estimate looks at no masks"
+    held_against(panel, "one-at-a-time")
+    assert panel.engine.last.params["reference"]["labels"] == {"1": "liver"}
+    assert "Expert" in panel.shown.heatmap.against and ".784" in panel.shown.heatmap.against
+    panel.presenter.layer_chosen("a")
+    assert "\N{MINUS SIGN}.020 at 2\N{NO-BREAK SPACE}bits" in panel.shown.layer.text
+    panel.presenter.reference_chosen("")
+    assert "Expert" in panel.shown.heatmap.against, "what was measured stays what it was"
+    panel.presenter.set_option("view", "proxy")
+    assert panel.shown.heatmap.against == ""
+    panel.presenter.layer_chosen("a")
+    assert "reference" not in panel.shown.layer.text
+
+
+def test_types_of_layers_are_shown_with_the_layers_that_were_spared(panel: Panel) -> None:
+    panel.presenter.reference_chosen("Expert")
+    held_against(panel, "incremental")
+    types = panel.shown.heatmap.types
+    assert [(one.name, one.share) for one in types.layers] == [("Linear MLP", 0.75)]
+    assert [(one.layer, one.bits, one.harm, one.reference_loss) for one in types.cells] == [
+        ("Linear MLP", 2, 0.25, 0.125)
+    ]
+    assert panel.shown.heatmap.largest == 0.25, "types and layers have the same colours"
+    panel.presenter.set_option("view", "proxy")
+    assert panel.shown.heatmap.types is None
+    measured(panel, "one-at-a-time", types=[])
+    assert panel.shown.heatmap.types is None
+
+
+def test_the_report_gets_types_the_reference_and_the_other_views(panel: Panel, tmp_path: Path) -> None:
+    panel.presenter.reference_chosen("Expert")
+    panel.quantize(str(tmp_path / "w4")).draw(LIVER)
+    panel.presenter.segment()
+    panel.masks("fp32.npy").masks("w4.npy").compared()
+    held_against(panel, "incremental")
+    panel.presenter.save_report("report.html")
+    told = panel.engine.last.params["sensitivity"]
+    json.dumps(told, allow_nan=False)
+    assert (told["view"], told["fp32_vs_reference"]) == ("incremental", 0.784)
+    assert [(one["layer"], one["share"]) for one in told["types"]] == [("Linear MLP", 0.75)]
+    assert [one["reference_loss"] for one in told["cells"]] == [-0.02]
+    assert [other["view"] for other in told["others"]] == ["proxy"]
+
+
 def test_agreement_of_views_is_told_in_a_line(panel: Panel) -> None:
     told = [agreement("proxy", "one-at-a-time", -0.2), agreement("proxy", "proxy", 1.0)]
     measured(panel, "one-at-a-time", agreement=[*told, agreement("one-at-a-time", "incremental", None)])

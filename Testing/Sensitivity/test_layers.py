@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import gc
+import weakref
+from collections.abc import Callable
+
 import numpy as np
 import pytest
 import torch
@@ -14,6 +18,7 @@ from medquant.models.torch_program import TorchModel, from_module
 from medquant.network_edit import set_module, structural_twin
 from medquant.progress import Progress
 from medquant.recipe import Recipe
+from medquant.sensitivity import layers as layers_module
 from medquant.sensitivity import replay as replay_module
 from medquant.sensitivity.change import Expected, mean_dice, overlaps
 from medquant.sensitivity.effects import VIEWS
@@ -182,11 +187,30 @@ def test_a_change_is_that_of_probabilities_and_masks() -> None:
     assert broken.error == broken.divergence == float("inf")
 
 
-def test_references_go_with_their_inputs(model: TorchModel, batches: list[CalibrationBatch]) -> None:
+def test_the_effect_on_the_reference_is_what_rounding_costs_against_it(
+    model: TorchModel, batches: list[CalibrationBatch]
+) -> None:
+    model.network.head.weight.data.mul_(20.0)  # so that several classes win, and rounding moves them
+    model.network.head.bias.data.zero_()
     labels = [output.argmax(1) for output in _outputs(model.network, batches)]
-    found = sensitivity(model, batches, roundings=(Rounding(2),), references=labels)
-    for cell in found.cells:  # what FP32 finds is the reference
+    views = ("one-at-a-time", "incremental")
+    found = sensitivity(model, batches, roundings=(Rounding(2),), views=views, references=labels)
+    assert found.fp32_vs_reference == found.to_dict()["fp32_vs_reference"] == 1.0, "what FP32 finds is the reference"
+    for cell in (*found.cells, *found.types):
         assert cell.change.dsc_vs_reference == pytest.approx(cell.change.dsc)
+        assert cell.reference_loss == cell.to_dict()["reference_loss"] == pytest.approx(cell.dsc_loss)
+    assert max(cell.dsc_loss for cell in found.cells) > 0.01
+    others = [labels[0].roll(2, -1), None]
+    found = sensitivity(model, batches, roundings=(Rounding(2),), views=views, references=others)
+    logits = _outputs(model.network, batches)[0]
+    fp32 = mean_dice(overlaps(logits.argmax(1), others[0], logits.shape[1]))
+    assert found.fp32_vs_reference == pytest.approx(fp32) and 0 < fp32 < 1, "the second input has no reference"
+    whole = dict(found.whole)[Rounding(2)].dsc_vs_reference
+    for cell in found.cells:
+        against = cell.change.dsc_vs_reference
+        meant = fp32 - against if cell.view == "one-at-a-time" else against - whole
+        assert cell.reference_loss == pytest.approx(meant)
+    assert sensitivity(model, batches, roundings=(Rounding(2),)).fp32_vs_reference is None
     with pytest.raises(UserError, match="1 references do not fit 2 inputs"):
         sensitivity(model, batches, roundings=(Rounding(2),), references=labels[:1])
 
@@ -217,6 +241,30 @@ def test_outputs_that_cannot_be_kept_are_computed_again(
     monkeypatch.setattr(replay_module, "HELD_MB", 0.01)
     again = sensitivity(model, batches, roundings=(Rounding(4),))
     assert [cell.effect for cell in again.cells] == [cell.effect for cell in whole.cells]
+
+
+def test_all_that_is_kept_shares_one_budget(
+    model: TorchModel, batches: list[CalibrationBatch], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    alive: weakref.WeakSet[Replay] = weakref.WeakSet()
+    held: list[float] = []
+
+    class Watched(Replay):
+        def record(self, run: Callable[[], torch.Tensor]) -> torch.Tensor:
+            alive.add(self)
+            output = super().record(run)
+            held.append(sum(one.held_mb for one in alive))
+            return output
+
+    monkeypatch.setattr(layers_module, "Replay", Watched)
+    monkeypatch.setattr(replay_module, "HELD_MB", 0.05)
+    gc.disable()
+    try:
+        sensitivity(model, batches, roundings=(Rounding(2), Rounding(4)), views=("one-at-a-time", "incremental"))
+    finally:
+        gc.enable()
+    assert len(held) == 2 * 3, "of each input before anything is rounded, and with everything rounded in each way"
+    assert 0.03 < max(held) <= 0.05
 
 
 def test_it_stops_and_leaves_the_network_as_it_was(model: TorchModel, batches: list[CalibrationBatch]) -> None:
@@ -261,6 +309,21 @@ def test_progress_grows_and_ends(model: TorchModel, batches: list[CalibrationBat
     fractions = [event.fraction for event in seen]
     assert fractions == sorted(fractions) and fractions[-1] == 1.0
     assert any("only layer 3 of 9" in event.message for event in seen)
+
+
+def test_types_and_views_are_announced_each(model: TorchModel, batches: list[CalibrationBatch]) -> None:
+    seen = []
+    views = ("one-at-a-time", "incremental")
+    sensitivity(model, batches, roundings=(Rounding(2), Rounding(4)), views=views, progress=seen.append)
+    fractions, words = [event.fraction for event in seen], [event.message for event in seen]
+    assert fractions == sorted(fractions)
+    places = [
+        words.index(f"{one}: {told}")
+        for one in ("W2", "W4")
+        for told in ("all layers", "all but Conv2d 3x3", "all but Conv2d 1x1", "all but layer 1 of 9")
+    ]
+    assert words.index("W4: only layer 9 of 9") < places[0] and places == sorted(places)
+    assert len({fractions[place] for place in places[1:3]}) == 2, "a full pass moves the bar"
 
 
 def test_without_inputs_nothing_can_be_said(model: TorchModel) -> None:

@@ -196,6 +196,7 @@ def test_from_the_scan_to_the_table_and_back(loop: EventLoop, host: ArrayHost, t
     worst = presenter.shown.heatmap.worst[0]
     presenter.layer_chosen(worst)
     assert sum(presenter.shown.layer.weights.counts) and "Dice against FP32" in presenter.shown.layer.text
+    assert "Against the reference it costs" in presenter.shown.layer.text, "the one that is chosen"
     presenter.save_report(str(report))
     wait()
     assert f"<code>{worst}</code>" in report.read_text(encoding="utf-8"), "the map is in the report"

@@ -184,3 +184,30 @@ def test_the_report_has_the_map_of_the_layers(bench: Bench, masks: dict, tmp_pat
     bench.loop.result(bench.engine, "report", asked)
     page = path.read_text(encoding="utf-8")
     assert "Which layers break first" in page and "<code>a.0</code>" in page and ">10</td>" in page
+    assert "Spearman" not in page and "All layers of one type" not in page
+    names = [f"a.{n}" for n in range(3)]
+    told |= {"layers": [{**layer, "name": name} for name in names], "fp32_vs_reference": 0.875, "view": "incremental"}
+    told["cells"] = [
+        {"layer": name, "bits": 2, "effect": 0.1 * n, "dsc_loss": 0.01 * n, "reference_loss": 0.02 * n}
+        for n, name in enumerate(names)
+    ]
+    told["types"] = [{**told["cells"][2], "layer": "Linear MLP", "share": 0.5}]
+    other = {"view": "proxy", "what": "weights", "layers": told["layers"], "cells": told["cells"][::-1]}
+    bench.loop.result(bench.engine, "report", {**asked, "sensitivity": {**told, "others": [other]}})
+    page = path.read_text(encoding="utf-8")
+    assert "one spared at a time and the quick estimate: 1.00 at 2 bits" in page
+    assert "All layers of one type" in page and "Linear MLP" in page and ".875" in page and ".040</td>" in page
+
+
+def test_masks_of_the_layers_are_held_against_a_reference(bench: Bench) -> None:
+    """And where input ranges were fitted, on another slice than theirs."""
+    np.save(bench.engine.folder / "reference.npy", bench.labels)
+    asked = {"model": "embedded", "volume": bench.volume, "bits": [2], "views": ["one-at-a-time"], "what": "both"}
+    asked["reference"] = {"array": "reference.npy", "labels": {str(LIVER): "liver"}}
+    answer = bench.loop.ask(bench.engine, "sensitivity", asked)
+    bench.loop.wait(lambda: answer.done, 120)
+    fp32 = answer.result["fp32_vs_reference"]
+    assert 0.5 < fp32 < 1
+    for cell in answer.result["cells"]:
+        assert cell["reference_loss"] == pytest.approx(fp32 - cell["dsc_vs_reference"])
+    assert max(cell["reference_loss"] for cell in answer.result["cells"]) > 0.005

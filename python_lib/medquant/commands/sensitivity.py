@@ -67,10 +67,12 @@ def sensitivity(
 
     No labels are needed: everything is compared with the FP32 model. Dice is that of the network's own masks on the
     slices looked at, with that layer alone rounded (or with all but it). With --reference it is also told against
-    labels: boxes are then those around them, and calibration does not see them.
+    labels, with FP32's own: boxes are then those around them, and calibration does not see them. What learns from the
+    slices that calibrate (solvers, static ranges of inputs) is measured on one more.
     """
     from medquant.commands.inputs import open_original, open_volume, read_reference
-    from medquant.evaluation.reference_inputs import reference_inputs
+    from medquant.evaluation.sensitivity_inputs import sensitivity_inputs
+    from medquant.progress import Progress
     from medquant.recipe import Recipe
     from medquant.sensitivity.layers import sensitivity as run_sensitivity
     from medquant.sensitivity.trials import roundings_of
@@ -83,28 +85,32 @@ def sensitivity(
         selection = build_selection(slices, None, None, None)
         with run.track("Loading the model") as (progress, cancelled):
             loaded = open_original(model, weights, device, option, progress, cancelled)
-            measured_on, labels = (None, None) if known is None else reference_inputs(loaded, known, selection)
+            recipe = Recipe(method=method)
+            preparing = Progress(progress, cancelled).span(0.0, 0.03)
+            inputs = sensitivity_inputs(loaded, scan, selection, roundings, recipe, reference=known, tracker=preparing)
             found = run_sensitivity(
                 loaded,
-                scan,
+                inputs.calibrating,
                 roundings=roundings,
                 views=tuple(dict.fromkeys(views or ["one-at-a-time"])),
-                recipe=Recipe(method=method),
-                selection=selection,
-                measured_on=measured_on,
-                references=labels,
+                recipe=recipe,
+                measured_on=inputs.measured_on,
+                references=inputs.references,
                 progress=progress,
                 cancelled=cancelled,
             )
         _show(run, found)
         if target is not None:
             _draw(run, found, target)
-        run.finish({"model": loaded.name, **found.to_dict()})
+        run.finish({"model": loaded.name, "measured_apart": inputs.apart, **found.to_dict()})
 
 
 def _show(run: Session, found: SensitivityMap) -> None:
     from medquant.commands.tables import layers_table, types_table
+    from medquant.evaluation import wording
 
+    if found.fp32_vs_reference is not None:
+        run.say(f"FP32 against the reference: Dice {wording.score(found.fp32_vs_reference)}.")
     for view in dict.fromkeys(cell.view for cell in found.cells):
         run.say(f"\n{view}:")
         run.console.print(layers_table(found, view))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING
 
 from rich.markup import escape
@@ -14,7 +14,11 @@ from medquant.evaluation.comparison import Comparison, ModelSummary
 if TYPE_CHECKING:
     from medquant.evaluation.activations import ActivationStudy
     from medquant.evaluation.rewrite_study import RewriteStudy
+    from medquant.sensitivity.change import Change
     from medquant.sensitivity.effects import SensitivityMap
+
+REFERENCE = {"one-at-a-time": "ref. lost", "incremental": "ref. won"}
+"""What a layer's effect on the Dice against a reference is called, by view."""
 
 
 def plain_table(*titles: str, text: int = 1) -> Table:
@@ -92,11 +96,12 @@ def structures_table(comparison: Comparison) -> Table:
 
 
 def layers_table(found: SensitivityMap, view: str) -> Table:
-    """One line for each layer: its part of the weights, and for each way of rounding the effect and the Dice."""
-    titles, against_reference = [], any(c.change and c.change.dsc_vs_reference is not None for c in found.cells)
+    """One line for each layer: its part of the weights, and for each way of rounding the effect and the Dice; against a
+    reference what the layer costs of FP32's Dice, or where it is given back, what that gains."""
+    titles, against_reference = [], found.fp32_vs_reference is not None
     for rounding in found.roundings:
         titles += [f"{rounding.label}\neffect"] + ([] if view == "proxy" else [f"{rounding.label}\nDice"])
-        titles += [f"{rounding.label}\nreference"] if view != "proxy" and against_reference else []
+        titles += [f"{rounding.label}\n{REFERENCE[view]}"] if view != "proxy" and against_reference else []
     table = plain_table("layer", "share", *titles)
     columns = [found.column(rounding, view) for rounding in found.roundings]
     worst = set(found.worst())
@@ -107,20 +112,29 @@ def layers_table(found: SensitivityMap, view: str) -> Table:
             values.append(wording.percent(cell.effect))
             if cell.change is not None:
                 values.append(wording.score(cell.change.dsc))
-                values += [wording.score(cell.change.dsc_vs_reference)] if against_reference else []
+                values += [wording.difference(cell.reference_loss)] if against_reference else []
         table.add_row(escape(layer), f"{cells[0].share:.1%}", *values, style="bold" if layer in worst else None)
     return table
 
 
 def types_table(found: SensitivityMap) -> Table:
-    """What giving back all layers of a type is worth, for each way of rounding: the Dice before and after."""
-    table = plain_table("type", "share", *(f"{rounding.label}\nDice" for rounding in found.roundings))
+    """What giving back all layers of a type is worth, for each way of rounding: the Dice before and after, against FP32
+    and where there is one, against the reference."""
+    against_reference = found.fp32_vs_reference is not None
+    labels = [rounding.label for rounding in found.roundings]
+    titles = [f"{one}\n{told}" for one in labels for told in ("Dice", "ref.")[: 1 + against_reference]]
+    table = plain_table("type", "share", *titles)
+
+    def scores(changes: Iterable[Change]) -> list[str]:
+        pairs = [(one.dsc, one.dsc_vs_reference)[: 1 + against_reference] for one in changes]
+        return [wording.score(value) for pair in pairs for value in pair]
+
     before = dict(found.whole)
-    table.add_row("none given back", "", *(wording.score(before[r].dsc) for r in found.roundings))
+    table.add_row("none given back", "", *scores(before[r] for r in found.roundings))
     for kind in dict.fromkeys(effect.layer for effect in found.types):
         cells = {effect.rounding: effect for effect in found.types if effect.layer == kind}
-        scores = [wording.score(cells[r].change.dsc) for r in found.roundings]
-        table.add_row(kind, f"{next(iter(cells.values())).share:.1%}", *scores)
+        share = f"{next(iter(cells.values())).share:.1%}"
+        table.add_row(kind, share, *scores(cells[r].change for r in found.roundings))
     return table
 
 

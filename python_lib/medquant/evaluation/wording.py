@@ -39,6 +39,16 @@ def score(value: float | None) -> str:
     return ">.999" if text == "1.000" else text.removeprefix("0")
 
 
+def difference(value: float | None) -> str:
+    """Of two Dice: .012, \N{MINUS SIGN}.003, .000."""
+    return NOTHING if value is None else _signed(value, 3)
+
+
+def correlation(value: float) -> str:
+    """Of ranks: .93, \N{MINUS SIGN}.20, 1.00."""
+    return _signed(value, 2)
+
+
 def distance(value: float | None) -> str:
     """Millimetres: 2.3; a dash where a mask is missing."""
     return NOTHING if value is None or not math.isfinite(value) else f"{value:.1f}"
@@ -192,6 +202,11 @@ def title(model: str, quantized: Sequence[ModelSummary]) -> str:
     if not nominal:
         return model
     return f"{model} at {' and '.join(filter(None, [', '.join(nominal[:-1]), nominal[-1]]))} bits"
+
+
+def _signed(value: float, digits: int) -> str:
+    text = f"{abs(value):.{digits}f}"
+    return (MINUS if value < 0 and float(text) else "") + text.removeprefix("0")
 
 
 def _three_digits(value: float) -> str:

@@ -48,6 +48,8 @@ class Expected:
         self._reference = None if reference is None else _on_grid(reference.to(logits.device), logits, exclusive)
         self._norm = float(self._logits.norm().clamp_min(1e-12))
         self._masks = _masks(self._logits, exclusive)
+        self.dsc_vs_reference = self._against_reference(self._masks)
+        """Mean Dice of the FP32 masks against the reference; None where there is none."""
         self._probabilities = self._logits.softmax(1) if exclusive else self._logits.sigmoid()
         self._self_divergence = self._cross_entropy(self._logits)
 
@@ -55,16 +57,23 @@ class Expected:
         """From here to `found`, of the same shape; infinite error and divergence where it is not finite."""
         found = found.float()
         masks = _masks(found, self._exclusive)
-        classes = 0 if not self._exclusive else found.shape[1]
-        sizes = overlaps(masks, self._masks, classes)
+        sizes = overlaps(masks, self._masks, self._classes)
+        against = self._against_reference(masks)
         volume = max((abs(after - before) / before for _, after, before in sizes if before), default=0.0)
-        against = None if self._reference is None else mean_dice(overlaps(masks, self._reference, classes))
         error = float((found - self._logits).norm()) / self._norm
         if error != error or error == float("inf"):
             error = divergence = float("inf")
         else:
             divergence = max(0.0, self._cross_entropy(found) - self._self_divergence)
         return Change(error, divergence, mean_dice(sizes), volume, against, min(dices(sizes), default=1.0))
+
+    @property
+    def _classes(self) -> int:
+        """As `overlaps` takes it."""
+        return self._logits.shape[1] if self._exclusive else 0
+
+    def _against_reference(self, masks: torch.Tensor) -> float | None:
+        return None if self._reference is None else mean_dice(overlaps(masks, self._reference, self._classes))
 
     def _cross_entropy(self, logits: torch.Tensor) -> float:
         """Of the probabilities with those of `logits`, mean over all places (and masks, where not exclusive)."""

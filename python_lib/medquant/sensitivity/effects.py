@@ -36,6 +36,8 @@ class LayerEffect:
     """How much the Dice of the masks against FP32's falls by rounding it; None in the view "proxy"."""
     stored_bits: int = 0
     """Of everything that stands for the weight."""
+    reference_loss: float | None = None
+    """How much the Dice of the masks against the reference falls by rounding it; None without a reference."""
 
     @property
     def bits(self) -> int:
@@ -61,6 +63,8 @@ class SensitivityMap:
     """All layers of one type given back together, while the others are rounded; `layer` is the type's name."""
     whole: tuple[tuple[Rounding, Change], ...] = ()
     """Everything rounded, where the view "incremental" was asked for."""
+    fp32_vs_reference: float | None = None
+    """Mean Dice of the FP32 network's masks against the reference, where there is one."""
 
     @property
     def bits(self) -> tuple[int, ...]:
@@ -100,6 +104,7 @@ class SensitivityMap:
             "bits": list(self.bits),
             "cells": [cell.to_dict() for cell in self.cells],
             "types": [cell.to_dict() for cell in self.types],
+            "fp32_vs_reference": self.fp32_vs_reference,
             "whole": [{"rounding": rounding.label, **asdict(change)} for rounding, change in self.whole],
             "rank_agreement": self.rank_agreement(),
             "worst": list(self.worst()),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import torch
@@ -50,9 +50,10 @@ def sensitivity(
     layer, and all but a type of layers, and tells what giving it back is worth; "proxy" is the error of the layer's own
     output and takes no pass of the rest. Passes begin where something has changed, and are those of `measured_on`
     (None: of the calibration inputs); a solver fits its own inputs better than others, so others tell the truth.
-    `references` has labels for each of these inputs, or None (see `Expected`). Each effect goes to `partial` as soon as
-    it is known: of "proxy" layer by layer, then of the others the fewest bits first. `model` stays as it is. Raises
-    `UserError` where nothing can be calibrated with, `Cancelled` when stopped.
+    `references` has labels for each of these inputs, or None (see `Expected`): then effects on the Dice against them
+    are told too. Each effect goes to `partial` as soon as it is known: of "proxy" layer by layer, then one view after
+    the other, the fewest bits first. `model` stays as it is. Raises `UserError` where nothing can be calibrated with,
+    `Cancelled` when stopped.
     """
     odd = [view for view in views if view not in VIEWS]
     if odd or not views or not roundings:
@@ -77,7 +78,12 @@ def sensitivity(
             study.measure(views, tracker.span(0.25, 1.0))
     tracker.report(1.0, "Measured")
     return SensitivityMap(
-        tuple(run.jobs), roundings, tuple(study.cells), tuple(study.types), tuple(study.whole.items())
+        tuple(run.jobs),
+        roundings,
+        tuple(study.cells),
+        tuple(study.types),
+        tuple(study.whole.items()),
+        study.fp32_vs_reference,
     )
 
 
@@ -95,6 +101,7 @@ class _Study:
         self.cells: list[LayerEffect] = []
         self.types: list[LayerEffect] = []
         self.whole: dict[Rounding, Change] = {}
+        self.fp32_vs_reference: float | None = None
 
     @cached_property
     def _weights(self) -> int:
@@ -105,50 +112,62 @@ class _Study:
         self._tell(self._cell(name, rounding, "proxy", trial.relative_error))
 
     def measure(self, views: Sequence[View], tracker: Progress) -> None:
-        """Passes of the network with layers exchanged."""
-        network, trials = self._run.network, self._run.trials
+        """Passes of the network with layers exchanged; those of one view are let go of before others are kept."""
         tracker.report(0.0, "Looking at the network")
-        passes = [_Pass(self._run, batch) for batch in self._inputs]
+        passes, model = self._passes(), self._run.model
         outputs = zip((one.record() for one in passes), self._references, strict=True)
-        model = self._run.model
         expected = [Expected(o, exclusive=model.exclusive(o), reference=labels) for o, labels in outputs]
-        incremental = "incremental" in views
-        share = 1 / (len(trials) * len(views))
-        done = 0.0
-        for rounding, layers in trials.items():
-            if "one-at-a-time" in views:
-                part = tracker.span(done, done + share)
-                done += share
-                for name in self._order(passes, part, f"{rounding.label}: only layer"):
-                    with exchanged(network, {name: layers[name].module}):
-                        change = _mean(expected, (one.again(name) for one in passes))
-                    self._tell(self._cell(name, rounding, "one-at-a-time", change.error, change, 1 - change.dsc))
-            if incremental:
-                part = tracker.span(done, done + share)
-                done += share
-                with exchanged(network, {name: trial.module for name, trial in layers.items()}):
+        known = [one.dsc_vs_reference for one in expected if one.dsc_vs_reference is not None]
+        self.fp32_vs_reference = sum(known) / len(known) if known else None
+        alone, given_back = "one-at-a-time" in views, "incremental" in views
+        if alone:
+            self._round_alone(passes, expected, tracker.span(0.0, 0.5 if given_back else 1.0))
+        del passes
+        if given_back:
+            spans = _parts(tracker.span(0.5 if alone else 0.0, 1.0), len(self._run.trials))
+            for (rounding, layers), part in zip(self._run.trials.items(), spans, strict=True):
+                part.report(0.0, f"{rounding.label}: all layers")
+                with exchanged(self._run.network, {name: trial.module for name, trial in layers.items()}):
                     self._give_back(rounding, expected, part)
+
+    def _round_alone(self, passes: list[_Pass], expected: list[Expected], tracker: Progress) -> None:
+        trials = self._run.trials
+        for (rounding, layers), part in zip(trials.items(), _parts(tracker, len(trials)), strict=True):
+            for name in self._order(passes, part, f"{rounding.label}: only layer"):
+                with exchanged(self._run.network, {name: layers[name].module}):
+                    change = _mean(expected, (one.again(name) for one in passes))
+                against = _difference(self.fp32_vs_reference, change.dsc_vs_reference)
+                losses = change.error, change, 1 - change.dsc, against
+                self._tell(self._cell(name, rounding, "one-at-a-time", *losses))
 
     def _give_back(self, rounding: Rounding, expected: list[Expected], tracker: Progress) -> None:
         network, jobs = self._run.network, self._run.jobs
-        passes = [_Pass(self._run, batch) for batch in self._inputs]
-        whole = _mean(expected, (one.record() for one in passes))
-        self.whole[rounding] = whole
+        passes = self._passes()
+        whole = self.whole[rounding] = _mean(expected, (one.record() for one in passes))
         by_type: dict[str, dict[str, nn.Module]] = {}
         for name, job in jobs.items():
             by_type.setdefault(type_of(job), {})[name] = _Full(job)
-        for kind, given in by_type.items():
-            tracker.check()
+
+        def gains(change: Change) -> tuple[float, Change, float, float | None]:
+            against = _difference(change.dsc_vs_reference, whole.dsc_vs_reference)
+            return whole.error - change.error, change, change.dsc - whole.dsc, against
+
+        layers = sum(passes[0].replay.part_of_a_pass(name) for name in jobs)
+        types = len(by_type) / (len(by_type) + layers)
+        for (kind, given), part in zip(by_type.items(), _parts(tracker.span(0.0, types), len(by_type)), strict=True):
+            part.report(0.0, f"{rounding.label}: all but {kind}")
             with exchanged(network, given):
-                change = _mean(expected, (one.whole() for one in passes))
+                effect, *rest, against = gains(_mean(expected, (one.whole() for one in passes)))
             share = sum(jobs[name].weight.numel() for name in given) / self._weights
-            gains = whole.error - change.error, change, change.dsc - whole.dsc
-            self.types.append(LayerEffect(kind, kind, (), share, rounding, "incremental", *gains))
-        for name in self._order(passes, tracker, f"{rounding.label}: all but layer"):
+            about = LayerEffect(kind, kind, (), share, rounding, "incremental", effect, *rest)
+            self.types.append(replace(about, reference_loss=against))
+        for name in self._order(passes, tracker.span(types, 1.0), f"{rounding.label}: all but layer"):
             with exchanged(network, {name: _Full(jobs[name])}):
                 change = _mean(expected, (one.again(name) for one in passes))
-            gains = whole.error - change.error, change, change.dsc - whole.dsc
-            self._tell(self._cell(name, rounding, "incremental", *gains))
+            self._tell(self._cell(name, rounding, "incremental", *gains(change)))
+
+    def _passes(self) -> list[_Pass]:
+        return [_Pass(self._run, batch, len(self._inputs)) for batch in self._inputs]
 
     def _order(self, passes: list[_Pass], tracker: Progress, words: str) -> Iterator[str]:
         """The layers in the order of the network, each announced by what it costs."""
@@ -168,11 +187,13 @@ class _Study:
         effect: float,
         change: Change | None = None,
         dsc_loss: float | None = None,
+        reference_loss: float | None = None,
     ) -> LayerEffect:
         job = self._run.jobs[name]
         shape, share = tuple(job.weight.shape), job.weight.numel() / self._weights
         stored = self._run.trials[rounding][name].stored_bits
-        return LayerEffect(name, job.geometry.kind, shape, share, rounding, view, effect, change, dsc_loss, stored)
+        losses = effect, change, dsc_loss, stored, reference_loss
+        return LayerEffect(name, job.geometry.kind, shape, share, rounding, view, *losses)
 
     def _tell(self, cell: LayerEffect) -> None:
         self.cells.append(cell)
@@ -184,11 +205,19 @@ def _mean(expected: Sequence[Expected], found: Iterable[torch.Tensor]) -> Change
     return Change.mean([one.change(output) for one, output in zip(expected, found, strict=True)])
 
 
-class _Pass:
-    """One calibration input on its way through the network as it stands."""
+def _parts(tracker: Progress, count: int) -> list[Progress]:
+    return [tracker.span(number / count, (number + 1) / count) for number in range(count)]
 
-    def __init__(self, run: TrialRun, batch: CalibrationBatch) -> None:
-        self.replay = Replay(run.network)
+
+def _difference(one: float | None, other: float | None) -> float | None:
+    return None if one is None or other is None else one - other
+
+
+class _Pass:
+    """One input, of so many, on its way through the network as it stands."""
+
+    def __init__(self, run: TrialRun, batch: CalibrationBatch, of: int) -> None:
+        self.replay = Replay(run.network, among=of)
         self.whole = lambda: run.model.forward_for_calibration(run.network, *batch.inputs)
 
     def record(self) -> torch.Tensor:

@@ -13,7 +13,7 @@ from torch import nn
 from torch.utils._pytree import tree_leaves, tree_map_only
 
 HELD_MB = 1000.0
-"""Outputs that are kept, at most; the others are computed again."""
+"""Outputs that are kept, at most, of all passes that are kept at once; the others are computed again."""
 
 Forward = Callable[..., Any]
 
@@ -38,29 +38,32 @@ class Replay:
     pass, but for the layer that was changed.
     """
 
-    def __init__(self, network: nn.Module) -> None:
-        self._network = network
+    def __init__(self, network: nn.Module, among: int = 1) -> None:
+        """`among`: how many passes are kept at once, and share `HELD_MB` evenly."""
+        self._network, self._room = network, HELD_MB / among
         self._pieces = {id(module): (name, module) for name, module in _pieces(network, "")}.values()
         self._calls: list[_Call] = []
         self.began: dict[str, float] = {}
         """When each layer was first called, in seconds from the beginning of the pass, in the order of the calls."""
         self.seconds = 0.0
         """Of the pass that was recorded."""
+        self.held_mb = 0.0
+        """Of its outputs that are kept."""
 
     def record(self, run: Callable[[], torch.Tensor]) -> torch.Tensor:
         """One whole pass, remembered."""
-        start, held = time.perf_counter(), 0.0
-        self.began, self._calls = {}, []
+        start = time.perf_counter()
+        self.began, self._calls, self.held_mb = {}, [], 0.0
 
         def recording(name: str, forward: Forward) -> Forward:
             def call(*args: Any, **options: Any) -> Any:
-                nonlocal held
                 this = _Call(name)
                 self._calls.append(this)
                 output = forward(*args, **options)
                 size = sum(leaf.nbytes for leaf in tree_leaves(output) if isinstance(leaf, torch.Tensor)) / 1e6
-                if held + size <= HELD_MB:
-                    this.output, held = _copied(output), held + size
+                if self.held_mb + size <= self._room:
+                    this.output = _copied(output)
+                    self.held_mb += size
                 this.done, this.next = time.perf_counter() - start, len(self._calls)
                 return output
 

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from medquant.quantized_model import require_original
+from medquant.worker.arrays import segmentation_of
 from medquant.worker.recipes import recipe_of, selection_of
 from medquant.worker.work import Work
 
@@ -17,11 +17,12 @@ if TYPE_CHECKING:
 def sensitivity(params: dict[str, Any], work: Work) -> dict[str, Any]:
     """The effect of each layer of `model` rounded to each of `bits`, in each of `views`, on one piece of `volume`.
 
-    `what` is rounded: "weights", "activations" or "both". `known` tells of other views that were measured before (see
-    `map_of`): how far all of them rank the layers alike is in `agreement`.
+    `what` is rounded: "weights", "activations" or "both". With a `reference` the masks are looked at where it shows
+    structures, and held against it too. `known` tells of other views that were measured before (see `map_of`): how far
+    all of them rank the layers alike is in `agreement`.
     """
-    from medquant.calibration_inputs import calibration_inputs
     from medquant.evaluation.histograms import layer_histograms
+    from medquant.evaluation.sensitivity_inputs import sensitivity_inputs
     from medquant.sensitivity.layers import sensitivity as run_sensitivity
     from medquant.sensitivity.trials import roundings_of
 
@@ -29,16 +30,20 @@ def sensitivity(params: dict[str, Any], work: Work) -> dict[str, Any]:
     roundings = roundings_of(params.get("bits", (2, 4, 8)), params.get("what", "weights"))
     volume, rest = work.warm.volume(work.folder, params["volume"]), work.part(0.05, 1.0)
     selection = selection_of({"slices": params.get("slices", 1)})
-    batches, _ = calibration_inputs(model, volume, selection, work.part(0.02, 0.03))
-    looking = work.part(0.03, 0.05)
-    looked = layer_histograms(model, batches, progress=looking.callback, cancelled=looking.cancelled)
+    recipe = recipe_of({"granularity": params.get("granularity"), "method": "rtn"})
+    reference = segmentation_of(work.folder, params["reference"], volume) if params.get("reference") else None
+    preparing, looking = work.part(0.02, 0.03), work.part(0.03, 0.05)
+    inputs = sensitivity_inputs(model, volume, selection, roundings, recipe, reference=reference, tracker=preparing)
+    looked = layer_histograms(model, inputs.calibrating, progress=looking.callback, cancelled=looking.cancelled)
     work.partial(histograms=[one.to_dict() for one in looked])
     found = run_sensitivity(
         model,
-        batches,
+        inputs.calibrating,
         roundings=roundings,
         views=params.get("views") or ("one-at-a-time",),
-        recipe=recipe_of({"granularity": params.get("granularity"), "method": "rtn"}),
+        recipe=recipe,
+        measured_on=inputs.measured_on,
+        references=inputs.references,
         partial=lambda cell: work.partial(cell=cell.to_dict()),
         progress=rest.callback,
         cancelled=rest.cancelled,
@@ -52,7 +57,8 @@ def sensitivity(params: dict[str, Any], work: Work) -> dict[str, Any]:
 
 def map_of(told: dict[str, Any]) -> SensitivityMap:
     """A map that was measured before: `view`, `what`, `layers` (`name`, `kind`, `shape`, `share`) and `cells` (`layer`,
-    `bits`, `effect`, `dsc_loss`)."""
+    `bits`, `effect`, `dsc_loss`, `reference_loss`); where they are known `types` (like cells, with their `share`),
+    `fp32_vs_reference`, and `others`: maps of other views of the same rounding."""
     from medquant.sensitivity.effects import LayerEffect, SensitivityMap
     from medquant.sensitivity.trials import Rounding, roundings_of
 
@@ -61,9 +67,7 @@ def map_of(told: dict[str, Any]) -> SensitivityMap:
     def rounding(bits: int) -> Rounding:
         return roundings_of([bits], told["what"])[0]
 
-    def cell(one: dict[str, Any]) -> LayerEffect:
-        about = layers[one["layer"]]
-        effect = float("inf") if one["effect"] is None else one["effect"]
+    def cell(one: dict[str, Any], about: dict[str, Any]) -> LayerEffect:
         return LayerEffect(
             one["layer"],
             about["kind"],
@@ -71,10 +75,14 @@ def map_of(told: dict[str, Any]) -> SensitivityMap:
             about["share"],
             rounding(one["bits"]),
             told["view"],
-            effect,
+            float("inf") if one["effect"] is None else one["effect"],
             dsc_loss=one.get("dsc_loss"),
+            reference_loss=one.get("reference_loss"),
         )
 
-    cells: Sequence[LayerEffect] = [cell(one) for one in told["cells"] if one["layer"] in layers]
-    bits = sorted({one["bits"] for one in told["cells"]})
-    return SensitivityMap(tuple(layers), tuple(rounding(number) for number in bits), tuple(cells))
+    cells = [cell(one, layers[one["layer"]]) for one in told["cells"] if one["layer"] in layers]
+    cells += [one for other in told.get("others", ()) for one in map_of(other).cells]
+    types = [cell(one, {**one, "kind": one["layer"], "shape": ()}) for one in told.get("types", ())]
+    roundings = tuple(rounding(number) for number in sorted({one["bits"] for one in told["cells"]}))
+    against = told.get("fp32_vs_reference")
+    return SensitivityMap(tuple(layers), roundings, tuple(cells), tuple(types), fp32_vs_reference=against)
