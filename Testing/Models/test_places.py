@@ -13,11 +13,11 @@ from torch.nn import functional
 from medquant.evaluation.activations import first_inputs, study_activations
 from medquant.evaluation.kurtosis import kurtosis
 from medquant.matrices import by_channel, is_quantizable
-from medquant.models.base import CalibrationBatch
+from medquant.models.base import CalibrationBatch, Model
 from medquant.models.places import places_of_rows
 from medquant.models.prompt_images import SlicePreprocessing
 from medquant.models.sam import SamModelAdapter
-from medquant.models.torch_program import from_module
+from medquant.models.torch_program import TorchModel, from_module
 
 
 def randomized(network: nn.Module) -> nn.Module:
@@ -29,40 +29,43 @@ def randomized(network: nn.Module) -> nn.Module:
     return network.eval()
 
 
-def brightest(model: object, inputs: tuple[torch.Tensor, ...], spot: tuple[int, ...], layer: str) -> torch.Tensor:
-    """Where the row of the layer lies that changes most when one voxel does."""
-    seen = []
+def brightest(model: Model, inputs: tuple[torch.Tensor, ...], spot: tuple[int, ...]) -> dict[str, list[float]]:
+    """Of each layer where the row lies that changes most when one voxel does."""
+    seen: dict[str, torch.Tensor] = {}
+    changes: dict[str, torch.Tensor] = {}
+
+    def look(name: str, module: nn.Module, given: torch.Tensor) -> None:
+        values = by_channel(module, given)
+        changes[name] = (values - seen.setdefault(name, values)).abs().sum(0)
+
     other = inputs[0].clone()
     other[(0, slice(None), *spot)] += 50
     for image in (inputs[0], other):
-
-        def look(name: str, module: nn.Module, given: torch.Tensor) -> None:
-            if name == layer:
-                seen.append(by_channel(module, given))
-
         with torch.inference_mode(), first_inputs(model.network, look):
             model.forward_for_calibration(model.network, image, *inputs[1:])
-    change = (seen[1] - seen[0]).abs().sum(0)
-    return model.places(model.network, *inputs)[layer][:, change.argmax()]
+    places = model.places(model.network, *inputs)
+    return {name: rows[:, changes[name].argmax()].tolist() for name, rows in places.items()}
+
+
+@pytest.fixture(scope="module")
+def windows() -> TorchModel:
+    """The encoder of a SwinUNETR: of an image of 64 voxels a side 32 tokens a side, in windows of seven."""
+    return from_module(randomized(SwinUNETR(1, 3, feature_size=12, depths=(2, 1, 1, 1)).swinViT), name="windows")
 
 
 @pytest.mark.parametrize("spot", [(3, 50, 21), (60, 8, 63)])
-@pytest.mark.parametrize(
-    "layer",
-    ["layers1.0.blocks.0.attn.qkv", "layers1.0.blocks.1.attn.qkv", "layers1.0.blocks.1.mlp.linear1"],
-)
-def test_a_spot_is_found_in_windows_and_shifted_windows(layer: str, spot: tuple[int, ...]) -> None:
-    model = from_module(randomized(SwinUNETR(1, 3, feature_size=12, depths=(2, 1, 1, 1))), name="swin")
+def test_a_spot_is_found_in_windows_and_shifted_windows(windows: TorchModel, spot: tuple[int, ...]) -> None:
     image = torch.randn(1, 1, 64, 64, 64, generator=torch.Generator().manual_seed(0))
-    found = brightest(model, (image,), spot, f"swinViT.{layer}")
-    assert (found - torch.tensor(spot)).abs().max() <= 0.5, "tokens are cells of 2 x 2 x 2 voxels"
+    found = brightest(windows, (image,), spot)
+    token = [place // 2 * 2 + 0.5 for place in spot]
+    for layer in ("blocks.0.attn.qkv", "blocks.1.attn.qkv", "blocks.1.mlp.linear1"):
+        assert found[f"layers1.0.{layer}"] == token
 
 
-def test_padding_of_windows_has_no_place() -> None:
-    model = from_module(SwinUNETR(1, 3, feature_size=12, depths=(2, 1, 1, 1)).eval(), name="swin")
-    places = model.places(model.network, torch.zeros(1, 1, 64, 64, 64))
+def test_padding_of_windows_has_no_place(windows: TorchModel) -> None:
+    places = windows.places(windows.network, torch.zeros(1, 1, 64, 64, 64))
     for block in (0, 1):
-        rows = places[f"swinViT.layers1.0.blocks.{block}.attn.qkv"]
+        rows = places[f"layers1.0.blocks.{block}.attn.qkv"]
         real = ~rows.isnan().any(0)
         assert rows.shape == (3, 35**3) and int(real.sum()) == 32**3
         assert len(rows[:, real].unique(dim=1).T) == 32**3, "each token once"
@@ -73,8 +76,8 @@ def test_a_spot_is_found_in_tokens(projection: str) -> None:
     options = {"feature_size": 4, "hidden_size": 24, "mlp_dim": 32, "num_heads": 2, "proj_type": projection}
     model = from_module(randomized(UNETR(1, 3, (32, 48, 64), **options)), name="unetr")
     image = torch.randn(1, 1, 32, 48, 64, generator=torch.Generator().manual_seed(0))
-    found = brightest(model, (image,), (20, 9, 60), "vit.blocks.0.attn.qkv")
-    assert found.tolist() == [23.5, 7.5, 55.5], "the middle of the patch of 16 x 16 x 16"
+    found = brightest(model, (image,), (20, 9, 60))["vit.blocks.0.attn.qkv"]
+    assert found == [23.5, 7.5, 55.5], "the middle of the patch of 16 x 16 x 16"
 
 
 def test_a_spot_is_found_in_the_windows_of_sam(small_adapter: Callable[..., SamModelAdapter]) -> None:
@@ -82,7 +85,7 @@ def test_a_spot_is_found_in_the_windows_of_sam(small_adapter: Callable[..., SamM
     model = small_adapter(SlicePreprocessing(image_size=64))
     pixels = torch.randn(1, 3, 64, 64, generator=torch.Generator().manual_seed(0))
     inputs = (pixels, torch.tensor([[[8.0, 8.0, 40.0, 40.0], [4.0, 20.0, 30.0, 60.0]]]))
-    assert brightest(model, inputs, (63, 17), "vision_encoder.layers.0.attn.qkv").tolist() == [59.5, 19.5]
+    assert brightest(model, inputs, (63, 17))["vision_encoder.layers.0.attn.qkv"] == [59.5, 19.5]
     study = study_activations(model, [CalibrationBatch(inputs)])
     layers = {one.layer: one for one in study.layers}
     windowed = layers["vision_encoder.layers.0.attn.qkv"]

@@ -61,7 +61,8 @@ def _arithmetic(axes: Axes, flops: dict[str, int]) -> None:
         share = count / total
         axes.barh(0, share, left=left, color=_KINDS.get(kind, _KINDS["other"]), height=0.8)
         if share > 0.12:
-            axes.text(left + share / 2, 0, f"{kind} {share:.0%}", ha="center", va="center", fontsize=8, color=_TEXT)
+            text = "#FFFFFF" if kind == "convolution" else _TEXT
+            axes.text(left + share / 2, 0, f"{kind} {share:.0%}", ha="center", va="center", fontsize=8, color=text)
         left += share
     axes.set(xlim=(0, 1), yticks=[], xticks=[])
     _title(axes, "GFLOPs of one pass: " + ", ".join(f"{kind} {count / 1e9:.3g}" for kind, count in parts))
@@ -121,7 +122,7 @@ def _kurtosis(axes: Axes, layers: Sequence[LayerActivations]) -> None:
     axes.yaxis.set_minor_locator(NullLocator())
     axes.tick_params(labelsize=7, colors=_QUIET, length=2)
     for label in axes.get_xticklabels():
-        label.set(rotation=20, ha="right", rotation_mode="anchor", fontsize=6)
+        label.set(rotation=35, ha="right", rotation_mode="anchor", fontsize=6)
     axes.legend(
         fontsize=7, frameon=False, loc="lower right", bbox_to_anchor=(1, 0.97), ncols=2, labelcolor=_TEXT,
         borderaxespad=0, handletextpad=0.3, columnspacing=1.2,
@@ -132,25 +133,32 @@ def _kurtosis(axes: Axes, layers: Sequence[LayerActivations]) -> None:
 
 def _map(axes: Axes, found: OutlierMap, picture: np.ndarray) -> None:
     """The outliers over the slice of the input in which the largest lies."""
-    values, slices = found.values, picture
-    if values.ndim == 3:
+    values, shown = found.values, picture
+    if values.ndim == 3 and picture.ndim == 3:
         plane = int(np.unravel_index(np.nanargmax(values), values.shape)[0])
-        values = values[plane]
-        slices = picture[int(np.clip(round(found.at[0]), 0, len(picture) - 1))] if picture.ndim == 3 else picture
-    low, high = np.percentile(slices, (1, 99))
-    axes.imshow(slices, cmap="gray", vmin=low, vmax=max(high, low + 1e-6), interpolation="nearest")
-    rows, columns = slices.shape
-    veil = np.clip((values / OUTLIER - 0.6) / 0.6, 0, 0.85)
-    shown = axes.imshow(
-        values, cmap="inferno", vmin=0, alpha=np.nan_to_num(veil), interpolation="nearest",
-        extent=(-0.5, columns - 0.5, rows - 0.5, -0.5),
+        values, shown = values[plane], _slice_of(picture, found.cells[0], plane)
+    rows, columns = shown.shape
+    low, high = np.percentile(shown, (1, 99))
+    axes.imshow(shown, cmap="gray", vmin=low, vmax=max(high, low + 1e-6), interpolation="nearest")
+    most = float(np.nanmax(values))
+    least = min(OUTLIER, 0.7 * most)
+    drawn = axes.imshow(
+        values, cmap="autumn_r", vmin=least, vmax=most, alpha=np.where(values > least, 0.75, 0.0),
+        interpolation="nearest", extent=(-0.5, columns - 0.5, rows - 0.5, -0.5),
     )  # fmt: skip
-    bar = _bar(axes, ScalarMappable(shown.norm, shown.cmap), "deviations of a channel")
-    bar.ax.tick_params(labelsize=6)
-    axes.set(xticks=[], yticks=[], aspect="auto" if min(rows, columns) * 3 < max(rows, columns) else "equal")
+    _bar(axes, ScalarMappable(drawn.norm, drawn.cmap), "standard deviations").ax.tick_params(labelsize=6)
+    axes.set(xticks=[], yticks=[], aspect="equal")
     _title(axes, _short(found.layer), size=7)
     at = ", ".join(f"{place:.0f}" for place in found.at)
-    axes.set_xlabel(f"largest at ({at}) of the input", fontsize=6, color=_QUIET)
+    axes.set_xlabel(f"outliers, the largest at ({at}) of the input", fontsize=6, color=_QUIET)
+
+
+def _slice_of(picture: np.ndarray, cells: np.ndarray, plane: int) -> np.ndarray:
+    """Of the slices that a plane of cells spans, the one that shows most."""
+    half = np.diff(cells).min() / 2 if len(cells) > 1 else len(picture)
+    first, last = (int(np.clip(round(cells[plane] + side), 0, len(picture))) for side in (-half, half))
+    slices = picture[min(first, len(picture) - 1) : max(first + 1, last)]
+    return slices[int(slices.reshape(len(slices), -1).std(1).argmax())]
 
 
 def _smoothed(figure: Figure, place: SubplotSpec, layer: SmoothedLayer) -> None:
