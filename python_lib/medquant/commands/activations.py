@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Annotated
 
 import typer
@@ -55,7 +56,11 @@ def activations(
         parts = sorted(study.flops.items(), key=lambda one: -one[1])
         shares = ", ".join(f"{kind} {count / total:.0%}" for kind, count in parts)
         run.say(f"Arithmetic of one pass: {total / 1e9:.3g} GFLOPs; {escape(shares)}.")
-        both = [one for one in study.drawn if one.placed and one.quantiles_across[1] == one.quantiles_across[1]]
+        both = [
+            one
+            for one in study.drawn
+            if one.placed and not any(map(math.isnan, (one.quantiles_within[1], one.quantiles_across[1])))
+        ]
         more = sum(one.quantiles_within[1] > one.quantiles_across[1] for one in both)
         run.say(f"Median kurtosis within channels is above that across them in {more} of {len(both)} layers.")
         padded = [one.padding for one in study.layers if one.padding]
@@ -67,7 +72,7 @@ def activations(
         if study.smoothed is not None:
             one = study.smoothed
             across = (one.kurtosis_across, one.smoothed_kurtosis_across)
-            known = "not known, they are few" if across[0] != across[0] else "{:.1f} before, {:.1f} after"
+            known = "not known, they are few" if math.isnan(across[0]) else "{:.1f} before, {:.1f} after"
             run.say(
                 f"Smoothing {escape(one.layer)}: kurtosis across channels {known.format(*across)}; within channels "
                 f"{one.kurtosis_within:.1f}, which no division of whole channels can change."

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
-import numpy as np
 from rich.markup import escape
 from rich.table import Table
 
@@ -135,7 +135,7 @@ def activations_table(study: ActivationStudy) -> Table:
             f"{layer.minimum:.3g} to {layer.maximum:.3g}",
             f"{layer.deviation:.3g}",
             wording.percent(layer.outliers),
-            *("" if np.isnan(value) else f"{value:.1f}" for value in (layer.kurtosis_within, layer.kurtosis_across)),
+            *("" if math.isnan(value) else f"{value:.1f}" for value in (layer.kurtosis_within, layer.kurtosis_across)),
             f"{layer.smoothed_ratio:.2f}",
         )
     return table

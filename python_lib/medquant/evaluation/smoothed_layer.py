@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -67,4 +68,4 @@ def factors(module: nn.Module, largest: torch.Tensor) -> torch.Tensor:
 
 def known_or_none(value: float) -> float | None:
     """None for NaN, which JSON does not know."""
-    return None if value != value else value
+    return None if math.isnan(value) else value
