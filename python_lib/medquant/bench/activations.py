@@ -74,12 +74,10 @@ def run(
 
 def row_of(network: str, scan: str, study: ActivationStudy) -> Row:
     """What a study says of the paper's Figure 1."""
-    layers = [layer for layer in study.drawn if layer.placed]
+    layers = study.compared
     medians = np.array([(layer.quantiles_within[1], layer.quantiles_across[1]) for layer in layers])
     means = np.array([(layer.kurtosis_within, layer.kurtosis_across) for layer in layers])
     linear = np.array([layer.kind == "Linear" for layer in layers])
-    known = ~np.isnan(medians).any(1)
-    medians, means, linear = medians[known], means[known], linear[known]
     above = medians[:, 0] > medians[:, 1]
     return Row(
         network=network,

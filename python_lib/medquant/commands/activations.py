@@ -56,13 +56,8 @@ def activations(
         parts = sorted(study.flops.items(), key=lambda one: -one[1])
         shares = ", ".join(f"{kind} {count / total:.0%}" for kind, count in parts)
         run.say(f"Arithmetic of one pass: {total / 1e9:.3g} GFLOPs; {escape(shares)}.")
-        both = [
-            one
-            for one in study.drawn
-            if one.placed and not any(map(math.isnan, (one.quantiles_within[1], one.quantiles_across[1])))
-        ]
-        more = sum(one.quantiles_within[1] > one.quantiles_across[1] for one in both)
-        run.say(f"Median kurtosis within channels is above that across them in {more} of {len(both)} layers.")
+        more = [one.quantiles_within[1] > one.quantiles_across[1] for one in study.compared]
+        run.say(f"Median kurtosis within channels is above that across them in {sum(more)} of {len(more)} layers.")
         padded = [one.padding for one in study.layers if one.padding]
         if padded:
             run.say(f"Padding of windows is left out: in {len(padded)} layers, up to {max(padded):.0%} of the rows.")

@@ -100,6 +100,15 @@ class ActivationStudy:
         """The layers that a segmentation runs."""
         return tuple(layer for layer in self.layers if layer.segmenting)
 
+    @property
+    def compared(self) -> tuple[LayerActivations, ...]:
+        """Those of them whose rows lie in the image, and of which both kurtoses are known."""
+
+        def known(layer: LayerActivations) -> bool:
+            return not np.isnan((layer.quantiles_within[1], layer.quantiles_across[1])).any()
+
+        return tuple(layer for layer in self.drawn if layer.placed and known(layer))
+
     def to_dict(self) -> dict[str, Any]:
         """Plain data for JSON."""
         return {
