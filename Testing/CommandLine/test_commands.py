@@ -17,7 +17,7 @@ from medquant import __version__, load_model
 COMMANDS = (
     "demo", "models", "series", "quantize", "segment", "compare", "export-mask", "bench solver", "bench quality",
     "bench footprint", "bench runtime", "bench pipeline", "bench autoquant",
-    "rewrites", "bench rewrites", "bench redesign", "bench sensitivity",
+    "rewrites", "bench rewrites", "bench redesign", "bench sensitivity", "bench activations",
     "sensitivity", "autoquant", "activations", "doctor", "cache", "export", "train-demo", "worker",
 )  # fmt: skip
 BOX = "liver=10,10,0,40,50,3"

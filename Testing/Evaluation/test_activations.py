@@ -2,22 +2,24 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from matplotlib.figure import Figure
 from scipy import stats
 from torch import nn
 
 from medquant import load_model
 from medquant.errors import Cancelled, UserError
-from medquant.evaluation.activations import (
-    BINS,
-    outlier_map,
-    study_activations,
-)
-from medquant.evaluation.kurtosis import by_channel, kurtosis
+from medquant.evaluation.activation_figures import _kurtosis, activation_figure
+from medquant.evaluation.activations import BINS, study_activations
+from medquant.evaluation.kurtosis import FEWEST, kurtosis, mean_of_known, quantiles_of_known
+from medquant.evaluation.outlier_maps import coarse, outlier_map
+from medquant.matrices import by_channel
 from medquant.models.base import CalibrationBatch
 from medquant.models.torch_program import TorchModel, from_module
 
@@ -51,7 +53,7 @@ def _batches(count: int = 2) -> list[CalibrationBatch]:
 
 @given(st.integers(0, 1000))
 def test_kurtosis_is_that_of_scipy(seed: int) -> None:
-    values = torch.randn(5, 40, generator=torch.Generator().manual_seed(seed), dtype=torch.float64) ** 3
+    values = torch.randn(9, 40, generator=torch.Generator().manual_seed(seed), dtype=torch.float64) ** 3
     for dim in (0, 1):
         expected = stats.kurtosis(values.numpy(), axis=dim, fisher=False)
         assert kurtosis(values, dim).numpy() == pytest.approx(expected, rel=1e-9)
@@ -60,6 +62,12 @@ def test_kurtosis_is_that_of_scipy(seed: int) -> None:
 def test_what_does_not_vary_has_no_kurtosis() -> None:
     values = torch.stack([torch.full((50,), 7.3), torch.arange(50.0)])
     assert kurtosis(values, 1).isnan().tolist() == [True, False]
+
+
+def test_too_few_numbers_have_no_kurtosis() -> None:
+    few = torch.randn(FEWEST - 1, 3, generator=torch.Generator().manual_seed(0))
+    assert kurtosis(few, 0).isnan().all() and not kurtosis(torch.cat([few, few[:1]]), 0).isnan().any()
+    assert np.isnan(mean_of_known(kurtosis(few, 0))) and np.isnan(quantiles_of_known(kurtosis(few, 0))).all()
 
 
 def test_every_layer_is_described_by_what_it_gets(model: TorchModel) -> None:
@@ -78,10 +86,12 @@ def test_every_layer_is_described_by_what_it_gets(model: TorchModel) -> None:
     for axis, told in ((1, layer.quantiles_within), (0, layer.quantiles_across)):
         expected = np.quantile(stats.kurtosis(channels, axis=axis, fisher=False), (0.1, 0.5, 0.9))
         assert told == pytest.approx(expected, rel=1e-3)
-    assert found.layers[0].quantiles_across == (0.0, 0.0, 0.0)
+    first = found.layers[0].to_dict()
+    assert np.isnan(found.layers[0].quantiles_across).all() and first["quantiles_across"] == [None, None, None]
     counts, _ = np.histogram(channels, BINS, (layer.minimum, layer.maximum))
     assert sum(layer.histogram) == channels.size and np.abs(np.array(layer.histogram) - counts).sum() <= 4
-    assert found.layers[3].channels == 6 and found.layers[0].kurtosis_across == 0.0
+    assert found.layers[3].channels == 6 and first["kurtosis_across"] is None
+    assert all(one.placed and one.segmenting and one.padding == 0 for one in found.layers)
     assert found.to_dict()["layers"][1]["layer"] == "grouped"
 
 
@@ -93,17 +103,24 @@ def test_arithmetic_is_counted_by_kind(model: TorchModel) -> None:
 
 
 def test_outliers_are_where_they_were_put() -> None:
-    inputs = torch.randn(1, 4, 9, 11, generator=torch.Generator().manual_seed(0))
+    inputs = torch.randn(1, 8, 9, 11, generator=torch.Generator().manual_seed(0))
     inputs[0, 2, 5, 7] = 60.0
-    for module, given_as in ((nn.Conv2d(4, 2, 3), inputs), (nn.Linear(4, 2), inputs.movedim(1, -1))):
-        places = outlier_map(module, given_as)
-        assert places.shape == (1, 9, 11)
-        assert np.unravel_index(places.argmax(), places.shape) == (0, 5, 7) and places.max() > 6
-    model = from_module(nn.Sequential(nn.Conv2d(4, 2, 3), nn.ReLU()), name="one")
+    for kind, convolution in ((nn.Conv2d(8, 2, 3), True), (nn.Linear(8, 2), False)):
+        given_as = inputs if convolution else inputs.movedim(1, -1)
+        rows = torch.cartesian_prod(torch.arange(9.0), torch.arange(11.0)).T
+        places = outlier_map("one", by_channel(kind, given_as), rows)
+        assert places.values.shape == (9, 11) and places.at == (5.0, 7.0) and places.values.max() > 6
+    model = from_module(nn.Sequential(nn.Conv2d(8, 2, 3), nn.ReLU()), name="one")
     found = study_activations(model, [CalibrationBatch((inputs,))])
-    assert list(found.maps) == ["0"] and found.maps["0"].argmax() == 5 * 11 + 7
+    (drawn,) = found.maps
+    assert drawn.layer == "0" and drawn.at == (5.0, 7.0) and np.array_equal(found.picture, inputs[0, 0])
+    told = found.to_dict()["outliers"][0]
+    assert told["at"] == [5.0, 7.0] and told["map"][5][7] == pytest.approx(drawn.values[5, 7], rel=1e-3)
     (layer,) = found.layers
-    assert layer.outliers == pytest.approx(1 / inputs.numel()) and layer.kurtosis_within > 10 > layer.kurtosis_across
+    assert (
+        layer.outliers == pytest.approx(1 / inputs.numel(), rel=1e-4)
+        and layer.kurtosis_within > 10 > layer.kurtosis_across
+    )
 
 
 @pytest.mark.parametrize(
@@ -153,6 +170,7 @@ def test_one_layer_is_shown_before_and_after_smoothing(model: TorchModel) -> Non
         within = stats.kurtosis(values, axis=1, fisher=False).mean()
         assert found.kurtosis_within == pytest.approx(within, rel=1e-3)
     told = found.to_dict()
+    assert np.array(told["before"]).shape == (64, 8) and np.max(told["before"]) == pytest.approx(reach.max(), rel=1e-3)
     assert told["channel_maxima_before"] == pytest.approx(reach)
     assert told["channel_maxima_after"] == pytest.approx(reach / factors, rel=1e-4)
     peaked = study_activations(model, batches)
@@ -160,3 +178,40 @@ def test_one_layer_is_shown_before_and_after_smoothing(model: TorchModel) -> Non
     assert peaked.smoothed.layer == max(several, key=lambda layer: layer.kurtosis_within).layer
     with pytest.raises(UserError, match=r"No layer called conv has an input of several channels. Choose one"):
         study_activations(model, batches, layer="conv")
+
+
+def test_a_coarse_map_keeps_the_largest_of_each_block() -> None:
+    values = np.arange(100.0 * 3).reshape(100, 3)
+    values[7] = np.nan
+    found = coarse(values, 10)
+    assert found.shape == (10, 3) and np.array_equal(found[:, 2], np.arange(9, 100, 10) * 3 + 2)
+    assert np.isnan(coarse(np.full((20, 2), np.nan), 5)).all()
+
+
+class Called(nn.Module):
+    """Calls a layer by keyword."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(1, 8, 3)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.conv(input=x)
+
+
+def test_layers_called_by_keyword_are_seen_and_drawn(tmp_path: Path) -> None:
+    found = study_activations(from_module(Called(), name="called"), _batches(1))
+    assert [layer.layer for layer in found.layers] == ["conv"] and found.layers[0].placed
+    drawn = activation_figure(tmp_path / "one.png", found)  # a network of one layer, with no kurtosis across
+    assert drawn.read_bytes()[:4] == b"\x89PNG"
+
+
+def test_nothing_is_drawn_where_nothing_was_measured(model: TorchModel, tmp_path: Path) -> None:
+    """Below eight channels there is no kurtosis across, and no point for it."""
+    figure = Figure()
+    study = study_activations(model, _batches(1))
+    axes = figure.add_subplot()
+    _kurtosis(axes, study.drawn)
+    within, across = (line.get_ydata() for line in axes.lines if line.get_marker() == "o")
+    assert np.isnan(across).tolist() == [True, False, False, True] and not np.isnan(within).any()
+    assert activation_figure(tmp_path / "net.svg", study).stat().st_size > 10_000

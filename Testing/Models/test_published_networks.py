@@ -18,6 +18,7 @@ from monai.networks.nets import UNETR, SwinUNETR
 from torch import nn
 
 from medquant.errors import UserError
+from medquant.evaluation.activations import first_inputs
 from medquant.imaging.volume import Volume
 from medquant.models.base import CalibrationSelection
 from medquant.models.catalogue import PUBLISHED_NETWORKS
@@ -69,6 +70,10 @@ SMALL: dict[str, tuple[Callable[[], nn.Module], tuple[int, int, int]]] = {
 CLASSES = {"spleen": 3, "liver": 1}
 DEEP = ("*.layers.3.*", "*.layers.4.*", "*.up_layers_auto.0.*")
 """Layers of VISTA3D that are left out where a test would take long; they are like the others."""
+
+
+MAPS = ("map_qv", "map_out", "map_fusion", "map_reduction")
+"""Parts of names of MedFormer's queries, which stand for no place."""
 
 
 def randomized(network: nn.Module, seed: int = 0) -> nn.Module:
@@ -402,3 +407,22 @@ def test_sizes_are_those_told_and_within_a_hundredth_of_those_measured(name: str
         network = build()
     assert parameters(network) == count
     assert 4e-6 * count == pytest.approx(megabytes, rel=0.01)
+
+
+@pytest.mark.parametrize("name", SMALL)
+def test_rows_of_every_published_network_have_a_place(name: str, tmp_path: Path) -> None:
+    model = loaded(name, saved(name, tmp_path)[0])
+    window = (64, 64, 64) if name == "swinunetr" else SMALL[name][1]
+    image = torch.zeros(1, 1, *window)
+    places = model.places(model.network, image)
+    called: list[str] = []
+    with torch.inference_mode(), first_inputs(model.network, lambda name, *_: called.append(name)):
+        model.forward_for_calibration(model.network, image)
+    without = [one for one in called if one not in places]
+    assert all(any(part in one for part in MAPS) for one in without) and (not without or name == "medformer")
+    for one, rows in places.items():
+        assert rows.shape[0] == 3, one
+        for axis, size in enumerate(window):
+            known = rows[axis][~rows[axis].isnan()]
+            assert len(known) and float(known.min()) >= -0.5 and float(known.max()) <= size - 0.5, one
+            assert float(known.mean()) == pytest.approx((size - 1) / 2, abs=1.5), one

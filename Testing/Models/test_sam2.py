@@ -13,6 +13,7 @@ from PIL import Image
 from transformers import Sam2Model, Sam2VideoConfig, Sam2VideoModel
 
 from medquant.errors import UserError
+from medquant.evaluation.activations import first_inputs
 from medquant.imaging.volume import Volume
 from medquant.models import sam2_weights
 from medquant.models.base import CalibrationSelection
@@ -233,3 +234,19 @@ def test_what_does_not_fit_is_explained(tiny: None, tmp_path: Path) -> None:
         Sam2ModelAdapter.load(path, image_size=500)
     with pytest.raises(UserError, match="needs its weights"):
         load_model("medsam2")
+
+
+def test_rows_of_the_encoder_lie_in_the_picture(model: Sam2ModelAdapter) -> None:
+    """Through windows whose size changes from stage to stage, and queries that are pooled."""
+    inputs = picture_and_boxes()
+    places = model.places(model.network, *inputs)
+    called: list[str] = []
+    with torch.inference_mode(), first_inputs(model.network, lambda name, *_: called.append(name)):
+        model.forward_for_calibration(model.network, *inputs)
+    encoder = [name for name in called if name.startswith("vision_encoder.")]
+    assert len(encoder) > 20
+    for name in encoder:
+        rows = places[name]
+        real = rows[:, ~rows.isnan().any(0)]
+        assert len(real.unique(dim=1).T) == real.shape[1], f"{name}: each row its own place"
+        assert torch.allclose(real.mean(1), torch.full((2,), (SIZE - 1) / 2), atol=0.5), name

@@ -94,6 +94,15 @@ def spatial_grid(module: nn.Module, inputs: torch.Tensor) -> tuple[int, ...]:
     return (inputs.shape[0], *sizes)
 
 
+def by_channel(module: nn.Module, inputs: torch.Tensor) -> torch.Tensor:
+    """A layer's input as (channels, positions), float32: channels are last for linear layers, second for others."""
+    if isinstance(module, nn.Linear):
+        return inputs.reshape(-1, inputs.shape[-1]).T.float()
+    spatial = inputs.ndim - int(type(module).__name__[-2])
+    channels = inputs.movedim(spatial - 1, 0)
+    return channels.reshape(len(channels), -1).float()
+
+
 def input_rows(module: nn.Module, inputs: torch.Tensor, positions: torch.Tensor) -> torch.Tensor:
     """Rows (groups, N, m) of the layer's input at flat `positions` (N,) of its `spatial_grid`."""
     if isinstance(module, nn.Linear):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Annotated
 
 import typer
@@ -33,9 +34,9 @@ def activations(
 ) -> None:
     """Look at the inputs of all layers: range, outliers, kurtosis within and across channels, what smoothing would do.
 
-    Outliers at few places within many channels, the pattern of medical networks, give a large kurtosis within channels
-    and a small one across them: one scale for each channel then helps little, moving the range between channels
-    (smoothing) even less.
+    Outliers at few places within many channels give a large kurtosis within channels and a small one across them: one
+    scale for each channel then helps little, moving the range between channels (smoothing) even less. Rows that only
+    fill up windows are left out; layers with a star are run by mask prompts only, and are in no picture.
     """
     from medquant.commands.inputs import open_original, open_volume
     from medquant.commands.tables import activations_table
@@ -55,11 +56,21 @@ def activations(
         parts = sorted(study.flops.items(), key=lambda one: -one[1])
         shares = ", ".join(f"{kind} {count / total:.0%}" for kind, count in parts)
         run.say(f"Arithmetic of one pass: {total / 1e9:.3g} GFLOPs; {escape(shares)}.")
+        more = [one.quantiles_within[1] > one.quantiles_across[1] for one in study.compared]
+        run.say(f"Median kurtosis within channels is above that across them in {sum(more)} of {len(more)} layers.")
+        padded = [one.padding for one in study.layers if one.padding]
+        if padded:
+            run.say(f"Padding of windows is left out: in {len(padded)} layers, up to {max(padded):.0%} of the rows.")
+        unplaced = sum(not one.placed for one in study.drawn)
+        if unplaced:
+            run.say(f"No map of outliers is drawn of {unplaced} layers: their rows have no place in the image.")
         if study.smoothed is not None:
             one = study.smoothed
+            across = (one.kurtosis_across, one.smoothed_kurtosis_across)
+            known = "not known, they are few" if math.isnan(across[0]) else "{:.1f} before, {:.1f} after"
             run.say(
-                f"Smoothing {escape(one.layer)}: kurtosis across channels {one.kurtosis_across:.1f} before, "
-                f"{one.smoothed_kurtosis_across:.1f} after; within channels {one.kurtosis_within:.1f} before and after."
+                f"Smoothing {escape(one.layer)}: kurtosis across channels {known.format(*across)}; within channels "
+                f"{one.kurtosis_within:.1f}, which no division of whole channels can change."
             )
         if target is not None:
             from medquant.evaluation.activation_figures import activation_figure

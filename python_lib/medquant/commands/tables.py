@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING
 
@@ -139,17 +140,16 @@ def types_table(found: SensitivityMap) -> Table:
 
 
 def activations_table(study: ActivationStudy) -> Table:
-    """One line for each layer's input."""
+    """One line for each layer's input; a star for what a segmentation never runs."""
     titles = ("range", "deviation", "outliers\n%", "kurtosis\nwithin", "kurtosis\nacross", "smoothing\nratio")
     table = plain_table("layer", *titles)
     for layer in study.layers:
         table.add_row(
-            escape(layer.layer),
+            escape(layer.layer) + ("" if layer.segmenting else " *"),
             f"{layer.minimum:.3g} to {layer.maximum:.3g}",
             f"{layer.deviation:.3g}",
             wording.percent(layer.outliers),
-            f"{layer.kurtosis_within:.1f}",
-            f"{layer.kurtosis_across:.1f}" if layer.kurtosis_across else "",
+            *("" if math.isnan(value) else f"{value:.1f}" for value in (layer.kurtosis_within, layer.kurtosis_across)),
             f"{layer.smoothed_ratio:.2f}",
         )
     return table

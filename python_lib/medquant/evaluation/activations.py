@@ -2,8 +2,8 @@
 
 Kurtosis is the fourth standardized moment, 3 for a normal distribution (MedQuanBench, Fig. 1b and appendix C): "within
 channels" over the positions of each channel, "across channels" over the channels at each position (a voxel, a token).
-Outliers that sit at few places within many channels give a large kurtosis within and a small one across: the pattern
-of medical networks, the opposite of language models.
+Outliers that sit at few places within many channels give a large kurtosis within and a small one across: what the paper
+finds in medical networks, the opposite of language models. Rows that only fill up windows are left out of everything.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
+from fnmatch import fnmatchcase
 from typing import Any
 
 import numpy as np
@@ -20,22 +21,20 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from medquant.calibration_inputs import calibration_inputs
 from medquant.errors import UserError
-from medquant.evaluation.kurtosis import by_channel, kurtosis, mean_of_known, quantiles_of_known
+from medquant.evaluation.kurtosis import kurtosis, mean_of_known, quantiles_of_known
+from medquant.evaluation.outlier_maps import OutlierMap, outlier_map
+from medquant.evaluation.smoothed_layer import SmoothedLayer, factors, known_or_none, smoothed_layer
 from medquant.imaging.volume import Volume
-from medquant.matrices import Layout, is_quantizable
+from medquant.matrices import by_channel, is_quantizable
 from medquant.models.base import CalibrationBatch, CalibrationSelection, Model
 from medquant.network_edit import stoppable, structural_twin
 from medquant.progress import CancelCheck, Progress, ProgressCallback
-from medquant.rewrites.scaling import reach_of_inputs
-from medquant.rewrites.smoothing import smoothing_factors
 
 BINS = 64
 OUTLIER = 6.0
 """Standard deviations of its channel beyond which a number is an outlier."""
 MAPPED = 3
 """Layers whose outliers are drawn."""
-ROWS = 240
-"""Runs of positions in which one layer is shown before and after smoothing."""
 
 
 @dataclass(frozen=True)
@@ -46,6 +45,13 @@ class LayerActivations:
     kind: str
     channels: int
     positions: int
+    """Rows that count: without those of padding."""
+    padding: float
+    """Part of all rows that windows or blocks were filled up with; they are in none of the figures."""
+    placed: bool
+    """Whether its rows have a place in the image; queries of a decoder have none."""
+    segmenting: bool
+    """False where calibration alone runs the layer, as those of mask prompts; then it is in no picture."""
     minimum: float
     maximum: float
     mean: float
@@ -53,9 +59,9 @@ class LayerActivations:
     histogram: tuple[int, ...]
     """Counts in `BINS` even bins from `minimum` to `maximum`."""
     kurtosis_within: float
-    """Mean over the channels that are not constant."""
+    """Mean over the channels that are not constant; NaN with too few positions (`kurtosis.FEWEST`)."""
     kurtosis_across: float
-    """Mean over the positions that are not constant; 0 with fewer than four channels."""
+    """Mean over the positions that are not constant; NaN with too few channels."""
     quantiles_within: tuple[float, ...]
     """Of the channels' kurtosis, at `kurtosis.QUANTILES`: it spans decades, of which the mean tells the top alone."""
     quantiles_across: tuple[float, ...]
@@ -66,33 +72,12 @@ class LayerActivations:
     """Largest over median channel maximum after smoothing with alpha 0.5, over the same before: below 1 is evener."""
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain data for JSON."""
-        return {**asdict(self), "histogram": list(self.histogram)}
-
-
-@dataclass(frozen=True)
-class SmoothedLayer:
-    """One layer's input before and after smoothing with alpha 0.5 (MedQuanBench, Fig. 5).
-
-    Smoothing divides each channel by a number of its own, which evens the channels out; within a channel all stays in
-    proportion, outliers at few places too.
-    """
-
-    layer: str
-    before: np.ndarray
-    """Absolute values (runs of positions, channels), the largest of each run; of the first input."""
-    after: np.ndarray
-    kurtosis_within: float
-    """The same before and after: of each channel, mean over the channels."""
-    kurtosis_across: float
-    """Over the channels at each position, mean over the positions, before."""
-    smoothed_kurtosis_across: float
-
-    def to_dict(self) -> dict[str, Any]:
-        """Plain data for JSON: of the values the largest of each channel."""
-        told = asdict(self)
-        for name in ("before", "after"):
-            told[f"channel_maxima_{name}"] = told.pop(name).max(0).tolist()
+        """Plain data for JSON; what is not known is None."""
+        told = {**asdict(self), "histogram": list(self.histogram)}
+        for name in ("kurtosis_within", "kurtosis_across"):
+            told[name] = known_or_none(told[name])
+        for name in ("quantiles_within", "quantiles_across"):
+            told[name] = [known_or_none(value) for value in told[name]]
         return told
 
 
@@ -103,25 +88,33 @@ class ActivationStudy:
     layers: tuple[LayerActivations, ...]
     flops: dict[str, int]
     """Multiplications and additions of one pass by kind of operation: "convolution", "linear", "attention"."""
-    maps: dict[str, np.ndarray]
-    """Of the layers with the most peaked channels: where the outliers of the first input are (see `outlier_map`)."""
+    maps: tuple[OutlierMap, ...]
+    """Where the outliers of the first input are, of the most peaked layers whose rows have a place."""
+    picture: np.ndarray
+    """The first input, its first channel: (z, y, x) or (y, x)."""
     smoothed: SmoothedLayer | None = None
     """The layer asked for, else the most peaked; None where no layer has several channels."""
 
+    @property
+    def drawn(self) -> tuple[LayerActivations, ...]:
+        """The layers that a segmentation runs."""
+        return tuple(layer for layer in self.layers if layer.segmenting)
+
+    @property
+    def compared(self) -> tuple[LayerActivations, ...]:
+        """Those of them whose rows lie in the image, and of which both kurtoses are known."""
+
+        def known(layer: LayerActivations) -> bool:
+            return not np.isnan((layer.quantiles_within[1], layer.quantiles_across[1])).any()
+
+        return tuple(layer for layer in self.drawn if layer.placed and known(layer))
+
     def to_dict(self) -> dict[str, Any]:
-        """Plain data for JSON: of each map the largest outlier and where it is."""
-        maps = {
-            name: {
-                "shape": list(places.shape),
-                "largest": float(places.max()),
-                "at": [int(index) for index in np.unravel_index(places.argmax(), places.shape)],
-            }
-            for name, places in self.maps.items()
-        }
+        """Plain data for JSON."""
         return {
             "layers": [layer.to_dict() for layer in self.layers],
             "flops": self.flops,
-            "outliers": maps,
+            "outliers": [one.to_dict() for one in self.maps],
             "smoothed": self.smoothed and self.smoothed.to_dict(),
         }
 
@@ -137,33 +130,48 @@ def study_activations(
 ) -> ActivationStudy:
     """Look at the inputs of all linear, convolution and transposed convolution layers.
 
-    One pass of the FP32 network for each calibration input. `layer` is shown before and after smoothing (None: the most
-    peaked). Raises `UserError` where there is no layer, or not the one asked for.
+    One pass of the FP32 network for each calibration input, and one for each axis that finds where rows lie. `layer` is
+    shown before and after smoothing (None: the most peaked). Raises `UserError` where there is no layer, or not the one
+    asked for.
     """
     tracker = Progress(progress, cancelled)
     batches, _ = calibration_inputs(model, calibration, selection or CalibrationSelection(count=1), tracker)
     network = structural_twin(model.network)
     found: dict[str, list[torch.Tensor]] = {}
+    rows: dict[str, int] = {}
     layers: list[LayerActivations] = []
+
+    def real(name: str, module: nn.Module, inputs: torch.Tensor) -> torch.Tensor:
+        values = by_channel(module, inputs)
+        return values[:, ~places[name].isnan().any(0)] if name in places else values
 
     def look(name: str, module: nn.Module, inputs: torch.Tensor) -> None:
         tracker.check()
-        found.setdefault(name, []).append(by_channel(module, inputs))
+        found.setdefault(name, []).append(real(name, module, inputs))
+        rows[name] = rows.get(name, 0) + by_channel(module, inputs).shape[1]
         if len(found[name]) == len(batches):
-            layers.append(_described(name, module, torch.cat(found.pop(name), 1)))
+            values = torch.cat(found.pop(name), 1)
+            if values.shape[1]:
+                only = any(fnmatchcase(name, pattern) for pattern in model.calibration_only)
+                part = 1 - values.shape[1] / rows[name]
+                layers.append(_described(name, module, values, part, name in places, not only))
 
     flops: dict[str, int] = {}
+    shapes: list[torch.Size] = []
+    places: dict[str, torch.Tensor] = {}
     with stoppable(network, tracker.check), torch.inference_mode():
         for number, batch in enumerate(batches):
             tracker.report(number / len(batches), f"Looking at input {number + 1} of {len(batches)}")
+            if shapes != _shapes(batch):
+                shapes, places = _shapes(batch), model.places(network, *batch.inputs)
             with FlopCounterMode(display=False) as counter, first_inputs(network, look):
                 model.forward_for_calibration(network, *batch.inputs)
             flops = flops_by_kind(counter, network)
         if not layers:
             raise UserError("The network has no linear or convolution layer that is called. Choose another model.")
-        maps: dict[str, np.ndarray] = {}
-        by_peaks = sorted(layers, key=lambda one: -one.kurtosis_within)
-        peaked = {one.layer for one in by_peaks[:MAPPED]}
+        by_peaks = sorted(layers, key=lambda one: -np.nan_to_num(one.kurtosis_within))
+        by_peaks = sorted(by_peaks, key=lambda one: not one.segmenting)
+        peaked = [one.layer for one in by_peaks if one.segmenting and one.placed and one.positions > 1][:MAPPED]
         several = [one.layer for one in by_peaks if one.channels > 1]
         if layer is not None and layer not in several:
             raise UserError(
@@ -172,44 +180,27 @@ def study_activations(
             )
         shown = layer or next(iter(several), None)
         smoothed: list[SmoothedLayer] = []
+        maps: dict[str, OutlierMap] = {}
+        if shapes != _shapes(batches[0]):
+            places = model.places(network, *batches[0].inputs)
 
         def draw(name: str, module: nn.Module, inputs: torch.Tensor) -> None:
             if name in peaked:
-                maps[name] = outlier_map(module, inputs)
+                maps[name] = outlier_map(name, by_channel(module, inputs), places[name])
             if name == shown:
-                smoothed.append(smoothed_layer(name, module, inputs))
+                smoothed.append(smoothed_layer(name, module, real(name, module, inputs)))
 
         with first_inputs(network, draw):
             model.forward_for_calibration(network, *batches[0].inputs)
     tracker.report(1.0, "Looked at")
-    return ActivationStudy(tuple(layers), flops, maps, smoothed[0] if smoothed else None)
+    ordered = tuple(maps[name] for name in peaked if name in maps)
+    picture = batches[0].inputs[0][0, 0].float().cpu().numpy()
+    return ActivationStudy(tuple(layers), flops, ordered, picture, smoothed[0] if smoothed else None)
 
 
-def outlier_map(module: nn.Module, inputs: torch.Tensor) -> np.ndarray:
-    """Where the outliers are: at each place the largest distance from its channel's mean, in standard deviations.
-
-    `inputs` (batch, channels, *spatial) or (batch, *places, channels); returns (batch, *spatial) or (batch, *places),
-    float32.
-    """
-    channels = by_channel(module, inputs)
-    deviation, mean = torch.std_mean(channels, 1, keepdim=True, correction=0)
-    distance = ((channels - mean).abs() / deviation.clamp_min(1e-12)).amax(0)
-    shape = inputs.shape[:-1] if isinstance(module, nn.Linear) else (inputs.shape[0], *inputs.shape[2:])
-    return distance.reshape(shape).numpy()
-
-
-def smoothed_layer(name: str, module: nn.Module, inputs: torch.Tensor) -> SmoothedLayer:
-    """A layer's input, and what it would be with its channels divided as `rewrites.smoothing` divides them."""
-    before = by_channel(module, inputs)
-    after = before / _factors(module, before.abs().amax(1))[:, None]
-
-    def runs(values: torch.Tensor) -> np.ndarray:
-        parts = values.abs().tensor_split(min(ROWS, values.shape[1]), 1)
-        return torch.stack([part.amax(1) for part in parts]).numpy()
-
-    many = len(before) >= 4
-    across = [mean_of_known(kurtosis(values, 0)) if many else 0.0 for values in (before, after)]
-    return SmoothedLayer(name, runs(before), runs(after), mean_of_known(kurtosis(before, 1)), *across)
+def _shapes(batch: CalibrationBatch) -> list[torch.Size]:
+    """What decides where the rows of all layers lie."""
+    return [value.shape for value in batch.inputs if torch.is_tensor(value)]
 
 
 def flops_by_kind(counter: FlopCounterMode, network: nn.Module) -> dict[str, int]:
@@ -228,20 +219,25 @@ def flops_by_kind(counter: FlopCounterMode, network: nn.Module) -> dict[str, int
     return {kind: int(count) for kind, count in totals.items() if count}
 
 
-def _described(name: str, module: nn.Module, values: torch.Tensor) -> LayerActivations:
+def _described(
+    name: str, module: nn.Module, values: torch.Tensor, padding: float, placed: bool, segmenting: bool
+) -> LayerActivations:
     """Of the inputs (channels, positions) of one layer."""
     low, high = (float(end) for end in values.aminmax())
     deviation, mean = torch.std_mean(values, 1, keepdim=True, correction=0)
     far = (values - mean).abs() > OUTLIER * deviation.clamp_min(1e-12)
-    within, across = kurtosis(values, 1), kurtosis(values, 0) if len(values) >= 4 else torch.zeros(0)
+    within, across = kurtosis(values, 1), kurtosis(values, 0)
     counts = torch.histc(values, BINS, low, high) if high > low else torch.tensor([values.numel()] + [0] * (BINS - 1))
     largest = values.abs().amax(1)
-    smoothed = largest / _factors(module, largest)
+    smoothed = largest / factors(module, largest)
     return LayerActivations(
         layer=name,
         kind=type(module).__name__,
         channels=len(values),
         positions=values.shape[1],
+        padding=padding,
+        placed=placed,
+        segmenting=segmenting,
         minimum=low,
         maximum=high,
         mean=float(values.mean()),
@@ -256,11 +252,6 @@ def _described(name: str, module: nn.Module, values: torch.Tensor) -> LayerActiv
     )
 
 
-def _factors(module: nn.Module, largest: torch.Tensor) -> torch.Tensor:
-    """What smoothing with alpha 0.5 divides each channel by, from its largest absolute value."""
-    return smoothing_factors(largest, reach_of_inputs(module.weight.detach().float(), Layout.of(module)))
-
-
 def _unevenness(largest: torch.Tensor) -> float:
     """Largest over median of the channels in use."""
     used = largest[largest > 0]
@@ -273,15 +264,15 @@ def first_inputs(network: nn.Module, look: Callable[[str, nn.Module, torch.Tenso
     seen: set[str] = set()
 
     def hook(name: str) -> Callable[..., None]:
-        def before(module: nn.Module, arguments: tuple[Any, ...]) -> None:
+        def before(module: nn.Module, arguments: tuple[Any, ...], keywords: dict[str, Any]) -> None:
             if name not in seen:
                 seen.add(name)
-                look(name, module, arguments[0])
+                look(name, module, arguments[0] if arguments else keywords["input"])
 
         return before
 
     layers = [(name, module) for name, module in network.named_modules() if is_quantizable(module)]
-    hooks = [module.register_forward_pre_hook(hook(name)) for name, module in layers]
+    hooks = [module.register_forward_pre_hook(hook(name), with_kwargs=True) for name, module in layers]
     try:
         yield
     finally:

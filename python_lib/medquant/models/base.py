@@ -15,6 +15,7 @@ from torch import nn
 
 from medquant.errors import UserError
 from medquant.imaging.volume import Volume
+from medquant.models.places import places_of_rows
 from medquant.progress import Progress
 from medquant.prompts import BoxPrompt
 from medquant.segmentation import Segmentation, Structure
@@ -97,6 +98,8 @@ class Model(ABC):
     """Name of the adapter, as in `medquant models`: "medsam", "medsam2", "nnunet", "monai", "published", "torch"."""
     takes_boxes = False
     """Whether a person tells it by a box what to segment."""
+    calibration_only: tuple[str, ...] = ()
+    """Name patterns (fnmatch) of layers that `forward_for_calibration` runs and `segment` does not."""
 
     def __init__(
         self,
@@ -185,6 +188,11 @@ class Model(ABC):
         from medquant.gram import focus_on_grid
 
         return focus_on_grid(module, grid, focus)
+
+    def places(self, network: nn.Module, *inputs: Any) -> dict[str, torch.Tensor]:
+        """Where the rows of each layer's input lie: (spatial axes, rows) in voxels of the first of the inputs, NaN for
+        padding; without layers whose rows stand for no place. `network` is on the processor."""
+        return places_of_rows(network, self.forward_for_calibration, inputs)
 
     def default_ignore(self) -> tuple[str, ...]:
         """Name patterns (fnmatch) of layers that stay in floating point whatever the recipe, each with cause."""

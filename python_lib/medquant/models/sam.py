@@ -75,6 +75,7 @@ class SamModelAdapter(Model):
 
     family = "medsam"
     takes_boxes = True
+    calibration_only = ("prompt_encoder.mask_embed.*",)
 
     def __init__(self, network: nn.Module, *, preprocessing: SlicePreprocessing = MEDSAM, **options: Any) -> None:
         super().__init__(network, **options)
