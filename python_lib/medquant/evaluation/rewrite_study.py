@@ -46,9 +46,10 @@ VARIANTS: dict[str, Rewrites | None] = {
     "rotation 32": Rewrites(rotation=Rotation()),
     "equalization": Rewrites(equalization=True),
 }
-"""With the paper's alpha, rank and order of the Hadamard matrix (appendix B); it has no searched alpha, no low rank alone
-and no equalization. In addition, where inputs have one scale, `OWN`: `IntActivations.equalize`, on in the product and
-off in the others here; and `AS_LARGE`: the bits that the branches take, spent on the weights."""
+"""With the paper's alpha, rank and order of the Hadamard matrix (appendix B). The paper searches no alpha, and tries
+neither low rank by itself nor equalization. In addition, where inputs have one scale, `OWN`:
+`IntActivations.equalize`, on in the product and off in the others here; and `AS_LARGE`: the bits that the branches
+take, spent on the weights."""
 
 
 MOST_EXTRA_BITS = 6.0
