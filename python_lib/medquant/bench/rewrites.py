@@ -34,7 +34,7 @@ AGAIN = "none, calibrated elsewhere"
 LEAST = 0.01
 """Of Dice: less matters to nobody."""
 ROUNDINGS = ("W8A8", "W4A4", "W3")
-ONE_LAYER_UP_TO = 4
+ONE_LAYER_UP_TO = 6
 """Bits of weights and inputs up to which the worst layer is rewritten alone as well."""
 
 
