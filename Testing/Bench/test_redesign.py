@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from medquant.bench import redesign
-from medquant.bench.quality import PUBLISHED
+from medquant.published_recipes import PUBLISHED
 from medquant.rewrites.settings import Redesign
 
 NETWORKS = ("original", "one layer redesigned", "all layers redesigned")

@@ -20,6 +20,7 @@ from medquant.evaluation.metrics import dice
 from medquant.evaluation.rewrite_study import AS_LARGE, LOW_RANK, NONE, OWN, VARIANTS
 from medquant.imaging.volume import Volume
 from medquant.models.base import CalibrationBatch
+from medquant.published_recipes import published
 from medquant.quantize import quantize
 
 
@@ -126,8 +127,11 @@ def test_a_rounding_is_read_and_a_wrong_choice_named(tmp_path: Path) -> None:
     recipe = recipe_of("w4a8")
     assert (recipe.weights.bits, recipe.activations.bits, recipe.activations.equalize) == (4, 8, False)
     assert recipe_of("W3").activations is None
+    assert recipe_of("W4A4", granularity="adaptive") == published(4, "adaptive")
     for wrong in ("4", "W9", "A4", "W4A"):
         with pytest.raises(UserError, match="Unknown rounding"):
             recipe_of(wrong)
     with pytest.raises(UserError, match="Unknown fold 3"):
         rewrites.run(data=tmp_path, folds=(3,))
+    with pytest.raises(UserError, match="There is no granularity 'fine'"):
+        rewrites.run(data=tmp_path, granularity="fine")

@@ -7,12 +7,23 @@ from pathlib import Path
 
 import pytest
 
+from medquant import load_model
+from medquant.imaging.reading import read_volume
+from medquant.models.base import CalibrationSelection
+from medquant.published_recipes import published
+from medquant.sensitivity.layers import sensitivity
+from medquant.sensitivity.trials import Rounding
 
-@pytest.mark.parametrize("activations", [0, pytest.param(4, marks=pytest.mark.heavy)])
+
+@pytest.mark.parametrize(
+    ("activations", "granularity"),
+    [(0, None), pytest.param(4, None, marks=pytest.mark.heavy), (4, "per-channel/token")],
+)
 def test_every_rewrite_is_tried_on_layers_and_on_the_whole(
-    medquant, scan: Path, small_sam: Path, activations: int
+    medquant, scan: Path, small_sam: Path, activations: int, granularity: str | None
 ) -> None:
-    found = medquant("rewrites", scan / "ct.nii.gz", "-m", small_sam, "--layers", "2", "-a", activations,
+    given = () if granularity is None else ("--granularity", granularity)
+    found = medquant("rewrites", scan / "ct.nii.gz", "-m", small_sam, "--layers", "2", "-a", activations, *given,
                      "--json", "r.json")  # fmt: skip
     assert found.exit_code == 0, found.output
     data = json.loads(Path("r.json").read_text())
@@ -25,7 +36,7 @@ def test_every_rewrite_is_tried_on_layers_and_on_the_whole(
         "smoothing 0.5, low rank 4",
         "rotation 32",
     ]
-    variants += ["equalization", *(["the recipe's own factors"] if activations else [])]
+    variants += ["equalization", *(["the recipe's own factors"] if activations and granularity is None else [])]
     places = [(name, True) for name in data["layers"]] + [(data["layers"][0], False), ("", False)]
     for place in places:
         rows = {one["variant"]: one for one in data["effects"] if (one["layer"], one["alone"]) == place}
@@ -53,6 +64,25 @@ def test_a_model_is_quantized_with_rewrites_and_opens(medquant, scan: Path, smal
     assert medquant("segment", ct, "-m", "r.mq.safetensors", "--box", box, "--runtime", "pytorch").exit_code == 0
 
 
+def test_layers_are_ranked_in_the_setting_of_the_paper(medquant, scan: Path, small_sam: Path) -> None:
+    given = ("-m", small_sam, "-b", "4", "--what", "both", "--view", "proxy")
+    effects = {}
+    for granularity in (None, "per-channel/token"):
+        chosen = () if granularity is None else ("--granularity", granularity)
+        found = medquant("sensitivity", scan / "ct.nii.gz", *given, *chosen, "--json", f"{len(effects)}.json")
+        assert found.exit_code == 0, found.output
+        data = json.loads(Path(f"{len(effects)}.json").read_text())
+        effects[granularity] = {cell["layer"]: cell["effect"] for cell in data["cells"]}
+    model = load_model(small_sam, device="cpu")
+    recipe = published(8, "per-channel/token")  # bits are those of the rounding
+    expected = sensitivity(
+        model, read_volume(scan / "ct.nii.gz"), roundings=(Rounding(4, 4),), views=("proxy",), recipe=recipe,
+        selection=CalibrationSelection(count=1),
+    )  # fmt: skip
+    assert effects["per-channel/token"] == {cell.layer: pytest.approx(cell.effect) for cell in expected.cells}
+    assert effects["per-channel/token"] != effects[None]
+
+
 @pytest.mark.parametrize(
     ("words", "told"),
     [
@@ -61,6 +91,8 @@ def test_a_model_is_quantized_with_rewrites_and_opens(medquant, scan: Path, smal
         (("quantize", "--redesign", "*"), "no convolution that reads one plane only"),
         (("rewrites", "-b", "1"), "2 to 8 bits"),
         (("rewrites", "--slices", "1"), "2"),
+        (("rewrites", "--granularity", "per-token"), "Choose per-tensor, per-channel/token or adaptive"),
+        (("sensitivity", "--granularity", "per-token"), "Choose per-tensor, per-channel/token or adaptive"),
     ],
 )
 def test_a_mistake_is_told_in_a_sentence(

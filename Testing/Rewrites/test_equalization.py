@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 from torch import nn
 from torch.nn import functional
 
+from medquant.evaluation.rewrite_study import recipe_of_study
 from medquant.matrices import Layout
+from medquant.models.base import CalibrationBatch
+from medquant.models.torch_program import from_module
 from medquant.network_edit import structural_twin
+from medquant.quantize import quantize
 from medquant.rewrites.chains import find_chains
 from medquant.rewrites.equalization import equalize
 from medquant.rewrites.scaling import reach_of_inputs, reach_of_outputs
+from medquant.rewrites.settings import Rewrites
 
 PAIRS = {
     ("first", ("second",)),  # through LeakyReLU
@@ -152,3 +159,42 @@ def test_a_maker_with_two_readers_serves_both() -> None:
         assert torch.allclose(network(inputs), expected, rtol=1e-4, atol=1e-5)
         both = torch.stack([network.a.weight.abs().amax(0), network.b.weight.abs().amax(0)]).amax(0)
         assert torch.allclose(network.norm.weight, both, rtol=1e-2)
+
+
+def living_by_its_bias(seed: int) -> nn.Module:
+    """Two convolutions; some channels of the first have weights that are nearly off, and a bias like the others'."""
+    torch.manual_seed(seed)
+    network = nn.Sequential(nn.Conv2d(2, 8, 3, padding=1), nn.ReLU(), nn.Conv2d(8, 4, 3, padding=1)).eval()
+    with torch.no_grad():
+        network[0].weight[torch.randperm(8)[: 1 + seed % 3]] *= 1e-6
+        network[0].weight *= 10 ** float(torch.empty(()).uniform_(-2, 2))
+        network[0].bias.uniform_(0.2, 0.7)
+    return network
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_no_channel_is_blown_up_by_its_bias(seed: int) -> None:
+    network, inputs = living_by_its_bias(seed), torch.randn(2, 2, 12, 12)
+    with torch.inference_mode():
+        expected, before = network(inputs), network[:2](inputs).amax((0, 2, 3))
+        assert equalize(network, {"2"}, lambda: network(inputs), expected) == {"2": "0"}
+        assert float((network(inputs) - expected).abs().max() / expected.abs().max()) < 1e-4
+        after = network[:2](inputs).amax((0, 2, 3))
+    shared = (before / after).median()  # by what the middle channel is divided
+    assert (after * shared).max() <= before.max() * 1.01
+    assert ((before / after) / shared).min() < 0.999  # small channels are made larger all the same
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_what_is_equalized_rounds_no_worse_for_its_biases(seed: int) -> None:
+    network, inputs = living_by_its_bias(seed), torch.randn(2, 2, 12, 12)
+    model, batches = from_module(network, name="two layers"), [CalibrationBatch((inputs,))]
+    errors = {}
+    for wanted in (None, Rewrites(equalization=True)):
+        recipe = replace(recipe_of_study(8, 4), rewrites={"*": wanted})
+        made = quantize(model, batches, recipe=recipe)
+        with torch.inference_mode():
+            expected = network(inputs)
+            errors[wanted] = float((made.model.network(inputs) - expected).norm())
+    plain, balanced = errors.values()
+    assert balanced < 1.25 * plain

@@ -8,12 +8,12 @@ import pytest
 import torch
 from torch import nn
 
-from medquant.activation_settings import IntActivations
 from medquant.errors import Cancelled, UserError
 from medquant.evaluation import rewrite_study
 from medquant.evaluation.rewrite_study import AS_LARGE, LOW_RANK, NONE, OWN, recipe_of_study, study_rewrites
 from medquant.models.base import CalibrationBatch
 from medquant.models.torch_program import from_module
+from medquant.published_recipes import published
 from medquant.quantize import quantize
 from medquant.recipe import IntWeights, Recipe
 from medquant.rewrites.settings import LowRank, Rewrites, Rotation
@@ -41,17 +41,28 @@ def relative(found: torch.Tensor, expected: torch.Tensor) -> float:
     return float((found - expected).norm() / expected.norm())
 
 
-@pytest.mark.parametrize("activations", [None, 6])
+@pytest.mark.parametrize(
+    ("activations", "granularity"),
+    [
+        (None, None),
+        (6, None),
+        (None, "per-channel/token"),
+        (6, "per-tensor"),
+        (6, "per-channel/token"),
+        (6, "adaptive"),
+    ],
+)
 def test_figures_are_those_of_quantized_models(
-    chained: nn.Module, pictures: list[torch.Tensor], activations: int | None
+    chained: nn.Module, pictures: list[torch.Tensor], activations: int | None, granularity: str | None
 ) -> None:
     model = from_module(chained, name="chained")
     calibrating, measuring = [CalibrationBatch((x,)) for x in pictures[:2]], pictures[2]
-    rounded = activations and IntActivations(bits=activations, observer="min-max")
-    recipe = recipe_of_study(4, rounded)
+    recipe = recipe_of_study(4, activations, granularity=granularity)
+    if activations and granularity is None:
+        recipe = replace(recipe, activations=replace(recipe.activations, observer="min-max"))
     measured_on = [CalibrationBatch((measuring,))]
     found = study_rewrites(model, calibrating, recipe=recipe, most=2, measured_on=measured_on)
-    variants = [*FEW, *([OWN] if activations else [])]
+    variants = [*FEW, *([OWN] if activations and granularity in (None, "per-tensor") else [])]
     assert found.rounding == ("W4" if activations is None else f"W4A{activations}") and len(found.layers) == 2
     layers = [
         name
@@ -80,6 +91,17 @@ def test_figures_are_those_of_quantized_models(
     whole = found.whole()
     # In so small a network the scales weigh more than the weights: it is larger, by how much the table tells.
     assert whole[NONE].effective_bits < min(whole[AS_LARGE].effective_bits, whole[LOW_RANK].effective_bits)
+
+
+def test_a_granularity_is_the_paper_s_whole_setting() -> None:
+    recipe = recipe_of_study(4, 8, granularity="per-channel/token")
+    assert recipe == replace(published(4, "per-channel/token"), activations=recipe.activations)
+    assert recipe.activations == replace(published(8, "per-channel/token").activations, bits=8)
+    assert recipe.ends_bits is None and recipe.weights.symmetric and recipe.activations.mode == "dynamic"
+    assert recipe_of_study(3, None, granularity="adaptive").activations is None
+    assert recipe_of_study(4, 4).activations.mode == "static"  # the product's
+    with pytest.raises(UserError, match="There is no granularity 'per-token'"):
+        recipe_of_study(4, 4, granularity="per-token")
 
 
 def test_half_of_the_inputs_measure_where_no_others_are_given(chained: nn.Module, pictures: list[torch.Tensor]) -> None:

@@ -18,26 +18,19 @@ from medquant.bench.organ_case import OrganCase, dice, logits_of
 from medquant.deploy.openvino_runtime import OpenVino
 from medquant.deploy.program import runs_on_integers
 from medquant.errors import UserError
-from medquant.granularity import Adaptive, PerChannel, PerGroup, PerTensor, PerToken, granularity_name
+from medquant.granularity import PerGroup, granularity_name
 from medquant.layers import QuantizedLayer
 from medquant.mixed.float_inputs import require_share, with_float_inputs
 from medquant.models.base import Part
 from medquant.progress import CancelCheck, Progress, ProgressCallback
+from medquant.published_recipes import PLAIN, PUBLISHED, published
 from medquant.quantize import quantize
-from medquant.recipe import METHODS, CalibrationSettings, IntWeights, Method, Recipe
+from medquant.recipe import METHODS, IntWeights, Recipe
 
-PLAIN = CalibrationSettings(sequential=False, foreground_share=0.0, centred=False, shrink=False)
-"""No more than a solver needs: evenly drawn positions, raw moments, the FP32 network's inputs."""
 SETTINGS = ("default", "uniform", "plain")
 FLOAT_INPUTS = "float inputs"
 FLOAT_SHARE = 0.15
 """Of the multiplications, whose inputs stay in floating point where activations are integers; 0: none."""
-PUBLISHED = {
-    "per-tensor": (PerTensor(), PerTensor()),
-    "per-channel/token": (PerToken(), PerChannel()),
-    "adaptive": (Adaptive(), PerChannel()),
-}
-"""MedQuanBench's granularities (section 3.1): that of the inputs and that of the weights."""
 
 
 def recipes(
@@ -75,25 +68,6 @@ def activation_recipes(bits: Sequence[int], float_share: float = FLOAT_SHARE) ->
             yield FLOAT_INPUTS, "permutation-comq", default
         for granularity in PUBLISHED:
             yield "published", "rtn", published(b, granularity)
-
-
-def published(bits: int, granularity: str, method: Method = "rtn") -> Recipe:
-    """A granularity of `PUBLISHED` as the paper has it, weights and activations of the same bits everywhere.
-
-    Symmetric, with the range of each input; `method` rounds the weights: the paper to the nearest.
-    """
-    of_inputs, of_weights = PUBLISHED[granularity]
-    return Recipe(
-        weights=IntWeights(bits, granularity=of_weights, symmetric=True),
-        method=method,
-        ends_bits=None,
-        extra_bits=0.0,
-        drop_dead_channels=False,
-        calibration=PLAIN,
-        activations=IntActivations(
-            bits, granularity=of_inputs, symmetric=True, mode="dynamic", equalize=False, dither=False
-        ),
-    )
 
 
 def run(

@@ -15,11 +15,11 @@ import numpy as np
 import torch
 from torch import nn
 
-from medquant.bench.quality import PUBLISHED, published
 from medquant.embedded.phantom import make_phantom
 from medquant.models.base import CalibrationBatch, Model
 from medquant.models.torch_program import from_module
 from medquant.progress import CancelCheck, Progress, ProgressCallback
+from medquant.published_recipes import PUBLISHED, published
 from medquant.quantize import quantize
 from medquant.rewrites.redesign import redesigned
 from medquant.rewrites.redesigned import reads_one_plane

@@ -1,9 +1,10 @@
 """What rewrites that keep the function are worth on a real network, on a scan that did not calibrate.
 
 Networks and scans as in `medquant bench quality`; the rewrites are those of `medquant rewrites`. MedQuanBench (Tables 4
-and 12) rewrites the most sensitive layer of a network at W4A4. One figure on one scan proves little, so each rewrite is
-measured organ by organ, on two networks, at several bits, and beside a row that is rewritten in nothing but
-calibrated on another part of the scan: what does not differ more than that is a tie.
+and 12) rewrites the most sensitive layer of a network at W4A4, per channel and token: with a granularity this rounds as
+the paper does, without one by the product's settings. One figure on one scan proves little, so each rewrite is
+measured organ by organ, on two networks, at several bits, and beside a row that is rewritten in nothing but calibrated
+on another part of the scan: what does not differ more than that is a tie.
 """
 
 from __future__ import annotations
@@ -17,7 +18,6 @@ from pathlib import Path
 
 import numpy as np
 
-from medquant.activation_settings import IntActivations
 from medquant.bench.allconvunet import ORGANS
 from medquant.bench.organ_case import OrganCase, dice, logits_of
 from medquant.errors import UserError
@@ -34,7 +34,7 @@ AGAIN = "none, calibrated elsewhere"
 LEAST = 0.01
 """Of Dice: less matters to nobody."""
 ROUNDINGS = ("W8A8", "W4A4", "W3")
-ONE_LAYER_UP_TO = 4
+ONE_LAYER_UP_TO = 6
 """Bits of weights and inputs up to which the worst layer is rewritten alone as well."""
 
 
@@ -65,11 +65,15 @@ def run(
     folds: Sequence[int] = (2, 1),
     roundings: Sequence[str] = ROUNDINGS,
     method: str = "rtn",
+    granularity: str | None = None,
     progress: ProgressCallback | None = None,
     cancelled: CancelCheck | None = None,
 ) -> list[Row]:
-    """One network for each of `folds`. Raises `UserError` for what is missing in `data`, and for an unknown choice."""
-    plan = {label: recipe_of(label, method) for label in roundings}
+    """One network for each of `folds`; `method` and `granularity` are those of `recipe_of`.
+
+    Raises `UserError` for what is missing in `data`, and for an unknown choice.
+    """
+    plan = {label: recipe_of(label, method, granularity) for label in roundings}
     for fold in folds:
         if fold not in (1, 2):
             raise UserError(f"Unknown fold {fold}. Choose 1 or 2.")
@@ -85,15 +89,18 @@ def run(
     return rows
 
 
-def recipe_of(label: str, method: str = "rtn") -> Recipe:
-    """Of "W4A4" or "W3", without factors of its own. Raises `UserError` for another word."""
+def recipe_of(label: str, method: str = "rtn", granularity: str | None = None) -> Recipe:
+    """Of "W4A4" or "W3", without factors of its own; `granularity` is that of `recipe_of_study`.
+
+    Raises `UserError` for another word.
+    """
     found = re.fullmatch(r"W([2-8])(?:A([2-8]))?", label.strip().upper())
     if found is None:
         raise UserError(
             f"Unknown rounding {label!r}. Give the bits of weights and of inputs: W4A4, or W3 for weights alone."
         )
     weights, inputs = found.groups()
-    return recipe_of_study(int(weights), None if inputs is None else IntActivations(bits=int(inputs)), method)
+    return recipe_of_study(int(weights), inputs and int(inputs), method, granularity)
 
 
 def parts_of(batch: CalibrationBatch) -> list[CalibrationBatch]:

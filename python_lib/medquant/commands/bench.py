@@ -135,6 +135,7 @@ def rewrites(
         typer.Option("--rounding", help="W8A8, W4A4, W3 (weights alone) ... Repeatable; these three if not given."),
     ] = None,
     method: Annotated[str, typer.Option(help="rtn, permutation-comq, comq or gptq.")] = "rtn",
+    granularity: o.PublishedGranularity = None,
     json_target: o.Json = None,
 ) -> None:
     """Measure smoothing, low rank, rotation and equalization on real 3-D networks, at several bits.
@@ -148,7 +149,8 @@ def rewrites(
         folder, chosen = data_folder(data), {"folds": folds, "roundings": roundings}
         chosen = {name: tuple(values) for name, values in chosen.items() if values}
         with run.track("Rewrites") as (progress, cancelled):
-            rows = bench.run(data=folder, method=method, **chosen, progress=progress, cancelled=cancelled)
+            told = {"progress": progress, "cancelled": cancelled}
+            rows = bench.run(data=folder, method=method, granularity=granularity, **chosen, **told)
         print_rewrites(run, rows)
         run.finish(bench.to_dicts(rows))
 

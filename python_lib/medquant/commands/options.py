@@ -108,6 +108,15 @@ Names = Annotated[
         metavar="1=spleen,5=liver", help="Names of label values, where the file has none.", rich_help_panel=SCAN
     ),
 ]
+PublishedGranularity = Annotated[
+    str | None,
+    typer.Option(
+        "--granularity",
+        metavar="NAME",
+        help="Round as MedQuanBench does (symmetric, the range of each input as it comes, all layers alike): "
+        "per-tensor, per-channel/token or adaptive. Without it: the product's settings.",
+    ),
+]
 
 
 def output(about: str, metavar: str = "FILE") -> Any:

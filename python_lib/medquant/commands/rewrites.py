@@ -8,7 +8,7 @@ import typer
 from rich.markup import escape
 
 from medquant.commands import options as o
-from medquant.commands.recipes import build_selection, with_activations
+from medquant.commands.recipes import build_selection
 from medquant.commands.session import Session, session
 
 if TYPE_CHECKING:
@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
 EXAMPLES = o.examples(
     "medquant rewrites ct.nii.gz",
+    "medquant rewrites ct.nii.gz --granularity per-channel/token",
     "medquant rewrites ct.nii.gz --model nnunet --weights results/ --bits 4 --activations 8 --layers 1",
 )
 
@@ -28,9 +29,7 @@ def rewrites(
     activations: Annotated[
         int, typer.Option("--activations", "-a", metavar="N", help="Bits of a layer's input; 0: in floating point.")
     ] = 4,
-    activation_granularity: Annotated[
-        str | None, typer.Option(metavar="NAME", help="per-tensor (default), per-channel, per-token or adaptive.")
-    ] = None,
+    granularity: o.PublishedGranularity = None,
     method: Annotated[
         str, typer.Option(metavar="NAME", help="rtn (default, quick), permutation-comq, comq or gptq.")
     ] = "rtn",
@@ -55,10 +54,7 @@ def rewrites(
     from medquant.evaluation.rewrite_study import recipe_of_study, study_rewrites
 
     with session(json_target) as run:
-        recipe = recipe_of_study(bits, None, method)
-        if activations:
-            given = with_activations(recipe, activations, activation_granularity, None, None).activations
-            recipe = recipe_of_study(bits, given, method)
+        recipe = recipe_of_study(bits, activations or None, method, granularity)
         scan = open_volume(volume, series=series, component=component, frame=frame)
         with run.track("Loading the model") as (progress, cancelled):
             loaded = open_original(model, weights, device, option, progress, cancelled)

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 EXAMPLES = o.examples(
     "medquant sensitivity ct.nii.gz",
     "medquant sensitivity ct.nii.gz --reference labels.nii.gz --names 5=liver",
+    "medquant sensitivity ct.nii.gz --what both --bits 4 --view incremental --granularity per-channel/token",
     "medquant sensitivity ct.nii.gz --model nnunet --weights results/ --view incremental --figure layers.png",
 )
 
@@ -45,6 +46,7 @@ def sensitivity(
     method: Annotated[
         str, typer.Option(metavar="NAME", help="rtn (default, quick), permutation-comq, comq or gptq.")
     ] = "rtn",
+    granularity: o.PublishedGranularity = None,
     reference: Annotated[
         str | None,
         typer.Option(
@@ -73,19 +75,22 @@ def sensitivity(
     from medquant.commands.inputs import open_original, open_volume, read_reference
     from medquant.evaluation.sensitivity_inputs import sensitivity_inputs
     from medquant.progress import Progress
+    from medquant.published_recipes import published
     from medquant.recipe import Recipe
     from medquant.sensitivity.layers import sensitivity as run_sensitivity
     from medquant.sensitivity.trials import roundings_of
 
     with session(json_target) as run:
         roundings = roundings_of(bits or [2, 4, 8], rounds)
+        recipe = (
+            Recipe(method=method) if granularity is None else published(8, granularity, method)
+        )  # bits: see `roundings`
         target = None if figure is None else output_file(figure, "--figure")
         scan = open_volume(volume, series=series, component=component, frame=frame)
         known = None if reference is None else read_reference(scan, reference, names)
         selection = build_selection(slices, None, None, None)
         with run.track("Loading the model") as (progress, cancelled):
             loaded = open_original(model, weights, device, option, progress, cancelled)
-            recipe = Recipe(method=method)
             preparing = Progress(progress, cancelled).span(0.0, 0.03)
             inputs = sensitivity_inputs(loaded, scan, selection, roundings, recipe, reference=known, tracker=preparing)
             found = run_sensitivity(

@@ -1,8 +1,9 @@
 """What rewrites that keep the function are worth: the same model rounded with and without each of them.
 
-MedQuanBench, Table 4 and appendix C, finds that smoothing, low rank and rotation gain little on medical networks. Here
-each is tried on the layers that rounding harms most, each of them rounded alone; on the worst of them with the whole
-network rounded, as in the paper's table; and on all layers.
+MedQuanBench, Tables 4 and 12, finds that smoothing, low rank and rotation gain little on medical networks. Here each is
+tried on the layers that rounding harms most, each of them rounded alone; on the worst of them with the whole network
+rounded, the place that the paper's tables have; and on all layers. How is rounded is the paper's where a granularity of
+`published_recipes` is asked for, else the product's.
 """
 
 from __future__ import annotations
@@ -19,14 +20,16 @@ from torch import nn
 from medquant.activation_settings import IntActivations
 from medquant.calibration_inputs import calibration_inputs
 from medquant.errors import UserError
+from medquant.granularity import PerTensor
 from medquant.imaging.volume import Volume
 from medquant.layers import decoded_once
 from medquant.models.base import CalibrationBatch, CalibrationSelection, Model
 from medquant.network_edit import stoppable
 from medquant.products import quick_linears
 from medquant.progress import CancelCheck, Progress, ProgressCallback
+from medquant.published_recipes import published
 from medquant.quantize import quantize
-from medquant.recipe import CalibrationSettings, IntWeights, Recipe
+from medquant.recipe import CalibrationSettings, IntWeights, Method, Recipe
 from medquant.rewrites.settings import RANK, LowRank, Rewrites, Rotation, Smoothing, plain_name
 from medquant.sensitivity.change import Change, Expected
 from medquant.sensitivity.layers import sensitivity
@@ -43,8 +46,10 @@ VARIANTS: dict[str, Rewrites | None] = {
     "rotation 32": Rewrites(rotation=Rotation()),
     "equalization": Rewrites(equalization=True),
 }
-"""As the paper sets them. In addition, where inputs are rounded, `OWN`: `IntActivations.equalize`, which is on in the
-product and off in the others here; and `AS_LARGE`: the bits that the branches take, spent on the weights."""
+"""With the paper's alpha, rank and order of the Hadamard matrix (appendix B). The paper searches no alpha, and tries
+neither low rank by itself nor equalization. In addition, where inputs have one scale, `OWN`:
+`IntActivations.equalize`, on in the product and off in the others here; and `AS_LARGE`: the bits that the branches
+take, spent on the weights."""
 
 
 MOST_EXTRA_BITS = 6.0
@@ -100,14 +105,22 @@ class RewriteStudy:
 
 
 def recipe_of_study(
-    bits: int = 4, activations: IntActivations | None = None, method: str = "rtn", weights: IntWeights | None = None
+    bits: int = 4, activations: int | None = None, method: Method = "rtn", granularity: str | None = None
 ) -> Recipe:
-    """The recipe in which rewrites are compared: without a solver unless asked for, without factors of its own."""
-    if activations is not None:
-        activations = replace(activations, equalize=False)
-    calibration = CalibrationSettings(sequential=method != "rtn")
-    weights = replace(weights or IntWeights(), bits=bits)
-    return Recipe(weights=weights, method=method, activations=activations, calibration=calibration)
+    """The recipe in which rewrites are compared: without a solver unless asked for, without factors of its own.
+
+    `activations`: bits of the inputs, None: in floating point. `granularity`: one of `published_recipes.PUBLISHED`, all
+    else as in MedQuanBench too; None: the product's settings. Raises `UserError`.
+    """
+    if granularity is not None:
+        recipe = published(bits, granularity, method)
+        return replace(recipe, activations=replace(recipe.activations, bits=activations) if activations else None)
+    return Recipe(
+        weights=IntWeights(bits=bits),
+        method=method,
+        activations=IntActivations(bits=activations, equalize=False) if activations else None,
+        calibration=CalibrationSettings(sequential=method != "rtn"),
+    )
 
 
 def study_rewrites(
@@ -128,7 +141,7 @@ def study_rewrites(
     stays as it is. Raises `UserError` where there is one input only and nothing else to measure on.
     """
     tracker = Progress(progress, cancelled)
-    recipe = recipe or recipe_of_study(activations=IntActivations(bits=4))
+    recipe = recipe or recipe_of_study(4, 4)
     batches, _ = calibration_inputs(model, calibration, selection or CalibrationSelection(count=2), tracker)
     if measured_on is None:
         if len(batches) < 2:
@@ -158,7 +171,7 @@ def study_rewrites(
 def variants_of(recipe: Recipe) -> dict[str, tuple[Recipe, Rewrites | None]]:
     """The recipe of each variant, and what it rewrites; the first is `NONE`."""
     variants = {name: (recipe, wanted) for name, wanted in VARIANTS.items()}
-    if recipe.activations is not None:
+    if recipe.activations is not None and isinstance(recipe.activations.granularity, PerTensor):
         variants[OWN] = replace(recipe, activations=replace(recipe.activations, equalize=True)), None
     return variants
 

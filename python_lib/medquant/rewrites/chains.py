@@ -40,6 +40,14 @@ class Chain:
     readers: list[str] = field(default_factory=list)
     broken: bool = False
     """Whether something else reads it as well."""
+    reaches: list[torch.Tensor] = field(default_factory=list)
+    """Of each reader: the largest absolute value that it gets of each channel (channels,), in the pass watched."""
+
+    def read_by(self, name: str, inputs: torch.Tensor) -> None:
+        """A layer reads `inputs`, which follow from what was made."""
+        others = [axis for axis in range(inputs.ndim) if axis != (inputs.ndim - 1 if self.last_axis else 1)]
+        self.readers.append(name)
+        self.reaches.append(torch.maximum(inputs.amax(others), -inputs.amin(others)).float())
 
 
 def find_chains(network: nn.Module, run: Callable[[], torch.Tensor]) -> list[Chain]:
@@ -110,14 +118,16 @@ class _Watch(TorchFunctionMode):
         last_axis = isinstance(module, nn.Linear | nn.LayerNorm)
 
         def before(_: nn.Module, args: tuple[Any, ...], options: dict[str, Any]) -> None:
-            if not self._inside:
-                calls[name] = calls.get(name, 0) + 1
-                chain = self._chain_of(args[0] if args else options.get("input"))
-                if chain is not None and layer:
-                    chain.readers.append(name)
-                elif chain is not None:
-                    chain.broken = True
-            self._inside += 1
+            self._inside += 1  # from here on nothing is watched
+            if self._inside > 1:
+                return
+            calls[name] = calls.get(name, 0) + 1
+            inputs = args[0] if args else options.get("input")
+            chain = self._chain_of(inputs)
+            if chain is not None and layer:
+                chain.read_by(name, inputs)
+            elif chain is not None:
+                chain.broken = True
 
         def after(_: nn.Module, args: Any, options: Any, output: torch.Tensor) -> None:
             self._inside -= 1

@@ -48,9 +48,10 @@ def _balanced(
     """Balance these pairs, or leave them as they were where that changes the output."""
     names = {name for chain in chains for name in (chain.maker, *chain.readers)}
     before = [(network.get_submodule(name), dict(network.get_submodule(name)._parameters)) for name in names]
+    given: list[torch.Tensor | float] = [1.0] * len(chains)
     for _ in range(ROUNDS):
-        for chain in chains:
-            _balance(network, chain)
+        for number, chain in enumerate(chains):
+            given[number] = given[number] * _balance(network, chain, given[number])
     with torch.inference_mode():
         output = forward()
     if relative_change(output, expected) <= TOLERANCE:
@@ -60,14 +61,22 @@ def _balanced(
     return False
 
 
-def _balance(network: nn.Module, chain: Chain) -> None:
-    """s = sqrt(r1 / r2) for each channel: what makes it is divided by s, what reads it multiplied."""
+def _balance(network: nn.Module, chain: Chain, given: torch.Tensor | float) -> torch.Tensor:
+    """What makes each channel is divided by s = sqrt(r1 / r2), what reads it multiplied. Returns s (channels,).
+
+    `given` is by what the channels were divided already. By both together a channel is divided by no less than its
+    part of the largest that the readers got at first, times what the middle channel is divided by: a factor that all
+    channels share changes nothing that rounding sees.
+    """
     maker = network.get_submodule(chain.maker)
     readers = [network.get_submodule(name) for name in chain.readers]
     made = _reach_made(maker)
     read = torch.stack([reach_of_inputs(one.weight.detach().float(), Layout.of(one)) for one in readers]).amax(0)
     used = (made > 0) & (read > 0)
-    factors = torch.where(used, (made / read.clamp_min(1e-30)).sqrt().clamp(1 / MOST, MOST), 1.0)
+    wanted = given * torch.where(used, (made / read.clamp_min(1e-30)).sqrt(), 1.0)
+    reach = torch.stack(chain.reaches).amax(0)
+    least = reach / reach.max().clamp_min(1e-30) * wanted.median()
+    factors = torch.where(used, (torch.maximum(wanted, least) / given).clamp(1 / MOST, MOST), 1.0)
     if is_quantizable(maker):
         _exchange(maker, "weight", outputs_divided(maker.weight.detach(), Layout.of(maker), factors))
     else:
@@ -76,6 +85,7 @@ def _balance(network: nn.Module, chain: Chain) -> None:
         _exchange(maker, "bias", maker.bias.detach() / factors)
     for one in readers:
         _exchange(one, "weight", inputs_multiplied(one.weight.detach(), Layout.of(one), factors))
+    return factors
 
 
 def _reach_made(maker: nn.Module) -> torch.Tensor:

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from medquant.activation_settings import IntActivations
 from medquant.bench.identity import code_version, fingerprint, key_of
 from medquant.bench.medquanbench.subjects import Case, Network, Subject
-from medquant.bench.quality import PUBLISHED, published
 from medquant.errors import UserError, one_of
+from medquant.published_recipes import PUBLISHED, published
 from medquant.recipe import METHODS, IntWeights, Recipe
 
 FP32 = "FP32"

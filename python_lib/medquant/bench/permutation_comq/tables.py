@@ -14,13 +14,13 @@ from pathlib import Path
 
 from medquant.bench.identity import code_version, fingerprint, key_of
 from medquant.bench.permutation_comq.material import Material, scores
-from medquant.bench.quality import PLAIN
 from medquant.bench.records import Records
 from medquant.errors import UserError, one_of
 from medquant.granularity import PerChannel, PerGroup, PerTensor, WeightGranularity
 from medquant.models.base import Model, device_of
 from medquant.models.catalogue import DEMONSTRATES
 from medquant.progress import Progress
+from medquant.published_recipes import PLAIN
 from medquant.quantize import quantize
 from medquant.quantized_model import QuantizedModel
 from medquant.recipe import IntWeights, Method, Recipe
