@@ -82,9 +82,8 @@ def sensitivity(
 
     with session(json_target) as run:
         roundings = roundings_of(bits or [2, 4, 8], rounds)
-        recipe = (
-            Recipe(method=method) if granularity is None else published(8, granularity, method)
-        )  # bits: see `roundings`
+        # Whatever bits it names, layers are rounded to those of `roundings`.
+        recipe = Recipe(method=method) if granularity is None else published(8, granularity, method)
         target = None if figure is None else output_file(figure, "--figure")
         scan = open_volume(volume, series=series, component=component, frame=frame)
         known = None if reference is None else read_reference(scan, reference, names)
