@@ -10,13 +10,14 @@ import pytest
 import torch
 from torch import nn
 
-from medquant.bench.autoquant import Row, rows_of, run, sizes_to_reach
+from medquant.bench.autoquant import Row, rows_of, run, sizes_to_reach, uniform_of
 from medquant.bench.organ_case import CROPS, Crop
 from medquant.errors import UserError
 from medquant.models.base import CalibrationBatch
 from medquant.models.torch_program import TorchModel, from_module
 from medquant.progress import Progress, ProgressEvent
-from medquant.recipe import Recipe
+from medquant.quantize import quantize
+from medquant.recipe import IntWeights, Recipe
 from medquant.sensitivity.change import mean_dice, overlaps
 
 BITS = (2, 3, 4)
@@ -60,8 +61,8 @@ def rows(told: list[ProgressEvent]) -> list[Row]:
     return rows_of(case, BITS, Recipe(method="rtn"), Progress(told.append))
 
 
-def test_there_are_two_uniform_rows_of_each_bits_and_mixed_ones_between(rows: list[Row]) -> None:
-    assert sorted(row.kind for row in rows) == ["mixed"] * 4 + ["uniform"] * 2 * len(BITS)
+def test_there_is_a_uniform_and_a_default_row_of_each_bits_and_mixed_ones_between(rows: list[Row]) -> None:
+    assert sorted(row.kind for row in rows) == ["default"] * len(BITS) + ["mixed"] * 4 + ["uniform"] * len(BITS)
     assert [row.bytes_on_disk for row in rows] == sorted(row.bytes_on_disk for row in rows)
     wanted = {"network", "kind", "recipe", "bytes_on_disk", "effective_bits", "dsc_vs_fp32", "dsc_vs_reference"}
     assert all(set(asdict(row)) == wanted for row in rows)
@@ -71,10 +72,24 @@ def test_there_are_two_uniform_rows_of_each_bits_and_mixed_ones_between(rows: li
 def test_a_mixed_model_is_no_larger_than_asked(rows: list[Row]) -> None:
     mixed = [row.bytes_on_disk for row in rows if row.kind == "mixed"]
     uniform = [row.bytes_on_disk for row in rows if row.kind == "uniform"]
-    pairs = zip(uniform[::2], uniform[1::2], strict=True)
-    allowed = sizes_to_reach(dict(zip(BITS, map(max, pairs), strict=True)))
+    allowed = sizes_to_reach(dict(zip(BITS, uniform, strict=True)))
     assert all(size <= most for size, most in zip(mixed, allowed, strict=True))
-    assert mixed[0] > max(uniform[:2]), "more than the fewest bits need"
+    assert mixed[0] > uniform[0], "more than the fewest bits need"
+
+
+@pytest.mark.parametrize("bits", BITS)
+def test_uniform_is_the_same_bits_in_every_layer(bits: int) -> None:
+    torch.manual_seed(0)
+    network = nn.Sequential(nn.Conv3d(1, 32, 3), nn.ReLU(), nn.Conv3d(32, 32, 3), nn.ReLU(), nn.Conv3d(32, 3, 1))
+    with torch.no_grad():
+        network[2].weight[:, :20] *= 1e-4  # channels that are switched off leave bits, which a rule would spend
+    default = Recipe(method="rtn", weights=IntWeights(bits))
+    model = from_module(network, name="small")
+    found = {
+        kind: {layer.bits for layer in quantize(model, [CalibrationBatch((_input(1),))], recipe=recipe).report.layers}
+        for kind, recipe in (("uniform", uniform_of(default)), ("default", default))
+    }
+    assert found["uniform"] == {bits} != found["default"]
 
 
 def test_sizes_are_those_of_uniform_models_and_between() -> None:

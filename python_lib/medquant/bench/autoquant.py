@@ -37,9 +37,9 @@ class Row:
 
     network: str
     kind: str
-    """ "mixed" (bits by sensitivity, of several allocations the best on slices of the calibrating scan that did not
-    calibrate it) or "uniform" (the same bits everywhere, or the product's default: the first and the last layer and the
-    smallest ones get more)."""
+    """ "uniform": the same bits in every layer. "mixed": bits by sensitivity, of several allocations the best on slices
+    of the calibrating scan that did not calibrate it. "default": what `medquant quantize` does without looking at
+    layers, by a rule: first and last layer at 8 bits, and what switched-off channels save goes to the smallest."""
     recipe: str
     bytes_on_disk: int
     effective_bits: float
@@ -56,8 +56,8 @@ def run(
     progress: ProgressCallback | None = None,
     cancelled: CancelCheck | None = None,
 ) -> list[dict[str, Any]]:
-    """Rows of `Row`, the smallest first: for each of `bits` two uniform models; and the best mixed models of at most
-    their sizes and of sizes between them (`sizes_to_reach`).
+    """Rows of `Row`, the smallest first: for each of `bits` the uniform model and the default; and the best mixed
+    models of at most the sizes of the uniform ones, and of sizes between them (`sizes_to_reach`).
 
     Raises `UserError` for what is missing in `data`, for an unknown fold, and for bits that leave nothing to mix.
     """
@@ -85,21 +85,26 @@ def rows_of(case: OrganCase, bits: Sequence[int], recipe: Recipe, tracker: Progr
         HeldOut(case.model, _half(case, half, CALIBRATING), _half(case, other, CHECKING), recipe)
         for half, other in permutations(HALVES)
     ]
-    uniform, mixed = tracker.span(0.25, 0.45), tracker.span(0.45, 1.0)
+    peers, mixed = tracker.span(0.25, 0.45), tracker.span(0.45, 1.0)
     rows: list[Row] = []
     sizes: dict[int, int] = {}
     for number, width in enumerate(widths := sorted(set(bits))):
         default = replace(recipe, weights=IntWeights(width))
-        plain = replace(default, ends_bits=None, extra_bits=0.0)
-        for place, one in enumerate((plain, default), start=2 * number):
-            part = uniform.span(place / (2 * len(widths)), (place + 1) / (2 * len(widths)))
-            rows.append(_measured(case, batches, "uniform", one, part))
-        sizes[width] = max(row.bytes_on_disk for row in rows[-2:])
+        for place, (kind, one) in enumerate((("default", default), ("uniform", uniform_of(default)))):
+            part = peers.span((number + place / 2) / len(widths), (number + (place + 1) / 2) / len(widths))
+            rows.append(_measured(case, batches, kind, one, part))
+        sizes[width] = rows[-1].bytes_on_disk
     allowed = sizes_to_reach(sizes)
     for number, most in enumerate(allowed):
         part = mixed.span(number / len(allowed), (number + 1) / len(allowed))
         rows.append(_mixed(case, batches, planned, folds, recipe, most, part))
     return sorted(rows, key=lambda row: row.bytes_on_disk)
+
+
+def uniform_of(recipe: Recipe) -> Recipe:
+    """The same without any rule that gives a layer more bits."""
+    plain = replace(recipe, ends_bits=None, extra_bits=0.0)
+    return replace(plain, overrides={"*": plain.grid(plain.weights.bits)})
 
 
 def sizes_to_reach(sizes: Mapping[int, int]) -> list[int]:
