@@ -10,9 +10,10 @@ import pytest
 import torch
 from torch import nn
 
-from medquant.bench.autoquant import Row, rows_of, run, sizes_to_reach, uniform_of
+from medquant.bench.autoquant import Row, rows_of, run, sizes_to_reach
 from medquant.bench.organ_case import CROPS, Crop
 from medquant.errors import UserError
+from medquant.mixed.plan import everywhere
 from medquant.models.base import CalibrationBatch
 from medquant.models.torch_program import TorchModel, from_module
 from medquant.progress import Progress, ProgressEvent
@@ -87,7 +88,7 @@ def test_uniform_is_the_same_bits_in_every_layer(bits: int) -> None:
     model = from_module(network, name="small")
     found = {
         kind: {layer.bits for layer in quantize(model, [CalibrationBatch((_input(1),))], recipe=recipe).report.layers}
-        for kind, recipe in (("uniform", uniform_of(default)), ("default", default))
+        for kind, recipe in (("uniform", everywhere(default, bits)), ("default", default))
     }
     assert found["uniform"] == {bits} != found["default"]
 

@@ -16,7 +16,7 @@ from medquant.errors import UserError
 from medquant.mixed.best import SIZING, best_of_size, size_of
 from medquant.mixed.families import Plan
 from medquant.mixed.held_out import HeldOut
-from medquant.mixed.plan import plan, recipe_for
+from medquant.mixed.plan import everywhere, plan, recipe_for
 from medquant.models.base import CalibrationBatch
 from medquant.progress import CancelCheck, Progress, ProgressCallback
 from medquant.quantize import quantize
@@ -90,7 +90,7 @@ def rows_of(case: OrganCase, bits: Sequence[int], recipe: Recipe, tracker: Progr
     sizes: dict[int, int] = {}
     for number, width in enumerate(widths := sorted(set(bits))):
         default = replace(recipe, weights=IntWeights(width))
-        for place, (kind, one) in enumerate((("default", default), ("uniform", uniform_of(default)))):
+        for place, (kind, one) in enumerate((("default", default), ("uniform", everywhere(recipe, width)))):
             part = peers.span((number + place / 2) / len(widths), (number + (place + 1) / 2) / len(widths))
             rows.append(_measured(case, batches, kind, one, part))
         sizes[width] = rows[-1].bytes_on_disk
@@ -99,12 +99,6 @@ def rows_of(case: OrganCase, bits: Sequence[int], recipe: Recipe, tracker: Progr
         part = mixed.span(number / len(allowed), (number + 1) / len(allowed))
         rows.append(_mixed(case, batches, planned, folds, recipe, most, part))
     return sorted(rows, key=lambda row: row.bytes_on_disk)
-
-
-def uniform_of(recipe: Recipe) -> Recipe:
-    """The same without any rule that gives a layer more bits."""
-    plain = replace(recipe, ends_bits=None, extra_bits=0.0)
-    return replace(plain, overrides={"*": plain.grid(plain.weights.bits)})
 
 
 def sizes_to_reach(sizes: Mapping[int, int]) -> list[int]:

@@ -62,9 +62,14 @@ def recipe_for(allocation: Allocation, recipe: Recipe | None = None) -> Recipe:
     recipe = recipe or Recipe()
     chosen = allocation.of()
     usual = max(sorted(set(chosen.values())), key=list(chosen.values()).count)
-    weights = replace(recipe.weights, bits=allocation.nominal or usual)
-    base = replace(recipe, weights=weights, ends_bits=None, extra_bits=0.0)
+    base = everywhere(recipe, usual, allocation.nominal)
     # Layers of the usual number of bits need no names, which take room in the file.
     named = {glob.escape(name): base.grid(bits) for name, bits in chosen.items() if bits != usual}
     asked = {pattern: grid for pattern, grid in recipe.overrides.items() if pattern != "*"}
-    return replace(base, overrides={"*": base.grid(usual), **named, **asked})
+    return replace(base, overrides={**base.overrides, **named, **asked})
+
+
+def everywhere(recipe: Recipe, bits: int, nominal: int | None = None) -> Recipe:
+    """The same bits in every layer, and no rule that gives one more; `nominal` is that of `Allocation`."""
+    base = replace(recipe, weights=replace(recipe.weights, bits=nominal or bits), ends_bits=None, extra_bits=0.0)
+    return replace(base, overrides={"*": base.grid(bits)})
