@@ -8,7 +8,8 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from medquant.bench.medquanbench.subjects import FileCase, NamedNetwork, Subject
+from medquant.bench.medquanbench.subjects import FileCase, Subject
+from medquant.bench.networks import NamedNetwork
 from medquant.embedded.phantom import make_phantom
 from medquant.imaging.volume import Volume
 from medquant.imaging.writing import save_segmentation, write_volume

@@ -23,11 +23,12 @@ from medquant.bench.medquanbench.measure import _boxes, backbone, run_cell, scor
 from medquant.bench.medquanbench.mini import mini_settings, subjects
 from medquant.bench.medquanbench.plan import PRODUCT, Cell, cells, settings
 from medquant.bench.medquanbench.results import write_rows
-from medquant.bench.medquanbench.running import Locally, Outcome, failures, run
-from medquant.bench.medquanbench.subjects import FileCase, NamedNetwork, Subject
+from medquant.bench.medquanbench.subjects import FileCase, Subject
+from medquant.bench.networks import NamedNetwork
 from medquant.bench.organ_case import TEST_SCAN, OrganModel
 from medquant.bench.organ_case import test_cube as cube_that_tests
 from medquant.bench.records import Records
+from medquant.bench.running import Locally, Outcome, failures, run
 from medquant.deploy.accelerate import accelerate
 from medquant.deploy.runtime import RUNTIMES
 from medquant.errors import Cancelled, UserError

@@ -15,9 +15,9 @@ import pytest
 from small_subject import a_subject, scores
 
 from medquant.bench.medquanbench.plan import Cell, cells, code_of_cells, settings
-from medquant.bench.medquanbench.running import Locally, run
 from medquant.bench.medquanbench.subjects import Subject
 from medquant.bench.records import Records
+from medquant.bench.running import Locally, run
 from medquant.cache_place import benchmark_folder
 from medquant.errors import UserError
 from medquant.progress import Progress
@@ -76,7 +76,7 @@ def test_a_cluster_gives_the_same_when_a_worker_is_lost(
     import ray
     from ray.cluster_utils import Cluster
 
-    from medquant.bench.medquanbench.cluster import OnRay
+    from medquant.bench.cluster import OnRay
 
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join(filter(None, sys.path)))  # workers find what this process finds
     subject, kept = a_subject(tmp_path, count=6), benchmark_folder()
@@ -105,7 +105,7 @@ def test_a_cluster_gives_the_same_when_a_worker_is_lost(
 
 def test_where_no_cluster_is_that_is_told(subject: Subject) -> None:
     pytest.importorskip("ray", reason=NO_RAY)
-    from medquant.bench.medquanbench.cluster import OnRay
+    from medquant.bench.cluster import OnRay
 
     plan: list[Cell] = list(cells([subject], settings(precisions=())))
     with pytest.raises(UserError, match=r"no Ray cluster at 127\.0\.0\.1:1 "):
@@ -113,7 +113,7 @@ def test_where_no_cluster_is_that_is_told(subject: Subject) -> None:
 
 
 def test_where_ray_is_missing_that_is_told(subject: Subject, monkeypatch: pytest.MonkeyPatch) -> None:
-    from medquant.bench.medquanbench.cluster import OnRay
+    from medquant.bench.cluster import OnRay
 
     monkeypatch.setitem(sys.modules, "ray", None)
     with pytest.raises(UserError, match="Ray is not installed"):
@@ -121,7 +121,7 @@ def test_where_ray_is_missing_that_is_told(subject: Subject, monkeypatch: pytest
 
 
 def test_a_worker_with_other_code_measures_nothing(subject: Subject) -> None:
-    from medquant.bench.medquanbench.cluster import _run_anywhere
+    from medquant.bench.cluster import _run_anywhere
 
     (cell, _) = cells([subject], settings(precisions=()))
     outcome = _run_anywhere(cell, "cpu", 1, "of another version")
@@ -135,7 +135,7 @@ def test_a_worker_with_other_code_measures_nothing(subject: Subject) -> None:
     ids=["processors", "both", "gpus"],
 )
 def test_a_task_that_no_machine_can_hold_is_refused(threads: int, gpus: float, told: str) -> None:
-    from medquant.bench.medquanbench.cluster import OnRay
+    from medquant.bench.cluster import OnRay
 
     nodes = [
         {"Alive": True, "Resources": {"CPU": 4.0}},

@@ -18,4 +18,4 @@ def cache_folder() -> Path:
 
 def benchmark_folder() -> Path:
     """The folder of quantized models that a cluster's machine made for a benchmark."""
-    return cache_folder() / "medquanbench"
+    return cache_folder() / "benchmarks"

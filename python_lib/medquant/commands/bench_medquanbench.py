@@ -8,11 +8,12 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.markup import escape
 
+from medquant.commands import bench_cells as c
 from medquant.commands import options as o
 from medquant.commands.medquanbench_inputs import cases_of, mini_subjects, subjects_of
 from medquant.commands.session import Session, output_folder, session, strong
 from medquant.commands.tables import plain_table
-from medquant.errors import Cancelled, UserError
+from medquant.errors import UserError
 
 if TYPE_CHECKING:
     from medquant.bench.medquanbench.tables import Table
@@ -23,7 +24,7 @@ EPILOG = o.examples(
     "medquant bench medquanbench --model embedded-nnunet --case ct.nii.gz --labels labels.nii.gz "
     "--calibration other.nii.gz --output one",
 )
-CASES, GRID, PLACE = "Cases", "What is compared", "Where it runs"
+CASES, GRID = "Cases", "What is compared"
 
 
 def medquanbench(
@@ -113,40 +114,22 @@ def medquanbench(
             rich_help_panel=GRID,
         ),
     ] = None,
-    device: Annotated[str, typer.Option(metavar="NAME", help="cpu or cuda.", rich_help_panel=PLACE)] = "cpu",
-    threads: Annotated[
-        int | None,
-        typer.Option(
-            min=1, help="Threads of a cell; if not given PyTorch's choice, 1 with --ray.", rich_help_panel=PLACE
-        ),
-    ] = None,
-    ray: Annotated[
-        str | None,
-        typer.Option(
-            metavar="ADDRESS", help="An existing Ray cluster: auto, HOST:PORT or ray://...", rich_help_panel=PLACE
-        ),
-    ] = None,
-    gpus: Annotated[
-        float, typer.Option(min=0, metavar="N", help="GPUs of a task on the cluster.", rich_help_panel=PLACE)
-    ] = 0.0,
+    device: c.Device = "cpu",
+    threads: c.Threads = None,
+    ray: c.Ray = None,
+    gpus: c.Gpus = 0.0,
     json_target: o.Json = None,
 ) -> None:
     """Run MedQuanBench: networks by FP32, W8A8 and W4A4 by granularity by method, with DSC, NSD, drop, size and time.
 
     Every finished cell is kept in the output folder: a run that was killed goes on where it stopped.
     """
-    import torch
-
     from medquant.bench.medquanbench import plan
-    from medquant.bench.medquanbench.cluster import OnRay
     from medquant.bench.medquanbench.findings import findings
     from medquant.bench.medquanbench.mini import FOUND_BY_FP32, mini_settings
     from medquant.bench.medquanbench.results import write_rows
-    from medquant.bench.medquanbench.running import Locally, failures, run
     from medquant.bench.medquanbench.summary import summarize
     from medquant.bench.medquanbench.tables import tables, write_tables
-    from medquant.bench.records import Records
-    from medquant.progress import Progress
 
     with session(json_target) as told:
         folder = output_folder(output)
@@ -160,26 +143,12 @@ def medquanbench(
             cases = cases_of(case, labels, dataset, split)
             subjects = subjects_of(models, weights, option, cases, calibration, limit)
             settings = plan.settings(**chosen)
-        if ray and device != "cpu":
-            raise UserError("On a cluster --device has no say. Leave it out, and give GPUs with --gpus.")
-        if gpus and not ray:
-            raise UserError("--gpus is of tasks on a cluster. Give its address with --ray, or choose --device cuda.")
-        count = threads or (1 if ray else torch.get_num_threads())
-        runner = OnRay(ray, gpus, count) if ray else Locally(folder / "models", device, count)
-        with told.track("MedQuanBench") as (progress, cancelled):
-            tracker = Progress(progress, cancelled)
-            tracker.report(0.0, "Reading models and cases")
-            cells = list(plan.cells(subjects, settings))
-            try:
-                rows, failed = run(cells, Records(folder), runner, tracker)
-            except Cancelled as error:
-                raise Cancelled("Stopped. Finished cells are kept: the same command goes on after them.") from error
-        for failure in failures(cells, failed):
-            told.say(escape(f"Not measured: {failure}"))
+        runner = c.runner_of(folder, device, threads, ray, gpus)
+        cells, rows, failed = c.run_cells(
+            told, "MedQuanBench", lambda _: list(plan.cells(subjects, settings)), folder, runner
+        )
         for name, lacking in _not_in_reference(rows).items():
             told.say(escape(f"Not in the reference, so not counted: {', '.join(lacking)} of {name}."))
-        if not rows:
-            raise UserError("No cell could be measured. Correct what is said above and run again.")
         least = FOUND_BY_FP32 if mini else 0.0
         lines = summarize(rows, found_by_fp32=least)
         found = findings(lines)
@@ -197,7 +166,7 @@ def medquanbench(
                 "lines": [line.to_dict() for line in lines],
                 "findings": [finding.to_dict() for finding in found],
                 "rows": rows,
-                "failed": {cell.describe(): str(failed[cell.key]) for cell in cells if cell.key in failed},
+                "failed": c.failed_cells(cells, failed),
             }
         )
     if failed:

@@ -9,7 +9,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.markup import escape
 
+from medquant.commands import bench_cells as c
 from medquant.commands import options as o
+from medquant.commands.inputs import data_folder, existing_path, name_or_path
 from medquant.commands.session import Session, output_folder, session
 from medquant.commands.tables import plain_table
 from medquant.errors import UserError
@@ -18,9 +20,12 @@ from medquant.evaluation import wording
 if TYPE_CHECKING:
     from rich.table import Table
 
+    from medquant.bench.cluster import OnRay
+    from medquant.bench.permutation_comq.contenders import Setting
     from medquant.bench.permutation_comq.material import Material
     from medquant.bench.permutation_comq.simulation import SimulationRow
     from medquant.bench.permutation_comq.tables import TableRow
+    from medquant.bench.running import Locally
 
 EPILOG = o.examples(
     "medquant bench permutation-comq --part simulation",
@@ -54,7 +59,6 @@ def permutation_comq(
     ] = None,
     model: o.ModelName = "embedded",
     weights: o.Weights = None,
-    device: o.Device = "auto",
     bits: Annotated[list[int] | None, typer.Option("--bits", help="Repeatable; 2, 4 and 8 if not given.")] = None,
     methods: Annotated[
         list[str] | None,
@@ -65,14 +69,20 @@ def permutation_comq(
             "Repeatable; all if not given.",
         ),
     ] = None,
+    device: c.Device = "auto",
+    threads: c.Threads = None,
+    ray: c.Ray = None,
+    gpus: c.Gpus = 0.0,
     json_target: o.Json = None,
 ) -> None:
     """Run Permutation-COMQ's experiments again, for every reading of what it permutes.
 
     The simulation takes half a minute. The tables need AbdomenCT-1K and MedSAM; with the scans at hand and the embedded
-    model, a quarter of an hour, they show the protocol, not the paper's figures. Rows are kept in --output: a run that
-    was stopped goes on where it was.
+    model, a quarter of an hour, they show the protocol, not the paper's figures. Every finished cell of the tables, a
+    method at one width on one case, is kept in --output: a run that was killed goes on where it stopped.
     """
+    from medquant.bench.permutation_comq.contenders import CONTENDERS, settings
+
     odd = [part for part in parts or () if part not in PARTS]
     if odd:
         raise UserError(f"Unknown part {odd[0]!r}. Choose simulation or tables.")
@@ -80,22 +90,27 @@ def permutation_comq(
     with session(json_target) as run:
         folder = output_folder(output)
         widths = tuple(bits or (2, 4, 8))
+        contenders = settings(tuple(methods or CONTENDERS), widths)
+        runner = c.runner_of(folder, device, threads, ray, gpus, usual="auto")
         material = _material(data, dataset, cases) if "tables" in chosen else None
         found: dict[str, Any] = {}
         if "simulation" in chosen:
             found["simulation"] = _simulate(run, folder, widths)
         if material is not None:
-            found["tables"] = _tabulate(run, folder, material, (model, weights, device), widths, methods)
+            found |= _tabulate(run, folder, material, (model, weights), contenders, runner)
         elif parts is None:
             run.say("For Tables 1 and 2 give scans: --dataset, or --data.")
         run.finish(found)
+    if found.get("failed"):
+        raise typer.Exit(2)
 
 
 def _material(data: str | None, dataset: str | None, cases: int | None) -> Material:
     from medquant.bench.permutation_comq.material import abdomenct_1k, at_hand
-    from medquant.commands.inputs import data_folder
 
-    return abdomenct_1k(Path(dataset).expanduser(), cases) if dataset else at_hand(data_folder(data))
+    if dataset:
+        return abdomenct_1k(Path(dataset).expanduser().absolute(), cases)
+    return at_hand(data_folder(data).absolute())
 
 
 def _simulate(run: Session, folder: Path, bits: tuple[int, ...]) -> list[dict[str, Any]]:
@@ -116,27 +131,32 @@ def _tabulate(
     run: Session,
     folder: Path,
     material: Material,
-    named: tuple[str, str | None, str],
-    bits: tuple[int, ...],
-    methods: list[str] | None,
-) -> list[dict[str, Any]]:
+    named: tuple[str, str | None],
+    chosen: Sequence[Setting],
+    runner: Locally | OnRay,
+) -> dict[str, Any]:
     from dataclasses import asdict
 
-    from medquant.bench.permutation_comq.tables import CONTENDERS
-    from medquant.bench.permutation_comq.tables import run as tabulate
-    from medquant.commands.inputs import open_original
-    from medquant.progress import Progress
+    from medquant.bench.networks import NamedNetwork
+    from medquant.bench.permutation_comq.cells import cells
+    from medquant.bench.permutation_comq.tables import table_rows
 
-    with run.track("Tables") as (progress, cancelled):
-        model = open_original(*named, None, progress, cancelled)
-        if not model.takes_boxes:
-            raise UserError(
-                f"{model.name} takes no boxes, which the paper's protocol gives. Choose medsam or embedded."
-            )
-        tracker = Progress(progress, cancelled)
-        rows = tabulate(model, material, folder, bits=bits, methods=tuple(methods or CONTENDERS), tracker=tracker)
+    model, weights = named
+    network = NamedNetwork(name_or_path(model), None if weights is None else str(existing_path(weights, "--weights")))
+    plan, measured, failed = c.run_cells(
+        run,
+        "Tables",
+        lambda progress: cells(network, material, chosen, device=runner.device, progress=progress),
+        folder,
+        runner,
+    )
+    rows = table_rows(measured, chosen, material)
     print_tables(run, rows)
-    return [asdict(row) for row in rows]
+    if len(rows) < len(chosen):
+        there = {(row.method, row.bits) for row in rows}
+        lacking = "; ".join(one.describe() for one in chosen if (one.method, one.bits) not in there)
+        run.say(escape(f"Left out, as not all of their cases are measured: {lacking}."))
+    return {"tables": [asdict(row) for row in rows], "failed": c.failed_cells(plan, failed)}
 
 
 def print_simulation(run: Session, rows: Sequence[SimulationRow]) -> None:

@@ -188,6 +188,14 @@ def existing_path(given: str, option: str) -> Path:
     return path
 
 
+def name_or_path(spec: str) -> str:
+    """A model's name, or its path from the root, so that other processes find it."""
+    from medquant.models.registry import list_models
+
+    names, path = {entry.name.partition(":")[0] for entry in list_models()}, Path(spec).expanduser()
+    return spec if spec.partition(":")[0] in names or not path.exists() else str(path.absolute())
+
+
 def parse_memory(text: str | None) -> float | None:
     """`2GB`, `500MB` or `500` as megabytes (10^6 bytes). Raises `UserError`."""
     if text is None:

@@ -8,12 +8,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from medquant.commands.inputs import data_folder, existing_path, parse_model_options
+from medquant.commands.inputs import data_folder, existing_path, name_or_path, parse_model_options
 from medquant.commands.session import Session
 from medquant.errors import UserError
 
 if TYPE_CHECKING:
-    from medquant.bench.medquanbench.subjects import Case, Subject
+    from medquant.bench.cell import Case
+    from medquant.bench.medquanbench.subjects import Subject
 
 
 def mini_subjects(told: Session, data: str | None) -> list[Subject]:
@@ -37,7 +38,8 @@ def subjects_of(
 
     Raises `UserError` for what is not there or does not fit.
     """
-    from medquant.bench.medquanbench.subjects import FileCase, NamedNetwork, Subject
+    from medquant.bench.medquanbench.subjects import FileCase, Subject
+    from medquant.bench.networks import NamedNetwork
 
     if not models:
         raise UserError("There is no model to measure. Give one with --model, or use --mini.")
@@ -50,21 +52,13 @@ def subjects_of(
         scans, cases = tuple(cases[:1]), cases[1:]
     if not cases:
         raise UserError("There is no case left to test. Give more cases, or a scan with --calibration.")
-    specs = [_name_or_path(model) for model in models]
+    specs = [name_or_path(model) for model in models]
     return [
         Subject(NamedNetwork(spec, path, json.dumps(chosen, sort_keys=True)), scans, tuple(cases[:limit]))
         for spec, path, chosen in zip(
             specs, given or [None] * len(specs), options_by_model(specs, options or ()), strict=True
         )
     ]
-
-
-def _name_or_path(spec: str) -> str:
-    """A model's name, or its path from the root, so that other processes find it."""
-    from medquant.models.registry import list_models
-
-    names, path = {entry.name.partition(":")[0] for entry in list_models()}, Path(spec).expanduser()
-    return spec if spec.partition(":")[0] in names or not path.exists() else str(path.absolute())
 
 
 def options_by_model(specs: Sequence[str], words: Sequence[str]) -> list[dict[str, Any]]:

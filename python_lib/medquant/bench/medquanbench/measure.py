@@ -3,20 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
-from functools import cache, lru_cache
+from functools import cache, partial
 from pathlib import Path
 from statistics import median
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
-from filelock import FileLock
 from torch import nn
 
 import medquant
 from medquant import artifact
-from medquant.bench.medquanbench.plan import Cell, code_of_cells
-from medquant.bench.medquanbench.subjects import Network
+from medquant.bench.networks import loaded, quantized, torch_threads
 from medquant.bench.reference_boxes import boxes_of
 from medquant.deploy.accelerate import accelerate
 from medquant.deploy.machine import Machine
@@ -37,6 +34,9 @@ from medquant.quantized_model import QuantizedModel
 from medquant.segment import segment
 from medquant.segmentation import Segmentation
 
+if TYPE_CHECKING:
+    from medquant.bench.medquanbench.plan import Cell
+
 TOLERANCE_MM = 2.0
 """Of the normalized surface Dice."""
 TIMED_PASSES, TIMING_SECONDS = 3, 10.0
@@ -49,16 +49,16 @@ def run_cell(
 ) -> dict[str, Any]:
     """The row of a cell: plain data.
 
-    `models`: folder of this machine for quantized models, which cells of one recipe share. The scores do not depend on
-    where or in which order cells run; with other `threads` sums may be rounded otherwise. Raises `UserError` for what
-    cannot be loaded, quantized or segmented.
+    See `BenchmarkCell.measure`. Raises `UserError` for what cannot be loaded, quantized or segmented.
     """
     progress = progress or Progress()
-    with _threads(threads):
-        original = _loaded(cell.network, device)
+    with torch_threads(threads):
+        original = loaded(cell.network, device)
         model: Model | QuantizedModel = original
         if cell.setting.recipe is not None:
-            model = _opened(_quantized(cell, original, models, progress.span(0.0, 0.6)), cell.network, device)
+            file = models / f"{cell.model_key}{artifact.SUFFIX}"
+            make = partial(_quantized, cell, progress=progress.span(0.0, 0.6))
+            model = quantized(cell.network, device, file, make)
         volume, reference = cell.case.volume(), cell.case.reference()
         prompt = _boxes(original, volume, reference)
         found = segment(model, volume, prompt=prompt, **progress.span(0.6, 0.9).callbacks(cell.describe()))
@@ -86,7 +86,7 @@ def run_cell(
             "processor": processor(device),
             "threads": threads,
             "version": medquant.__version__,
-            "code": code_of_cells(),
+            "code": cell.code(),
         }
         row |= _sizes(model, row["parameters"]) | _compiled(model, volume, reference, prompt, device)
     progress.report(1.0, cell.describe())
@@ -124,34 +124,14 @@ def backbone(network: nn.Module) -> str:
     return "transformer" if all(linear) else "hybrid" if any(linear) else "CNN"
 
 
-@lru_cache(maxsize=1)
-def _loaded(network: Network, device: str) -> Model:
-    return network.load(device)
-
-
-@lru_cache(maxsize=1)
-def _opened(file: Path, network: Network, device: str) -> QuantizedModel:
-    """From its file, also where it was made just now: what is measured is what a user would have."""
-    opened = artifact.load(file, model=_loaded(network, device))
-    opened.model.network.to(choose_device(device))
-    return opened
-
-
-def _quantized(cell: Cell, original: Model, models: Path, progress: Progress) -> Path:
-    """The file of the quantized model, made where it is not there; of several processes one makes it."""
-    models.mkdir(parents=True, exist_ok=True)
-    file = models / f"{cell.model_key}{artifact.SUFFIX}"
-    with FileLock(f"{file}.lock"):
-        if not file.exists():
-            quantized = quantize(
-                original,
-                [case.volume() for case in cell.calibration],
-                recipe=cell.setting.recipe,
-                selection=CalibrationSelection(count=cell.inputs),
-                **progress.callbacks(cell.describe()),
-            )
-            quantized.save(file)
-    return file
+def _quantized(cell: Cell, original: Model, progress: Progress) -> QuantizedModel:
+    return quantize(
+        original,
+        [case.volume() for case in cell.calibration],
+        recipe=cell.setting.recipe,
+        selection=CalibrationSelection(count=cell.inputs),
+        **progress.callbacks(cell.describe()),
+    )
 
 
 def _boxes(model: Model, volume: Volume, reference: Segmentation) -> BoxPrompt | None:
@@ -226,13 +206,3 @@ def _network_seconds(found: Segmentation) -> float:
 
 def _mean(scores: list[dict[str, Any]], name: str) -> float:
     return sum(score[name] for score in scores) / len(scores)
-
-
-@contextmanager
-def _threads(count: int) -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(count)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)

@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import ClassVar
 
 from medquant.bench.medquanbench.plan import PRODUCT, Setting, settings
-from medquant.bench.medquanbench.subjects import FileCase, NamedNetwork, Subject
+from medquant.bench.medquanbench.subjects import FileCase, Subject
+from medquant.bench.networks import NamedNetwork
 from medquant.bench.organ_case import TEST_SCAN, OrganModel, test_cube
 from medquant.embedded.phantom import make_phantom
 from medquant.embedded.unetr_demo.dataset import PHANTOM_SHAPE, PHANTOM_SPACING

@@ -4,11 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
 from medquant.activation_settings import IntActivations
+from medquant.bench.cell import BenchmarkCell, Case
 from medquant.bench.identity import code_version, fingerprint, key_of
-from medquant.bench.medquanbench.subjects import Case, Network, Subject
+from medquant.bench.medquanbench.measure import run_cell
+from medquant.bench.medquanbench.subjects import Subject
 from medquant.errors import UserError, one_of
+from medquant.progress import Progress
 from medquant.published_recipes import PUBLISHED, published
 from medquant.recipe import METHODS, IntWeights, Recipe
 
@@ -17,7 +22,7 @@ PRECISIONS = {"W8A8": 8, "W4A4": 4}
 PRODUCT = "medquant"
 """Not a solver but the product's whole recipe: its calibration, static scales equalized over channels, the first and
 the last layer at 8 bits; per tensor, so that ordinary integer kernels compute it."""
-_DECIDING = tuple(f"bench/{name}.py" for name in ("allconvunet", "organ_case", "reference_boxes")) + tuple(
+_DECIDING = tuple(f"bench/{name}.py" for name in ("allconvunet", "networks", "organ_case", "reference_boxes")) + tuple(
     f"bench/medquanbench/{name}.py" for name in ("measure", "mini", "subjects")
 )
 
@@ -42,24 +47,21 @@ class Setting:
         return " ".join(filter(None, (self.precision, self.granularity, self.method)))
 
 
-@dataclass(frozen=True)
-class Cell:
+@dataclass(frozen=True, kw_only=True)
+class Cell(BenchmarkCell):
     """One measurement: a network under a setting, on one case."""
 
-    network: Network
     setting: Setting
     calibration: tuple[Case, ...]
     inputs: int
     """Slices or patches of each of these scans."""
-    case: Case
     case_id: str
-    model_key: str
-    """Of the quantized model: cells that differ in nothing but the case share it."""
-    key: str
 
-    def describe(self) -> str:
-        """In words, for progress and errors."""
-        return f"{self.network.name}, {self.setting.describe()}, {self.case.name}"
+    def code(self) -> str:
+        return code_of_cells()
+
+    def measure(self, models: Path, *, device: str, threads: int, progress: Progress) -> dict[str, Any]:
+        return run_cell(self, models, device=device, threads=threads, progress=progress)
 
 
 def settings(
@@ -112,8 +114,16 @@ def cells(subjects: Sequence[Subject], chosen: Sequence[Setting]) -> Iterator[Ce
             of_model = [subject.network.name, identity, code_of_cells()]
             of_model += [recipe, calibration, inputs] if recipe else []
             for case, known in cases:
-                keys = key_of(of_model), key_of([*of_model, known])
-                yield Cell(subject.network, setting, subject.calibration, inputs, case, known[:12], *keys)
+                yield Cell(
+                    network=subject.network,
+                    setting=setting,
+                    calibration=subject.calibration,
+                    inputs=inputs,
+                    case=case,
+                    case_id=known[:12],
+                    model_key=key_of(of_model),
+                    key=key_of([*of_model, known]),
+                )
 
 
 def code_of_cells() -> str:

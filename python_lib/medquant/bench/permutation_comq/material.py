@@ -10,8 +10,6 @@ from medquant.bench.reference_boxes import boxes_of
 from medquant.datasets import Case, open_dataset
 from medquant.errors import UserError
 from medquant.evaluation.metrics import agreement
-from medquant.imaging.reading import read_volume
-from medquant.imaging.volume import Volume
 from medquant.models.base import Model
 from medquant.progress import Progress
 from medquant.quantized_model import QuantizedModel
@@ -39,10 +37,6 @@ class Material:
     cases: Sequence[Case]
     calibration_name: str
     calibration_path: Path
-
-    def calibration(self) -> Volume:
-        """The scan that calibrates. Raises `UserError` where it cannot be read."""
-        return read_volume(self.calibration_path)
 
 
 def at_hand(data: Path) -> Material:

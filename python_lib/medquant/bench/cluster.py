@@ -7,8 +7,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from medquant.bench.medquanbench.plan import Cell, code_of_cells
-from medquant.bench.medquanbench.running import Outcome, attempt
+from medquant.bench.cell import BenchmarkCell
+from medquant.bench.running import Outcome, attempt
 from medquant.cache_place import benchmark_folder
 from medquant.errors import Cancelled, UserError, first_line, last_line
 from medquant.progress import Progress
@@ -32,16 +32,20 @@ class OnRay:
     retries: int = 3
     """Times that a cell whose worker was lost runs again."""
 
-    def __call__(self, cells: Sequence[Cell], progress: Progress) -> Iterator[tuple[Cell, Outcome]]:
+    @property
+    def device(self) -> str:
+        """What a task computes on."""
+        return "cuda" if self.gpus else "cpu"
+
+    def __call__(self, cells: Sequence[BenchmarkCell], progress: Progress) -> Iterator[tuple[BenchmarkCell, Outcome]]:
         """Rows as they come. Raises `UserError` where there is no Ray, no cluster, or no room on it; `Cancelled`."""
         if not cells:
             return
         ray = _connected(self.address)
         try:
             self.require_room(ray.nodes())
-            device = "cuda" if self.gpus else "cpu"
             task = ray.remote(num_cpus=self.threads, num_gpus=self.gpus, max_retries=self.retries)(_run_anywhere)
-            waiting = {task.remote(cell, device, self.threads, code_of_cells()): cell for cell in cells}
+            waiting = {task.remote(cell, self.device, self.threads, cell.code()): cell for cell in cells}
             progress.report(0.0, f"{len(cells)} cells on {len(ray.nodes())} machines")
             while waiting:
                 done, _ = ray.wait(list(waiting), timeout=SECONDS_BETWEEN_CHECKS)
@@ -69,8 +73,8 @@ class OnRay:
         )
 
 
-def _run_anywhere(cell: Cell, device: str, threads: int, code: str) -> Outcome:
-    if code_of_cells() != code:  # its row would be kept under the key of other code
+def _run_anywhere(cell: BenchmarkCell, device: str, threads: int, code: str) -> Outcome:
+    if cell.code() != code:  # its row would be kept under the key of other code
         return UserError(
             f"{socket.gethostname()} has another version of medquant, or of a library that computes, than the program "
             "that was started. Install the same ones on every machine."

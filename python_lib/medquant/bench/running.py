@@ -1,4 +1,4 @@
-"""The benchmark from its plan to its rows, here or on a cluster."""
+"""A benchmark from its plan to its rows, here or on a cluster."""
 
 from __future__ import annotations
 
@@ -7,24 +7,23 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from medquant.bench.medquanbench.measure import run_cell
-from medquant.bench.medquanbench.plan import Cell
+from medquant.bench.cell import BenchmarkCell
 from medquant.bench.records import Records
 from medquant.errors import Cancelled, UserError, first_line
 from medquant.progress import Progress
 
 Outcome = dict[str, Any] | UserError
-Runner = Callable[[Sequence[Cell], Progress], Iterable[tuple[Cell, Outcome]]]
+Runner = Callable[[Sequence[BenchmarkCell], Progress], Iterable[tuple[BenchmarkCell, Outcome]]]
 """Runs cells in any order and gives the row of each, or why there is none."""
 
 
 def attempt(
-    cell: Cell, models: Path, *, device: str = "cpu", threads: int = 1, progress: Progress | None = None
+    cell: BenchmarkCell, models: Path, *, device: str = "cpu", threads: int = 1, progress: Progress | None = None
 ) -> Outcome:
-    """What `run_cell` gives, or why there is none: memory that does not suffice or a fault of one network must not end
-    the others. Raises `Cancelled`."""
+    """What `measure` of a cell gives, or why there is none: memory that does not suffice or a fault of one network must
+    not end the others. Raises `Cancelled`."""
     try:
-        return run_cell(cell, models, device=device, threads=threads, progress=progress)
+        return cell.measure(models, device=device, threads=threads, progress=progress or Progress())
     except Cancelled:
         raise
     except UserError as error:
@@ -45,7 +44,7 @@ class Locally:
     device: str = "cpu"
     threads: int = 1
 
-    def __call__(self, cells: Sequence[Cell], progress: Progress) -> Iterator[tuple[Cell, Outcome]]:
+    def __call__(self, cells: Sequence[BenchmarkCell], progress: Progress) -> Iterator[tuple[BenchmarkCell, Outcome]]:
         for number, cell in enumerate(cells):
             part = progress.span(number / len(cells), (number + 1) / len(cells))
             part.report(0.0, cell.describe())
@@ -53,7 +52,7 @@ class Locally:
 
 
 def run(
-    plan: Sequence[Cell], records: Records, runner: Runner, progress: Progress
+    plan: Sequence[BenchmarkCell], records: Records, runner: Runner, progress: Progress
 ) -> tuple[list[dict[str, Any]], dict[str, UserError]]:
     """The rows of all cells in the order of the plan, and what failed, by key of the cell.
 
@@ -71,11 +70,11 @@ def run(
     return [rows[cell.key] for cell in plan if cell.key in rows], failed
 
 
-def failures(plan: Sequence[Cell], failed: Mapping[str, UserError]) -> Iterator[str]:
+def failures(plan: Sequence[BenchmarkCell], failed: Mapping[str, UserError]) -> Iterator[str]:
     """What `run` could not measure, in words: a cause that cells of a network have in common comes once."""
     for network in dict.fromkeys(cell.network.name for cell in plan):
         of_network = [cell for cell in plan if cell.network.name == network]
-        causes: dict[str, list[Cell]] = {}
+        causes: dict[str, list[BenchmarkCell]] = {}
         for cell in of_network:
             if cell.key in failed:
                 causes.setdefault(str(failed[cell.key]), []).append(cell)
