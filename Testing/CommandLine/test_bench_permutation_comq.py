@@ -117,6 +117,9 @@ def test_the_simulation_needs_nothing(medquant, monkeypatch: pytest.MonkeyPatch)
         (("--part", "tables", "--data", "nowhere"), "There is no folder"),
         (("--part", "tables", "--data", "."), "The scans of the tables are not in"),
         (("--part", "tables", "--dataset", "."), "does not hold AbdomenCT-1K"),
+        (("--gpus", "1"), "--gpus is of tasks on a cluster"),
+        (("--ray", "auto", "--device", "cuda"), "give GPUs with --gpus"),
+        (("--part", "tables", "--dataset", ".", "--method", "magic"), "Unknown method 'magic'"),
     ],
 )
 def test_a_mistake_is_told(medquant, words: tuple[str, ...], told: str) -> None:
@@ -137,6 +140,24 @@ def test_a_model_without_boxes_is_refused(medquant, abdomenct: Path) -> None:
     assert result.exit_code == 2 and "takes no boxes" in result.output
     result = medquant(*TABLES, "--dataset", abdomenct, "--method", "magic")
     assert result.exit_code == 2 and "Unknown method 'magic'" in result.output
+
+
+def test_a_case_that_cannot_be_read_is_told_and_its_rows_are_left_out(
+    medquant, abdomenct: Path, small_sam: Path
+) -> None:
+    shutil.copytree(abdomenct, "data")
+    Path("data/Mask/Case_00003.nii.gz").write_bytes(b"no mask")
+    words = (*TABLES, "--dataset", "data", "-m", small_sam, "--method", "fp32", "-o", "out", "--json", "told.json")
+    found = medquant(*words)
+    assert found.exit_code == 2, found.output
+    assert found.stdout.count("Not measured") == 1 and "Table 1" not in found.stdout
+    assert "Left out, as not all of their cases are measured: FP32." in found.stdout
+    told = json.loads(Path("told.json").read_text())
+    assert told["tables"] == [] and len(told["failed"]) == len(_kept()) == 1
+    shutil.copy(abdomenct / "Mask" / "Case_00003.nii.gz", "data/Mask/Case_00003.nii.gz")
+    assert medquant(*words).exit_code == 0
+    (row,) = json.loads(Path("told.json").read_text())["tables"]
+    assert list(row["by_organ"]) == ["Case_00002", "Case_00003"]
 
 
 def test_a_row_belongs_to_its_voxels_and_not_to_their_names(medquant, abdomenct: Path, small_sam: Path) -> None:

@@ -48,7 +48,9 @@ def permutation_comq(
             help="simulation (section 4.1) or tables (1 and 2). Repeatable; both if not given.",
         ),
     ] = None,
-    output: Annotated[str, o.output("Folder for figures and rows.", "FOLDER")] = "permutation-comq",
+    output: Annotated[
+        str, o.output("Folder for figures, cells and quantized models; run again to go on.", "FOLDER")
+    ] = "permutation-comq",
     data: Annotated[
         str | None,
         typer.Option(envvar="MEDQUANT_TEST_DATA", help="Folder of the scans at hand, where no data set is given."),
