@@ -16,6 +16,8 @@ from medquant.models.torch_program import TorchModel, from_module
 from medquant.quantize import quantize
 from medquant.recipe import Recipe
 from medquant.sensitivity.change import Change
+from medquant.sensitivity.layers import sensitivity
+from medquant.sensitivity.trials import Rounding
 
 
 class Net(nn.Module):
@@ -68,6 +70,23 @@ def test_a_recipe_gives_each_layer_its_bits(model: TorchModel, batches: list[Cal
         assert sum(layer.effective_bits * torch.Size(layer.shape).numel() for layer in made.report.layers) == (
             pytest.approx(step.stored_bits, rel=0.02)
         )
+
+
+def test_effects_are_those_on_what_measures(model: TorchModel, batches: list[CalibrationBatch]) -> None:
+    planned = plan(model, batches[:2], measured_on=batches[2:], recipe=RTN, bits=(2, 4))
+    found = sensitivity(model, batches[:2], measured_on=batches[2:], roundings=[Rounding(2), Rounding(4)], recipe=RTN)
+    effects = {(cell.layer, cell.rounding.weights): cell.change.divergence for cell in found.cells}
+    sizes = {(cell.layer, cell.rounding.weights): cell.stored_bits for cell in found.cells}
+    for nominal, layers in planned.measured.items():
+        for name, options in layers.items():
+            assert [one.bits for one in options] == [bits for bits in (2, 4) if bits >= nominal]
+            for one in options:
+                assert one.effect == pytest.approx(effects[name, one.bits], rel=0.05, abs=1e-9)
+                if one.bits == nominal:
+                    assert one.stored_bits == sizes[name, one.bits]
+    half = plan(model, batches, recipe=RTN, bits=(2, 4))
+    same = plan(model, batches[::2], measured_on=batches[1:2], recipe=RTN, bits=(2, 4))
+    assert half.measured == same.measured, "every other one calibrates, and one of the others measures"
 
 
 @pytest.mark.parametrize("least", [0.8, 0.95, 0.99])

@@ -48,6 +48,8 @@ CROPS: tuple[Crop, ...] = (
     ((0.15, 0.95), (0.1, 0.95), (0.0, 0.75)),
 )
 """What serves as calibration inputs."""
+LEFT_RIGHT = 2
+"""Axis of a network's input."""
 
 
 class OrganModel(Model):
@@ -125,9 +127,12 @@ class OrganCase:
             found = (label for label in ORGANS if (reference == label).any() and dice(full, reference, label) > 0.5)
             yield cls(model, calibration, cube, full, reference, tuple(found))
 
-    def batches(self, crops: Sequence[Crop] = CROPS, *, first: int = 0, step: int = 1) -> list[CalibrationBatch]:
-        """Inputs of the scan that calibrates; of every so many of its slices, if asked."""
-        return [CalibrationBatch((cube,)) for cube in cubes(every(self.calibration, first, step), crops)]
+    def batches(
+        self, crops: Sequence[Crop] = CROPS, *, first: int = 0, step: int = 1, mirrored: bool = False
+    ) -> list[CalibrationBatch]:
+        """Inputs of the scan that calibrates; of every so many of its slices, and left for right, if asked."""
+        found = cubes(every(self.calibration, first, step), crops)
+        return [CalibrationBatch((cube.flip(LEFT_RIGHT) if mirrored else cube,)) for cube in found]
 
     def scores(self, network: AllConvUNet) -> tuple[float, float]:
         """Mean Dice of another network's masks against FP32's and against the reference."""

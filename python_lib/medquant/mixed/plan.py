@@ -5,11 +5,12 @@ from __future__ import annotations
 import glob
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 
 from medquant.mixed.chain import Allocation, Option
 from medquant.mixed.families import Plan
 from medquant.models.base import CalibrationBatch, Model
-from medquant.progress import CancelCheck, ProgressCallback
+from medquant.progress import CancelCheck, Progress, ProgressCallback
 from medquant.recipe import Recipe
 from medquant.sensitivity.layers import sensitivity
 from medquant.sensitivity.trials import Rounding
@@ -23,6 +24,7 @@ def plan(
     model: Model,
     batches: Sequence[CalibrationBatch],
     *,
+    measured_on: Sequence[CalibrationBatch] | None = None,
     recipe: Recipe | None = None,
     bits: Sequence[int] = BITS,
     ignore: Sequence[str] = (),
@@ -32,27 +34,35 @@ def plan(
 ) -> Plan:
     """Measure what bits are worth in each layer.
 
-    Every other one of `batches` calibrates, the others measure. Each layer is rounded alone to each of `bits` by the
-    recipe's method; its effect is the divergence of the classes' probabilities from FP32's, which ranks layers like the
-    masks do and, unlike Dice, still tells small effects apart. Which channels a layer may leave out depends on how
-    noisy the model is as a whole, so this is measured for each least number of bits.
+    `batches` calibrate and `measured_on` measures; if that is not given, every other one of `batches` calibrates and
+    the others measure. A solver fits the places that it has seen, most of all in deep layers, which have few and many
+    weights: what measures should show others. Each layer is rounded alone to each of `bits` by the recipe's method; its
+    effect is the divergence of the classes' probabilities from FP32's, which ranks layers like the masks do and, unlike
+    Dice, still tells small effects apart. Which channels a layer may leave out depends on how noisy the model is as a
+    whole, so sizes are told for each least number of bits; effects are those of the noisiest, as what is left out is a
+    small part of the noise.
     """
     recipe = replace(recipe or Recipe(), activations=None, float_inputs=())
     widths = sorted(set(bits))
-    found = sensitivity(
-        model,
-        batches[::2],
-        measured_on=batches[1::2][:MEASURED_ON] or None,
-        roundings=[Rounding(width, nominal=n) for n in widths for width in widths if width >= n],
-        recipe=recipe,
-        ignore=ignore,
-        max_memory_mb=max_memory_mb,
-        progress=progress,
-        cancelled=cancelled,
+    if measured_on is None:
+        batches, measured_on = batches[::2], batches[1::2][:MEASURED_ON] or None
+    tracker = Progress(progress, cancelled)
+    measure = partial(sensitivity, model, batches, recipe=recipe, ignore=ignore, max_memory_mb=max_memory_mb)
+    least, others = widths[0], widths[1:]
+    alone = measure(
+        roundings=[Rounding(width, nominal=least) for width in widths],
+        measured_on=measured_on,
+        **tracker.span(0.0, 0.7 if others else 1.0).callbacks(),
     )
-    options: dict[int, dict[str, list[Option]]] = {n: {name: [] for name in found.layers} for n in widths}
-    for cell in found.cells:
-        option = Option(cell.rounding.weights, cell.stored_bits, cell.change.divergence)
+    effects = {(cell.layer, cell.rounding.weights): cell.change.divergence for cell in alone.cells}
+    cells = list(alone.cells)
+    if others:
+        sizing = [Rounding(width, nominal=n) for n in others for width in widths if width >= n]
+        cells += measure(roundings=sizing, views=("proxy",), **tracker.span(0.7, 1.0).callbacks()).cells
+    options: dict[int, dict[str, list[Option]]] = {n: {name: [] for name in alone.layers} for n in widths}
+    for cell in cells:
+        width = cell.rounding.weights
+        option = Option(width, cell.stored_bits, effects[cell.layer, width])
         options[cell.rounding.nominal][cell.layer].append(option)
     return Plan(options)
 
