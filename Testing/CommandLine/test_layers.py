@@ -86,6 +86,8 @@ def test_the_smallest_safe_model_is_written_and_opens(medquant, scan: Path, smal
         (("sensitivity", "--view", "sideways"), "Unknown view 'sideways'"),
         (("sensitivity", "--what", "biases"), "Unknown part 'biases'"),
         (("sensitivity", "-b", "1"), "2 to 8 bits"),
+        (("sensitivity", "--max-memory", "much"), "500MB"),
+        (("sensitivity", "--max-memory", "1KB"), "MB are allowed"),
         (("autoquant", "--keep-dice", "2"), "lies between 0 and 1"),
         (("autoquant", "--keep-volume", "-3"), "positive"),
     ],

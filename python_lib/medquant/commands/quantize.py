@@ -69,10 +69,7 @@ def quantize(
         int | None, typer.Option(metavar="N", help="Last slice, inclusive.", rich_help_panel=_CALIBRATION)
     ] = None,
     seed: Annotated[int, typer.Option(metavar="N", help="Seed of what is drawn.", rich_help_panel=_CALIBRATION)] = 0,
-    max_memory: Annotated[
-        str | None,
-        typer.Option(metavar="2GB", help="Memory above the model's own.", rich_help_panel=_CALIBRATION),
-    ] = None,
+    max_memory: Annotated[str | None, o.max_memory(_CALIBRATION)] = None,
     method: Annotated[
         str | None,
         typer.Option(

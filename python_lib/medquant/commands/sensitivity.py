@@ -55,6 +55,7 @@ def sensitivity(
         ),
     ] = None,
     names: o.Names = None,
+    max_memory: Annotated[str | None, o.max_memory()] = None,
     figure: Annotated[
         str | None, typer.Option(metavar="FILE.png", help="Write the map as a picture: .png, .svg or .pdf.")
     ] = None,
@@ -72,7 +73,7 @@ def sensitivity(
     labels, with FP32's own: boxes are then those around them, and calibration does not see them. What learns from the
     slices that calibrate (solvers, static ranges of inputs) is measured on one more.
     """
-    from medquant.commands.inputs import open_original, open_volume, read_reference
+    from medquant.commands.inputs import open_original, open_volume, parse_memory, read_reference
     from medquant.evaluation.sensitivity_inputs import sensitivity_inputs
     from medquant.progress import Progress
     from medquant.published_recipes import published
@@ -84,6 +85,7 @@ def sensitivity(
         roundings = roundings_of(bits or [2, 4, 8], rounds)
         # Whatever bits it names, layers are rounded to those of `roundings`.
         recipe = Recipe(method=method) if granularity is None else published(8, granularity, method)
+        memory = parse_memory(max_memory)
         target = None if figure is None else output_file(figure, "--figure")
         scan = open_volume(volume, series=series, component=component, frame=frame)
         known = None if reference is None else read_reference(scan, reference, names)
@@ -100,6 +102,7 @@ def sensitivity(
                 recipe=recipe,
                 measured_on=inputs.measured_on,
                 references=inputs.references,
+                max_memory_mb=memory,
                 progress=progress,
                 cancelled=cancelled,
             )
