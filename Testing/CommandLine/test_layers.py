@@ -47,6 +47,23 @@ def test_dice_against_labels_where_there_are_any(medquant, scan: Path, small_sam
     assert data["fp32_vs_reference"] is None and all(cell["reference_loss"] is None for cell in data["cells"])
 
 
+@pytest.mark.parametrize("columns", [80, 200])
+def test_names_of_layers_are_read_in_a_narrow_terminal(
+    medquant, monkeypatch, scan: Path, small_sam: Path, columns: int
+) -> None:
+    """Three numbers for each of three ways of rounding leave no room for names: each way has a table of its own."""
+    monkeypatch.setenv("COLUMNS", str(columns))
+    found = medquant("sensitivity", scan / "ct.nii.gz", "-m", small_sam, "--reference", scan / "labels.seg.nrrd",
+                     "--json", "layers.json")  # fmt: skip
+    assert found.exit_code == 0, found.output
+    names = [layer["layer"] for layer in json.loads(Path("layers.json").read_text())["cells"]]
+    lines = found.stdout.splitlines()
+    assert all(sum(line.startswith(name[:30]) for line in lines) >= 1 for name in names)
+    assert sum(line.startswith("layer ") for line in lines) == (3 if columns == 80 else 1)
+    assert max(map(len, (line for line in lines if "%" in line and "Dice:" not in line))) <= columns
+    assert "effect: error of the network's output in per cent" in found.stdout
+
+
 @pytest.mark.parametrize(("method", "apart"), [("rtn", False), ("comq", True)])
 def test_a_solver_is_measured_on_another_slice(medquant, scan: Path, small_sam: Path, method: str, apart: bool) -> None:
     found = medquant("sensitivity", scan / "ct.nii.gz", "-m", small_sam, "-b", "2", "--method", method, "--json", "-")

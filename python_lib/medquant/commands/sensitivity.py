@@ -22,6 +22,14 @@ EXAMPLES = o.examples(
     "medquant sensitivity ct.nii.gz --model nnunet --weights results/ --view incremental --figure layers.png",
 )
 
+EFFECTS = {
+    "one-at-a-time": "error of the network's output in per cent; Dice: of its masks against FP32's",
+    "incremental": "error of the network's output that giving the layer back takes away, in percentage points; "
+    "Dice: of the masks then against FP32's",
+    "proxy": "error of the layer's own output in per cent",
+}
+"""What the numbers of each view are."""
+
 
 def sensitivity(
     volume: Annotated[str, typer.Argument(metavar="VOLUME", help="A scan: file or DICOM folder.")],
@@ -113,14 +121,16 @@ def sensitivity(
 
 
 def _show(run: Session, found: SensitivityMap) -> None:
-    from medquant.commands.tables import layers_table, types_table
+    from medquant.commands.tables import layers_tables, types_table
     from medquant.evaluation import wording
 
     if found.fp32_vs_reference is not None:
         run.say(f"FP32 against the reference: Dice {wording.score(found.fp32_vs_reference)}.")
     for view in dict.fromkeys(cell.view for cell in found.cells):
         run.say(f"\n{view}:")
-        run.console.print(layers_table(found, view))
+        for table in layers_tables(found, view, run.console):
+            run.console.print(table)
+        run.say(f"effect: {EFFECTS[view]}")
     if found.types:
         run.say("\nAll layers of a type given back, the others rounded:")
         run.console.print(types_table(found))
