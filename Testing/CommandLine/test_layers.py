@@ -23,7 +23,10 @@ def test_three_views_in_tables_figures_and_numbers(medquant, scan: Path, small_s
     for view in views:
         assert f"\n{view}:\n" in found.stdout
     worst = data["worst"][0]
-    assert f"Largest effect at the fewest bits: {worst}" in found.stdout
+    assert f"Largest effect at the fewest bits (one-at-a-time): {worst}" in found.stdout, "of the masks, not the proxy"
+    alone = {cell["layer"]: cell["effect"] for cell in data["cells"]
+             if (cell["view"], cell["rounding"]) == ("one-at-a-time", "W2")}  # fmt: skip
+    assert worst == max(alone, key=alone.get)
     assert "rank the layers alike by" in found.stdout and "none given back" in found.stdout
     height, width, _ = imread("layers.png").shape
     assert width > 500 and height > 10 * len(data["layers"])

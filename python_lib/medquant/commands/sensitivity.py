@@ -126,7 +126,8 @@ def _show(run: Session, found: SensitivityMap) -> None:
 
     if found.fp32_vs_reference is not None:
         run.say(f"FP32 against the reference: Dice {wording.score(found.fp32_vs_reference)}.")
-    for view in dict.fromkeys(cell.view for cell in found.cells):
+    views = list(dict.fromkeys(cell.view for cell in found.cells))
+    for view in views:
         run.say(f"\n{view}:")
         for table in layers_tables(found, view, run.console):
             run.console.print(table)
@@ -138,7 +139,8 @@ def _show(run: Session, found: SensitivityMap) -> None:
         if row["spearman"] is not None:
             one, other = row["views"]
             run.say(f"{row['rounding']}: {one} and {other} rank the layers alike by {row['spearman']:.2f} (Spearman).")
-    run.say(f"Largest effect at the fewest bits: {escape(', '.join(found.worst()))}.")
+    seen = f" ({found.ranking_view})" if len(views) > 1 else ""
+    run.say(f"Largest effect at the fewest bits{seen}: {escape(', '.join(found.worst()))}.")
 
 
 def _draw(run: Session, found: SensitivityMap, target: Path) -> None:
