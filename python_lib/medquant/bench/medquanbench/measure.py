@@ -25,7 +25,7 @@ from medquant.deploy.program import runs_on_integers
 from medquant.deploy.runtime import RUNTIMES
 from medquant.errors import UserError
 from medquant.evaluation.metrics import agreement
-from medquant.evaluation.structures import joint_mask, matches
+from medquant.evaluation.structures import joint_mask, matched_by_number, matches
 from medquant.imaging.volume import Volume
 from medquant.layers import QuantizedLayer
 from medquant.matrices import is_quantizable
@@ -78,6 +78,7 @@ def run_cell(
             "nsd": _mean(found.scores, "nsd"),
             "structures": found.scores,
             "not_in_reference": found.not_in_reference,
+            "matched_by_number": found.matched_by_number,
             "seconds": found.network_seconds,
             "simulated": found.execution.simulated,
             "device": found.execution.device,
@@ -176,6 +177,8 @@ class _Taken:
     network_seconds: float = 0.0
     scores: list[dict[str, Any]] = field(default_factory=list)
     not_in_reference: list[str] = field(default_factory=list)
+    matched_by_number: list[str] = field(default_factory=list)
+    """Structures of the model that were taken for a label without a name, each with that label."""
 
 
 def _taken(segmentations: Iterable[Segmentation], reference: Segmentation | None = None) -> _Taken:
@@ -190,6 +193,8 @@ def _taken(segmentations: Iterable[Segmentation], reference: Segmentation | None
         if reference is not None:
             result.scores += scores_of(found, reference)
             result.not_in_reference += [match.name for match in matches(found, reference) if not match.reference]
+            by_number = matched_by_number([found], reference)
+            result.matched_by_number += [f"{name} with label {label}" for name, label in by_number.items()]
     return result
 
 
