@@ -2,56 +2,21 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 from MedQuantSlicerLib.host import FP32, QUANTIZED, BoxInfo, VolumeInfo
 from MedQuantSlicerLib.layer_facts import MapKind, Sensitivity
+from MedQuantSlicerLib.likeness import same, turned
+from MedQuantSlicerLib.results import Computed, Quantized
 from MedQuantSlicerLib.state import RESTING, ModelLine, Options, Problem, State, Table
 
 REFERENCE = "reference"
 FLOAT = 32
 """Bits of a layer that stays in floating point."""
-CLOSE_MM = 1e-3
-"""Of places that went through a file."""
 Settings = tuple
 """What a quantized model is made with: model, recipe, and the digest of the scan; equal ones make the same model."""
-
-
-@dataclass(frozen=True)
-class Quantized:
-    """A quantized model that was made here, or a file of one."""
-
-    handle: str
-    bits: int
-    text: str
-    """Its size: "2.5 MB, 4.2 bits/weight"."""
-    pieces: int = 0
-    """Of a scan, that it was calibrated on."""
-    scan: str = ""
-    """That scan's `digest`; "" where it is not known."""
-    found: str = ""
-    """What a search for the smallest safe model has reached with it."""
-    precise: tuple[str, ...] = ()
-    """Its layers with the most bits, where a search gave others fewer."""
-    uneven: bool = False
-    """Whether what a search did not look at, a structure's Dice or a volume, is clearly worse than what it kept."""
-
-
-@dataclass(frozen=True)
-class Computed:
-    """Masks, and what they were computed from."""
-
-    told: Mapping[str, Any]
-    """The engine's `mask`, to be handed back to it."""
-    source: tuple
-    """Scan, model, boxes and how: equal ones give the same masks."""
-    title: str
-    """"4-bit  2.5 MB  1.02 s"."""
-    state: str = ""
-    """In what state they were put into the scene: another one means that a hand has edited them."""
 
 
 @dataclass(frozen=True)
@@ -327,29 +292,3 @@ class Facts:
         self.masks, self.table, self.worst, self.difference = {}, None, None, None
         self.compared, self.difference_shown, self.states = None, False, {}
         self.coming = ("", "")
-
-
-def frozen(value: Any) -> Any:
-    """Lists as tuples, at every depth: what was compared before it went through JSON can be compared after it."""
-    return tuple(map(frozen, value)) if isinstance(value, list | tuple) else value
-
-
-def same(first: Any, second: Any) -> bool:
-    """Whether two nested tuples are the same, places as far as files keep them."""
-    if isinstance(first, tuple) and isinstance(second, tuple):
-        return len(first) == len(second) and all(map(same, first, second))
-    if isinstance(first, float) or isinstance(second, float):
-        numbers = isinstance(first, int | float) and isinstance(second, int | float)
-        return numbers and math.isclose(first, second, abs_tol=CLOSE_MM)
-    return first == second
-
-
-def turned(matrix: Sequence[Sequence[float]]) -> tuple:
-    """Size and directions of the voxels: a matrix (4 x 4) without the place of the first one."""
-    return tuple(tuple(row[:3]) for row in matrix[:3])
-
-
-def as_params(volume: VolumeInfo, array: str) -> dict[str, Any]:
-    """A scan as the engine takes it."""
-    told = asdict(volume)
-    return {"array": array, **{name: told[name] for name in ("ijk_to_lps", "modality", "name")}}

@@ -11,11 +11,12 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from MedQuantSlicerLib.facts import Computed, Quantized, frozen, same, turned
 from MedQuantSlicerLib.host import CHOICES, COMPARISON, FP32, QUANTIZED
 from MedQuantSlicerLib.layer_facts import Agreement, Heat, MapKind, Sensitivity
 from MedQuantSlicerLib.layer_state import HeatCell, HeatLayer, Histogram, TypeCell
+from MedQuantSlicerLib.likeness import frozen, same, turned
 from MedQuantSlicerLib.portable import local, portable
+from MedQuantSlicerLib.results import Computed, Quantized
 from MedQuantSlicerLib.showing import table_of
 from MedQuantSlicerLib.state import Table
 from MedQuantSlicerLib.works import Works

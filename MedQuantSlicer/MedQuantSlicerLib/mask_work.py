@@ -7,9 +7,11 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from MedQuantSlicerLib import messages as m
-from MedQuantSlicerLib.facts import REFERENCE, Computed, Part, same
+from MedQuantSlicerLib.facts import REFERENCE, Part
 from MedQuantSlicerLib.host import DIFFERENCE, FP32, QUANTIZED, Masks
 from MedQuantSlicerLib.keeping import Keeping
+from MedQuantSlicerLib.likeness import same
+from MedQuantSlicerLib.results import Computed
 from MedQuantSlicerLib.showing import table_of
 from MedQuantSlicerLib.state import State
 from MedQuantSlicerLib.works import Works

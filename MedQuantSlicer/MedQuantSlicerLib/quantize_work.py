@@ -7,8 +7,8 @@ from dataclasses import asdict
 from typing import Any
 
 from MedQuantSlicerLib import messages as m
-from MedQuantSlicerLib.facts import Quantized
 from MedQuantSlicerLib.keeping import Keeping
+from MedQuantSlicerLib.results import Quantized
 from MedQuantSlicerLib.state import TOLERANCES
 from MedQuantSlicerLib.works import Works
 

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import asdict
 from typing import Any
 
 from MedQuantSlicerLib.engine_process import EngineProcess
-from MedQuantSlicerLib.facts import as_params
 from MedQuantSlicerLib.host import Host, Stop, VolumeInfo
 
 Told = dict[str, Any]
@@ -105,3 +105,9 @@ class ScanFiles:
     def _name(self, stem: str) -> str:
         self._number += 1
         return f"{stem}-{self._number}.npy"
+
+
+def as_params(volume: VolumeInfo, array: str) -> dict[str, Any]:
+    """A scan as the engine takes it."""
+    told = asdict(volume)
+    return {"array": array, **{name: told[name] for name in ("ijk_to_lps", "modality", "name")}}

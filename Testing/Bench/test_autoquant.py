@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import pytest
@@ -88,11 +88,12 @@ def test_uniform_is_the_same_bits_in_every_layer(bits: int) -> None:
         network[2].weight[:, :20] *= 1e-4  # channels that are switched off leave bits, which a rule would spend
     default = Recipe(method="rtn", weights=IntWeights(bits))
     model = from_module(network, name="small")
-    found = {
-        kind: {layer.bits for layer in quantize(model, [CalibrationBatch((_input(1),))], recipe=recipe).report.layers}
-        for kind, recipe in (("uniform", everywhere(default, bits)), ("default", default))
-    }
-    assert found["uniform"] == {bits} != found["default"]
+    uniform, usual, unpruned = (
+        quantize(model, [CalibrationBatch((_input(1),))], recipe=recipe).report
+        for recipe in (everywhere(default, bits), default, replace(everywhere(default, bits), drop_dead_channels=False))
+    )
+    assert {layer.bits for layer in uniform.layers} == {bits} != {layer.bits for layer in usual.layers}
+    assert uniform.effective_bits < unpruned.effective_bits, "switched-off channels are left out"
 
 
 def test_sizes_are_those_of_uniform_models_and_between() -> None:

@@ -73,6 +73,15 @@ def test_every_row_has_a_recipe_of_its_own() -> None:
     assert all(set(recipe.weights_for({"a": 10, "b": 1000}).values()) == {recipe.weights} for recipe in plain)
 
 
+def test_unpruned_is_the_same_bits_everywhere_with_all_channels() -> None:
+    """The word of `bench autoquant` for the same bits without switched-off channels, "uniform", is another."""
+    for _, _, recipe in quality.recipes(settings=("unpruned",)):
+        assert not recipe.drop_dead_channels
+        assert set(recipe.weights_for({"a": 10, "b": 1000, "c": 10}).values()) == {recipe.weights}
+    with pytest.raises(UserError, match="unpruned"):
+        quality.run(data=Path(), settings=("uniform",))
+
+
 @pytest.mark.parametrize("wrong", [{"folds": (3,)}, {"methods": ("magic",)}, {"settings": ("best",)}])
 def test_an_unknown_choice_is_named(wrong: dict, tmp_path: Path) -> None:
     with pytest.raises(UserError, match="Choose among"):

@@ -19,7 +19,7 @@ from medquant.bench import identity
 from medquant.bench.allconvunet import ORGANS, SIDE, AllConvUNet
 from medquant.bench.identity import fingerprint
 from medquant.bench.medquanbench import measure
-from medquant.bench.medquanbench.measure import _boxes, backbone, run_cell, scores_of
+from medquant.bench.medquanbench.measure import backbone, run_cell, scores_of
 from medquant.bench.medquanbench.mini import mini_settings, subjects
 from medquant.bench.medquanbench.plan import PRODUCT, Cell, cells, settings
 from medquant.bench.medquanbench.results import write_rows
@@ -203,19 +203,6 @@ def test_a_failure_of_any_kind_does_not_stop_the_others(subject: Subject, tmp_pa
     assert len(rows) == 1 and "RuntimeError: [enforce fail" in str(*failed.values())
     with pytest.raises(Cancelled):
         run(plan, Records(tmp_path), Locally(tmp_path), Progress(cancelled=lambda: True))
-
-
-def test_both_kidneys_in_one_label_have_a_box_each(subject: Subject) -> None:
-    volume = Volume(np.zeros((3, 20, 40), np.float32), np.eye(4), modality="CT")
-    labels = np.zeros(volume.shape, np.uint8)
-    labels[:, 5:10, 3:9] = labels[:, 6:12, 30:36] = 2
-    labels[1, 15, 20] = 2  # a crumb
-    boxes = _boxes(
-        NamedNetwork("embedded").load("cpu"), volume, Segmentation(labels, volume, (Structure(2, "kidney"),))
-    )
-    assert {(box.lower[0], box.upper[0], box.label) for box in boxes.boxes} == {(3, 8, 2), (30, 35, 2)}
-    assert len(boxes.boxes) == 6
-    assert _boxes(subject.network.load("cpu"), volume, Segmentation(labels, volume, (Structure(2, "kidney"),))) is None
 
 
 def test_another_file_beside_the_scan_changes_nothing(tmp_path: Path) -> None:

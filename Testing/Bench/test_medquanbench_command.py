@@ -6,14 +6,15 @@ import json
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
-from typer.testing import CliRunner
+from typer.testing import CliRunner, Result
 
 from medquant.bench.medquanbench.subjects import Subject
 from medquant.cli import app
 from medquant.commands.medquanbench_inputs import options_by_model, subjects_of
 from medquant.errors import UserError
-from medquant.imaging.writing import save_segmentation
+from medquant.imaging.writing import save_segmentation, write_volume
 
 GIVEN = ("--case", "a.nii.gz", "--labels", "b.nii.gz")
 
@@ -26,19 +27,37 @@ def test_what_the_reference_lacks_is_told_once(
     reference = case.reference()
     renamed = tuple(replace(s, name="bone" if s.name == "spleen" else s.name) for s in reference.structures)
     save_segmentation(replace(reference, structures=renamed), tmp_path / "lacking.seg.nrrd")
-    words = ["bench", "medquanbench", "--output", tmp_path / "out", "--threads", "1", "--json", tmp_path / "told"]
-    words += ["--model", subject.network.spec, "--weights", subject.network.weights, "--method", "rtn"]
-    for name, value in json.loads(subject.network.options).items():
-        words += ["--option", f"{name}={json.dumps(value)}"]
-    words += ["--case", case.image, "--labels", tmp_path / "lacking.seg.nrrd", "--precision", "W4A4"]
-    words += ["--calibration", subject.calibration[0].image, "--granularity", "per-tensor"]
-    result = CliRunner().invoke(app, [str(word) for word in words], env={"COLUMNS": "80"})
+    words = ["--json", tmp_path / "told", "--labels", tmp_path / "lacking.seg.nrrd"]
+    result = _on_one_case(subject, tmp_path / "out", *words, "--precision", "W4A4", "--granularity", "per-tensor")
     assert result.exit_code == 0, result.output
+    assert "labels have no names" not in result.output
     assert result.output.count("Not in the reference, so not counted: spleen of") == 1
     assert "Rows are CSV" in result.output and (tmp_path / "out" / "results.csv").is_file()
     rows = json.loads((tmp_path / "told").read_text(encoding="utf-8"))["rows"]
     assert [row["not_in_reference"] for row in rows] == [["spleen"], ["spleen"]]
     assert all({score["name"] for score in row["structures"]} <= {"right kidney", "liver"} for row in rows)
+
+
+def test_labels_that_are_matched_by_their_number_are_told(subject: Subject, tmp_path: Path) -> None:
+    case = subject.cases[0]
+    nameless = replace(case.volume(), array=case.reference().labels.astype(np.int16))
+    write_volume(nameless, tmp_path / "numbers.nii.gz")
+    words = ["--labels", tmp_path / "numbers.nii.gz", "--precision", "W4A4", "--granularity", "per-tensor"]
+    result = _on_one_case(subject, tmp_path / "out", *words)
+    assert result.exit_code == 0, result.output
+    told = " ".join(result.output.split())
+    pairs = "spleen with label 1, right kidney with label 2, liver with label 3"
+    assert told.count(f"The labels have no names, so those of one number were compared: {pairs} of") == 1
+
+
+def _on_one_case(subject: Subject, folder: Path, *given: str | Path) -> Result:
+    """The command on the first scan that tests, without its labels."""
+    words = ["bench", "medquanbench", "--output", folder, "--threads", "1", "--method", "rtn", *given]
+    words += ["--model", subject.network.spec, "--weights", subject.network.weights]
+    for name, value in json.loads(subject.network.options).items():
+        words += ["--option", f"{name}={json.dumps(value)}"]
+    words += ["--case", subject.cases[0].image, "--calibration", subject.calibration[0].image]
+    return CliRunner().invoke(app, [str(word) for word in words], env={"COLUMNS": "80"})
 
 
 def test_the_command_measures_and_goes_on(subject: Subject, tmp_path: Path) -> None:

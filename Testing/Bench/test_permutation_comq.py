@@ -14,9 +14,7 @@ from matplotlib.image import imread
 
 from medquant.bench.explicit_comq import explicit_comq
 from medquant.bench.permutation_comq import figures, readings, simulation
-from medquant.bench.permutation_comq.material import AT_HAND, CALIBRATION_AT_HAND, at_hand, boxes_of
-from medquant.imaging.volume import Volume
-from medquant.segmentation import Segmentation, Structure
+from medquant.bench.permutation_comq.material import AT_HAND, CALIBRATION_AT_HAND, at_hand
 
 BITS = (2, 4, 8)
 
@@ -212,21 +210,6 @@ def test_equal_error_lies_between_whole_bits() -> None:
     assert simulation.bits_of_equal_error(0.1 / 2**0.5, peers) == pytest.approx(4.5)
     assert simulation.bits_of_equal_error(0.5, peers) is None
     assert simulation.bits_of_equal_error(1e-6, peers) is None
-
-
-@pytest.mark.parametrize(("name", "boxes"), [("kidney", 2 * 4), ("liver", 4)])
-def test_both_kidneys_of_one_label_get_a_box_each(name: str, boxes: int) -> None:
-    labels = np.zeros((6, 30, 40), dtype=np.uint8)
-    labels[1:5, 10:18, 4:11] = labels[1:5, 11:19, 28:36] = 2
-    labels[2, 25, 20] = 2  # a crumb
-    volume = Volume(np.zeros(labels.shape, dtype=np.int16), np.diag([1.0, 1.0, 4.0, 1.0]))
-    found = boxes_of(Segmentation(labels, volume, (Structure(2, name),)), Structure(2, name)).boxes
-    assert len(found) == boxes and {box.label for box in found} == {2}
-    corners = {(box.lower[:2], box.upper[:2]) for box in found}
-    if name == "kidney":
-        assert corners == {((4, 10), (10, 17)), ((28, 11), (35, 18))}
-    else:
-        assert ((4, 10), (35, 18)) in corners and ((4, 10), (35, 25)) in corners
 
 
 def test_who_made_a_reference_does_not_depend_on_where_it_lies(tmp_path: Path) -> None:

@@ -74,6 +74,7 @@ def test_long_recipes_leave_figures_whole() -> None:
     told = _printed([row | {"dsc_vs_fp32": 0.9653, "dsc_vs_reference": 0.7718}], print_autoquant)
     assert _line(told, "mixed")[-5:] == ["248", "kB", "2.07", ".965", ".772"]
     assert "ends at 8 bits" in " ".join(told.split())
+    assert "uniform: the same bits in every layer" in " ".join(told.split())
 
 
 def test_a_pipeline_is_whole_in_80_columns() -> None:

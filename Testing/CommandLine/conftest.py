@@ -1,9 +1,12 @@
-"""A small scan with labels, a small SAM, and a way to call the command as a person does."""
+"""A small scan with labels, a small SAM, a way to call the command as a person does, and run.py as a module."""
 
 from __future__ import annotations
 
+import importlib.util
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import pytest
@@ -13,6 +16,7 @@ from medquant.cli import app
 from medquant.deploy import choose, compiling
 
 Command = Callable[..., Result]
+CHECKOUT = Path(__file__).resolve().parents[2]
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -85,3 +89,15 @@ def small_w4a8(scan: Path, small_sam: Path, tmp_path_factory: pytest.TempPathFac
     result = CliRunner().invoke(app, [str(word) for word in words])
     assert result.exit_code == 0, result.output
     return target
+
+
+@pytest.fixture
+def run_py(tmp_path: Path) -> Iterator[ModuleType]:
+    """A fresh copy of run.py as a module, with its environment in a folder of the test's own."""
+    spec = importlib.util.spec_from_file_location("run_under_test", CHECKOUT / "run.py")
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module
+    spec.loader.exec_module(module)
+    module.ENVIRONMENT = tmp_path / "environment"
+    yield module
+    del sys.modules[spec.name]

@@ -23,7 +23,10 @@ def test_three_views_in_tables_figures_and_numbers(medquant, scan: Path, small_s
     for view in views:
         assert f"\n{view}:\n" in found.stdout
     worst = data["worst"][0]
-    assert f"Largest effect at the fewest bits: {worst}" in found.stdout
+    assert f"Largest effect at the fewest bits (one-at-a-time): {worst}" in found.stdout, "of the masks, not the proxy"
+    alone = {cell["layer"]: cell["effect"] for cell in data["cells"]
+             if (cell["view"], cell["rounding"]) == ("one-at-a-time", "W2")}  # fmt: skip
+    assert worst == max(alone, key=alone.get)
     assert "rank the layers alike by" in found.stdout and "none given back" in found.stdout
     height, width, _ = imread("layers.png").shape
     assert width > 500 and height > 10 * len(data["layers"])
@@ -45,6 +48,23 @@ def test_dice_against_labels_where_there_are_any(medquant, scan: Path, small_sam
     assert medquant(*words).exit_code == 0
     data = json.loads(Path("layers.json").read_text())
     assert data["fp32_vs_reference"] is None and all(cell["reference_loss"] is None for cell in data["cells"])
+
+
+@pytest.mark.parametrize("columns", [80, 200])
+def test_names_of_layers_are_read_in_a_narrow_terminal(
+    medquant, monkeypatch, scan: Path, small_sam: Path, columns: int
+) -> None:
+    """Three numbers for each of three ways of rounding leave no room for names: each way has a table of its own."""
+    monkeypatch.setenv("COLUMNS", str(columns))
+    found = medquant("sensitivity", scan / "ct.nii.gz", "-m", small_sam, "--reference", scan / "labels.seg.nrrd",
+                     "--json", "layers.json")  # fmt: skip
+    assert found.exit_code == 0, found.output
+    names = [layer["layer"] for layer in json.loads(Path("layers.json").read_text())["cells"]]
+    lines = found.stdout.splitlines()
+    assert all(sum(line.startswith(name[:30]) for line in lines) >= 1 for name in names)
+    assert sum(line.startswith("layer ") for line in lines) == (3 if columns == 80 else 1)
+    assert max(map(len, (line for line in lines if "%" in line and "Dice:" not in line))) <= columns
+    assert "effect: error of the network's output in per cent" in found.stdout
 
 
 @pytest.mark.parametrize(("method", "apart"), [("rtn", False), ("comq", True)])
@@ -86,6 +106,8 @@ def test_the_smallest_safe_model_is_written_and_opens(medquant, scan: Path, smal
         (("sensitivity", "--view", "sideways"), "Unknown view 'sideways'"),
         (("sensitivity", "--what", "biases"), "Unknown part 'biases'"),
         (("sensitivity", "-b", "1"), "2 to 8 bits"),
+        (("sensitivity", "--max-memory", "much"), "500MB"),
+        (("sensitivity", "--max-memory", "1KB"), "MB are allowed"),
         (("autoquant", "--keep-dice", "2"), "lies between 0 and 1"),
         (("autoquant", "--keep-volume", "-3"), "positive"),
     ],

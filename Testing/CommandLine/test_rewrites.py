@@ -58,6 +58,11 @@ def test_a_model_is_quantized_with_rewrites_and_opens(medquant, scan: Path, smal
     assert found.exit_code == 0, found.output
     assert "rotation 8 and rank 1" in found.stdout and "a low-rank branch, computed in floating point" in found.stdout
     data = json.loads(Path("q.json").read_text())
+    branches = [name for name, why in data["kept"].items() if "low-rank" in why]
+    told = [line for line in found.stdout.splitlines() if line.startswith("  kept:")]
+    assert len(branches) > 5 and len(told) == 1, "not a line for each of them"
+    assert f"{len(branches)} layers, {branches[0]} to {branches[-1]}" in told[0]
+    assert ".rewritten" not in found.stdout, "layers are called as in the model"
     assert data["recipe"]["rewrites"]["*"]["rotation"] == {"order": 8}
     assert any("rotated by 8" in words for words in data["rewritten"].values())
     box = "liver=10,10,0,40,50,3"

@@ -9,6 +9,7 @@ import venv
 from collections.abc import Callable
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -16,6 +17,8 @@ import torch
 from torch import nn
 
 from medquant.activation_settings import IntActivations
+from medquant.deploy import choose, compiling
+from medquant.deploy.runtime import RUNTIMES
 from medquant.granularity import PerGroup
 from medquant.imaging.volume import Volume
 from medquant.models.base import CalibrationBatch, CalibrationSelection
@@ -33,6 +36,28 @@ def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """The folder where this test keeps compiled models and choices."""
     monkeypatch.setenv("MEDQUANT_CACHE", str(tmp_path / "cache"))
     return tmp_path / "cache"
+
+
+@pytest.fixture
+def an_idle_machine(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Tests may run beside each other; the known times are apart enough for the better of two runs."""
+    monkeypatch.setattr(choose, "BUSY", 2.0)
+    monkeypatch.setattr(compiling, "MOST_RUNS", 2)
+
+
+@pytest.fixture
+def runtimes(monkeypatch: pytest.MonkeyPatch) -> Callable[..., dict[str, Any]]:
+    """Puts runtimes of known speed in the place of the real ones."""
+    from timed_runtimes import Timed
+
+    def put(**seconds: dict[str, float | None]) -> dict[str, Timed]:
+        made = {}
+        for name in ("openvino", "onnxruntime", "tensorrt"):
+            made[name] = Timed(name, seconds.get(name, {}), "1.0" if name in seconds else None)
+            monkeypatch.setitem(RUNTIMES, name, made[name])
+        return made
+
+    return put
 
 
 @pytest.fixture(scope="session")

@@ -8,7 +8,7 @@ from typing import Any
 
 def have_quantized(window: Any, handle: Path) -> None:
     """As if the panel had quantized a model."""
-    from MedQuantSlicerLib.facts import Quantized
+    from MedQuantSlicerLib.results import Quantized
 
     handle.touch()
     presenter = window.frame.presenter

@@ -182,8 +182,8 @@ def _names(folder: Path) -> set[str]:
 def test_titles_and_table_stand_over_the_views_of_a_reopened_session(opened, hands, tmp_path: Path) -> None:
     import slicer
     from MedQuantSlicerLib import masks
-    from MedQuantSlicerLib.facts import Computed
     from MedQuantSlicerLib.host import FP32, QUANTIZED
+    from MedQuantSlicerLib.results import Computed
     from MedQuantSlicerLib.state import Cell, Row, Table
 
     presenter, host = opened.frame.presenter, opened.frame.module.host

@@ -108,7 +108,7 @@ def test_an_edit_in_the_segment_editor_is_heard_of(slicer, scene, volume, labels
 
 def _computed(widget, kind: str, labels: np.ndarray, volume) -> None:
     """As if the engine had computed these masks."""
-    from MedQuantSlicerLib.facts import Computed
+    from MedQuantSlicerLib.results import Computed
 
     presenter, facts = widget.panel.presenter, widget.panel.presenter.facts
     _show(volume, labels, kind)
@@ -122,7 +122,7 @@ def test_everything_comes_back_from_a_file(
     slicer, scene, engine, widget, volume, labels, tmp_path, monkeypatch
 ) -> None:
     from MedQuantSlicerLib import boxes, masks
-    from MedQuantSlicerLib.facts import Quantized
+    from MedQuantSlicerLib.results import Quantized
     from MedQuantSlicerLib.state import Cell, Row, Table
 
     widget.parameters.inputVolume = volume

@@ -129,7 +129,8 @@ def test_effects_are_those_of_whole_passes(model: TorchModel, batches: list[Cali
             assert own[name].effect == pytest.approx(run.trials[rounding][name].relative_error, rel=1e-4)
             assert alone[name].shape == tuple(model.network.get_submodule(name).weight.shape)
         assert sum(cell.share for cell in alone.values()) == pytest.approx(1.0)
-    first = found.column(ALL[0], found.cells[0].view)
+    assert found.ranking_view == "one-at-a-time" != found.cells[0].view, "the proxy comes first, masks tell more"
+    first = found.column(ALL[0], "one-at-a-time")
     assert found.worst(1) == (max(first.values(), key=lambda cell: cell.effect).layer,)
     for name, tensor in model.network.state_dict().items():
         assert torch.equal(tensor, state[name])

@@ -48,7 +48,8 @@ class Row:
     kind: str
     """ "uniform": the same bits in every layer. "mixed": bits by sensitivity, of several allocations the best on slices
     of the calibrating scan that did not calibrate it. "default": what `medquant quantize` does without looking at
-    layers, by a rule: first and last layer at 8 bits, and what switched-off channels save goes to the smallest."""
+    layers, by a rule: first and last layer at 8 bits, and what switched-off channels save goes to the smallest. All
+    three leave switched-off channels out."""
     recipe: str
     bytes_on_disk: int
     effective_bits: float

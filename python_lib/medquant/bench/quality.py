@@ -27,7 +27,7 @@ from medquant.published_recipes import PLAIN, PUBLISHED, published
 from medquant.quantize import quantize
 from medquant.recipe import METHODS, IntWeights, Recipe
 
-SETTINGS = ("default", "uniform", "plain")
+SETTINGS = ("default", "unpruned", "plain")
 FLOAT_INPUTS = "float inputs"
 FLOAT_SHARE = 0.15
 """Of the multiplications, whose inputs stay in floating point where activations are integers; 0: none."""
@@ -38,9 +38,10 @@ def recipes(
 ) -> Iterator[tuple[str, str, Recipe]]:
     """Settings, method and recipe of every row.
 
-    "default": the product's calibration, extra bits and pruning, with this solver in the last step. "uniform": the
-    product's calibration at the same bits in every layer. "plain": the solver alone on evenly drawn, uncentred inputs
-    of the FP32 network, an integer zero point, the same bits everywhere; `permutation-comq` has groups of 64 rows.
+    "default": the product's calibration, extra bits and pruning, with this solver in the last step. "unpruned": the
+    product's calibration at the same bits in every layer, and no channel left out. "plain": the solver alone on evenly
+    drawn, uncentred inputs of the FP32 network, an integer zero point, the same bits everywhere, all channels;
+    `permutation-comq` has groups of 64 rows.
     """
     for b in bits:
         for how in settings:

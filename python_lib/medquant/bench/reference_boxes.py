@@ -2,18 +2,42 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
 import numpy as np
 from scipy import ndimage
 
 from medquant.imaging.boxes import boxes_from_labels
+from medquant.models.base import Model
+from medquant.progress import Progress
 from medquant.prompts import BoxPrompt
+from medquant.quantized_model import QuantizedModel
+from medquant.segment import segment
 from medquant.segmentation import Segmentation, Structure
 
 PAIRED = "kidney"
 SMALLEST_PART = 0.05
 """Of a paired organ's voxels: a smaller piece is no organ of its own."""
+
+
+def segment_each(
+    model: Model | QuantizedModel,
+    reference: Segmentation,
+    structures: Sequence[Structure],
+    progress: Progress,
+    about: str = "",
+) -> Iterator[tuple[Structure, Segmentation]]:
+    """Each of `structures` by itself, from the boxes around it in the reference (`boxes_of`).
+
+    So each mask is the model's own: prompted together, the later structure's would be laid over the earlier one's
+    (`SamModelAdapter.segment`). MedSAM's protocol; image embeddings are kept from one structure to the next.
+    """
+    for number, structure in enumerate(structures):
+        part = progress.span(number / len(structures), (number + 1) / len(structures))
+        words = ", ".join(word for word in (about, structure.name) if word)
+        prompt = boxes_of(reference, structure)
+        yield structure, segment(model, reference.volume, prompt=prompt, **part.callbacks(words))
 
 
 def boxes_of(reference: Segmentation, structure: Structure) -> BoxPrompt:

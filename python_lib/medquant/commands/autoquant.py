@@ -54,7 +54,7 @@ def autoquant(
         list[str] | None,
         typer.Option(metavar="PATTERN", help="Layers left in floating point, e.g. 'mask_decoder.*'. Repeatable."),
     ] = None,
-    max_memory: Annotated[str | None, typer.Option(metavar="2GB", help="Memory above the model's own.")] = None,
+    max_memory: Annotated[str | None, o.max_memory()] = None,
     box: o.Boxes = None,
     box_world: o.WorldBoxes = None,
     plane: o.Plane = None,

@@ -72,7 +72,8 @@ def quality(
         list[str] | None,
         typer.Option(
             "--settings",
-            help="default (the product's), uniform (same bits everywhere) or plain (solver alone). Repeatable.",
+            help="default (the product's), unpruned (the same bits everywhere, no channel left out) or plain "
+            "(solver alone). Repeatable; all if not given.",
         ),
     ] = None,
     activations: Annotated[

@@ -149,6 +149,10 @@ def medquanbench(
         )
         for name, lacking in _not_in_reference(rows).items():
             told.say(escape(f"Not in the reference, so not counted: {', '.join(lacking)} of {name}."))
+        for name in dict.fromkeys(row["model"] for row in rows if row["matched_by_number"]):
+            pairs = dict.fromkeys(pair for row in rows if row["model"] == name for pair in row["matched_by_number"])
+            words = f"The labels have no names, so those of one number were compared: {', '.join(pairs)} of {name}."
+            told.say(escape(f"{words} Where that is another structure, give labels with names, such as a .seg.nrrd."))
         least = FOUND_BY_FP32 if mini else 0.0
         lines = summarize(rows, found_by_fp32=least)
         found = findings(lines)

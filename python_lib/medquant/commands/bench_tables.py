@@ -64,6 +64,7 @@ def print_autoquant(run: Session, rows: list[dict[str, Any]]) -> None:
             )
         run.console.print(network, style="bold", markup=False, highlight=False)
         run.console.print(table)
+    run.say("uniform: the same bits in every layer. All kinds leave out channels that training has switched off.")
 
 
 def print_rewrites(run: Session, rows: list[Row]) -> None:

@@ -119,6 +119,11 @@ PublishedGranularity = Annotated[
 ]
 
 
+def max_memory(panel: str | None = None) -> Any:
+    """The option --max-memory, which `parse_memory` reads; `panel` is where the help page has it."""
+    return typer.Option(metavar="2GB", help="Memory above the model's own.", rich_help_panel=panel)
+
+
 def output(about: str, metavar: str = "FILE") -> Any:
     """The option --output, -o: what it names differs from command to command. Files are replaced, folders are not."""
     replaced = " A file of that name is replaced." if metavar == "FILE" else ""

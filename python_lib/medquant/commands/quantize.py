@@ -27,6 +27,8 @@ EXAMPLES = o.examples(
     "medquant quantize ct.nii.gz --bits 4",
     "medquant quantize /data/series --model nnunet --weights results/ --bits 2 --output small.mq.safetensors",
 )
+MOST_KEPT = 5
+"""Layers kept in floating point for one reason that are told one by one; of more, how many there are."""
 _CALIBRATION = "Calibration"
 _RECIPE = "Recipe (the defaults are the best that is known)"
 
@@ -69,10 +71,7 @@ def quantize(
         int | None, typer.Option(metavar="N", help="Last slice, inclusive.", rich_help_panel=_CALIBRATION)
     ] = None,
     seed: Annotated[int, typer.Option(metavar="N", help="Seed of what is drawn.", rich_help_panel=_CALIBRATION)] = 0,
-    max_memory: Annotated[
-        str | None,
-        typer.Option(metavar="2GB", help="Memory above the model's own.", rich_help_panel=_CALIBRATION),
-    ] = None,
+    max_memory: Annotated[str | None, o.max_memory(_CALIBRATION)] = None,
     method: Annotated[
         str | None,
         typer.Option(
@@ -238,6 +237,7 @@ def _float_inputs(
 
 def _show(run: Session, made: QuantizedModel, target: Path, size: int, told: str) -> None:
     from medquant.evaluation import wording
+    from medquant.rewrites.settings import plain_name
 
     report = made.report
     run.say(f"{strong(made.name)}: {escape(made.recipe.describe())}")
@@ -248,11 +248,14 @@ def _show(run: Session, made: QuantizedModel, target: Path, size: int, told: str
         f"{before} in FP32, {wording.size(size)} now; {wording.stored_bits(report)}; "
         f"{len(report.layers)} layers quantized, {len(report.kept)} kept in floating point"
     )
-    for name, reason in report.kept.items():
-        run.say(f"  kept: {escape(name)} ({escape(reason)})")
+    for reason in dict.fromkeys(report.kept.values()):
+        names = [name for name, why in report.kept.items() if why == reason]
+        few = len(names) <= MOST_KEPT
+        for one in names if few else [f"{len(names)} layers, {names[0]} to {names[-1]}"]:
+            run.say(f"  kept: {escape(one)} ({escape(reason)})")
     worst = sorted(report.layers, key=lambda layer: -layer.relative_error)[:3]
     if worst:
-        listing = ", ".join(f"{layer.name} by {layer.relative_error:.1%}" for layer in worst)
+        listing = ", ".join(f"{plain_name(layer.name)} by {layer.relative_error:.1%}" for layer in worst)
         run.say(
             f"Layers whose output changed most, on the calibration slices: {escape(listing)}. What this costs in masks "
             "is seen by segmenting with both models, and medquant compare."

@@ -22,6 +22,14 @@ EXAMPLES = o.examples(
     "medquant sensitivity ct.nii.gz --model nnunet --weights results/ --view incremental --figure layers.png",
 )
 
+EFFECTS = {
+    "one-at-a-time": "error of the network's output in per cent; Dice: of its masks against FP32's",
+    "incremental": "error of the network's output that giving the layer back takes away, in percentage points; "
+    "Dice: of the masks then against FP32's",
+    "proxy": "error of the layer's own output in per cent",
+}
+"""What the numbers of each view are."""
+
 
 def sensitivity(
     volume: Annotated[str, typer.Argument(metavar="VOLUME", help="A scan: file or DICOM folder.")],
@@ -55,6 +63,7 @@ def sensitivity(
         ),
     ] = None,
     names: o.Names = None,
+    max_memory: Annotated[str | None, o.max_memory()] = None,
     figure: Annotated[
         str | None, typer.Option(metavar="FILE.png", help="Write the map as a picture: .png, .svg or .pdf.")
     ] = None,
@@ -72,7 +81,7 @@ def sensitivity(
     labels, with FP32's own: boxes are then those around them, and calibration does not see them. What learns from the
     slices that calibrate (solvers, static ranges of inputs) is measured on one more.
     """
-    from medquant.commands.inputs import open_original, open_volume, read_reference
+    from medquant.commands.inputs import open_original, open_volume, parse_memory, read_reference
     from medquant.evaluation.sensitivity_inputs import sensitivity_inputs
     from medquant.progress import Progress
     from medquant.published_recipes import published
@@ -84,6 +93,7 @@ def sensitivity(
         roundings = roundings_of(bits or [2, 4, 8], rounds)
         # Whatever bits it names, layers are rounded to those of `roundings`.
         recipe = Recipe(method=method) if granularity is None else published(8, granularity, method)
+        memory = parse_memory(max_memory)
         target = None if figure is None else output_file(figure, "--figure")
         scan = open_volume(volume, series=series, component=component, frame=frame)
         known = None if reference is None else read_reference(scan, reference, names)
@@ -100,6 +110,7 @@ def sensitivity(
                 recipe=recipe,
                 measured_on=inputs.measured_on,
                 references=inputs.references,
+                max_memory_mb=memory,
                 progress=progress,
                 cancelled=cancelled,
             )
@@ -110,14 +121,17 @@ def sensitivity(
 
 
 def _show(run: Session, found: SensitivityMap) -> None:
-    from medquant.commands.tables import layers_table, types_table
+    from medquant.commands.tables import layers_tables, types_table
     from medquant.evaluation import wording
 
     if found.fp32_vs_reference is not None:
         run.say(f"FP32 against the reference: Dice {wording.score(found.fp32_vs_reference)}.")
-    for view in dict.fromkeys(cell.view for cell in found.cells):
+    views = list(dict.fromkeys(cell.view for cell in found.cells))
+    for view in views:
         run.say(f"\n{view}:")
-        run.console.print(layers_table(found, view))
+        for table in layers_tables(found, view, run.console):
+            run.console.print(table)
+        run.say(f"effect: {EFFECTS[view]}")
     if found.types:
         run.say("\nAll layers of a type given back, the others rounded:")
         run.console.print(types_table(found))
@@ -125,7 +139,8 @@ def _show(run: Session, found: SensitivityMap) -> None:
         if row["spearman"] is not None:
             one, other = row["views"]
             run.say(f"{row['rounding']}: {one} and {other} rank the layers alike by {row['spearman']:.2f} (Spearman).")
-    run.say(f"Largest effect at the fewest bits: {escape(', '.join(found.worst()))}.")
+    seen = f" ({found.ranking_view})" if len(views) > 1 else ""
+    run.say(f"Largest effect at the fewest bits{seen}: {escape(', '.join(found.worst()))}.")
 
 
 def _draw(run: Session, found: SensitivityMap, target: Path) -> None:

@@ -6,7 +6,9 @@ import math
 from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING
 
+from rich.console import Console
 from rich.markup import escape
+from rich.measure import Measurement
 from rich.table import Table
 
 from medquant.evaluation import wording
@@ -17,9 +19,12 @@ if TYPE_CHECKING:
     from medquant.evaluation.rewrite_study import RewriteStudy
     from medquant.sensitivity.change import Change
     from medquant.sensitivity.effects import SensitivityMap
+    from medquant.sensitivity.trials import Rounding
 
 REFERENCE = {"one-at-a-time": "ref. lost", "incremental": "ref. won"}
 """What a layer's effect on the Dice against a reference is called, by view."""
+LEAST_NAME = 30
+"""Characters of a layer's name that a line of a table has room for."""
 
 
 def plain_table(*titles: str, text: int = 1) -> Table:
@@ -96,15 +101,26 @@ def structures_table(comparison: Comparison) -> Table:
     return table
 
 
-def layers_table(found: SensitivityMap, view: str) -> Table:
+def layers_tables(found: SensitivityMap, view: str, console: Console) -> list[Table]:
+    """One table, or where names of layers would be folded to shreds in it, one for each way of rounding."""
+    whole = _layers_table(found, view, found.roundings)
+    longest = max(map(len, found.layers))
+    unbounded = console.options.update(max_width=10_000)
+    numbers = Measurement.get(console, unbounded, whole).maximum - longest
+    if console.width - numbers >= min(longest, LEAST_NAME):
+        return [whole]
+    return [_layers_table(found, view, (rounding,)) for rounding in found.roundings]
+
+
+def _layers_table(found: SensitivityMap, view: str, roundings: Sequence[Rounding]) -> Table:
     """One line for each layer: its part of the weights, and for each way of rounding the effect and the Dice; against a
     reference what the layer costs of FP32's Dice, or where it is given back, what that gains."""
     titles, against_reference = [], found.fp32_vs_reference is not None
-    for rounding in found.roundings:
+    for rounding in roundings:
         titles += [f"{rounding.label}\neffect"] + ([] if view == "proxy" else [f"{rounding.label}\nDice"])
         titles += [f"{rounding.label}\n{REFERENCE[view]}"] if view != "proxy" and against_reference else []
     table = plain_table("layer", "share", *titles)
-    columns = [found.column(rounding, view) for rounding in found.roundings]
+    columns = [found.column(rounding, view) for rounding in roundings]
     worst = set(found.worst())
     for layer in found.layers:
         cells = [column[layer] for column in columns]

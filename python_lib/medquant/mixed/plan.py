@@ -80,6 +80,9 @@ def recipe_for(allocation: Allocation, recipe: Recipe | None = None) -> Recipe:
 
 
 def everywhere(recipe: Recipe, bits: int, nominal: int | None = None) -> Recipe:
-    """The same bits in every layer, and no rule that gives one more; `nominal` is that of `Allocation`."""
+    """The same bits in every layer, and no rule that gives one more; `nominal` is that of `Allocation`.
+
+    Whether channels are left out stays as in `recipe`.
+    """
     base = replace(recipe, weights=replace(recipe.weights, bits=nominal or bits), ends_bits=None, extra_bits=0.0)
     return replace(base, overrides={"*": base.grid(bits)})

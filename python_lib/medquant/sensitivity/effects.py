@@ -75,10 +75,15 @@ class SensitivityMap:
         """The cells of one way of rounding in one view, by layer."""
         return {cell.layer: cell for cell in self.cells if (cell.rounding, cell.view) == (rounding, view)}
 
+    @property
+    def ranking_view(self) -> View:
+        """The view that says which layers are worst: one of the masks, where there is one, else the proxy."""
+        return next(view for view in VIEWS if any(cell.view == view for cell in self.cells))
+
     def worst(self, count: int = 5) -> tuple[str, ...]:
-        """The layers with the largest effect at the fewest bits, the largest first."""
-        least = min(self.bits)
-        fewest = [cell for cell in self.cells if cell.bits == least and cell.view == self.cells[0].view]
+        """The layers with the largest effect at the fewest bits in `ranking_view`, the largest first."""
+        least, view = min(self.bits), self.ranking_view
+        fewest = [cell for cell in self.cells if cell.bits == least and cell.view == view]
         ordered = sorted(fewest, key=lambda cell: -cell.effect)
         return tuple(dict.fromkeys(cell.layer for cell in ordered))[:count]
 

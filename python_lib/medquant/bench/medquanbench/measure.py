@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
 from functools import cache, partial
 from pathlib import Path
 from statistics import median
@@ -14,25 +15,24 @@ from torch import nn
 import medquant
 from medquant import artifact
 from medquant.bench.networks import loaded, quantized, torch_threads
-from medquant.bench.reference_boxes import boxes_of
+from medquant.bench.reference_boxes import segment_each
 from medquant.deploy.accelerate import accelerate
 from medquant.deploy.machine import Machine
 from medquant.deploy.program import runs_on_integers
 from medquant.deploy.runtime import RUNTIMES
 from medquant.errors import UserError
 from medquant.evaluation.metrics import agreement
-from medquant.evaluation.structures import joint_mask, matches
+from medquant.evaluation.structures import joint_mask, matched_by_number, matches
 from medquant.imaging.volume import Volume
 from medquant.layers import QuantizedLayer
 from medquant.matrices import is_quantizable
 from medquant.models.base import CalibrationSelection, Model
 from medquant.models.registry import choose_device
 from medquant.progress import Progress
-from medquant.prompts import BoxPrompt
 from medquant.quantize import quantize
 from medquant.quantized_model import QuantizedModel
 from medquant.segment import segment
-from medquant.segmentation import Segmentation
+from medquant.segmentation import Execution, Fallback, Segmentation
 
 if TYPE_CHECKING:
     from medquant.bench.medquanbench.plan import Cell
@@ -60,9 +60,7 @@ def run_cell(
             make = partial(_quantized, cell, progress=progress.span(0.0, 0.6))
             model = quantized(cell.network, device, file, make)
         volume, reference = cell.case.volume(), cell.case.reference()
-        prompt = _boxes(original, volume, reference)
-        found = segment(model, volume, prompt=prompt, **progress.span(0.6, 0.9).callbacks(cell.describe()))
-        scores = scores_of(found, reference)
+        found = _taken(_segmented(model, volume, reference, progress.span(0.6, 0.9), cell.describe()), reference)
         row = {
             "key": cell.key,
             "model": cell.network.name,
@@ -76,11 +74,12 @@ def run_cell(
             "case_id": cell.case_id,
             "dataset": getattr(cell.case, "dataset", ""),
             "split": getattr(cell.case, "split", ""),
-            "dsc": _mean(scores, "dsc"),
-            "nsd": _mean(scores, "nsd"),
-            "structures": scores,
-            "not_in_reference": [match.name for match in matches(found, reference) if not match.reference],
-            "seconds": _network_seconds(found),
+            "dsc": _mean(found.scores, "dsc"),
+            "nsd": _mean(found.scores, "nsd"),
+            "structures": found.scores,
+            "not_in_reference": found.not_in_reference,
+            "matched_by_number": found.matched_by_number,
+            "seconds": found.network_seconds,
             "simulated": found.execution.simulated,
             "device": found.execution.device,
             "processor": processor(device),
@@ -88,7 +87,7 @@ def run_cell(
             "version": medquant.__version__,
             "code": cell.code(),
         }
-        row |= _sizes(model, row["parameters"]) | _compiled(model, volume, reference, prompt, device)
+        row |= _sizes(model, row["parameters"]) | _compiled(model, volume, reference, device)
     progress.report(1.0, cell.describe())
     return row
 
@@ -134,12 +133,49 @@ def _quantized(cell: Cell, original: Model, progress: Progress) -> QuantizedMode
     )
 
 
-def _boxes(model: Model, volume: Volume, reference: Segmentation) -> BoxPrompt | None:
-    """For models that need boxes: around each part of the reference on each slice, as the papers do."""
-    if not model.takes_boxes:
-        return None
+def _segmented(
+    model: Model | QuantizedModel, volume: Volume, reference: Segmentation, progress: Progress, about: str = ""
+) -> Iterator[Segmentation]:
+    """All structures in one; by models that need boxes each structure of the reference by itself, as the papers do."""
+    if not getattr(model, "model", model).takes_boxes:
+        yield segment(model, volume, **progress.callbacks(about))
+        return
     shown = [structure for structure in reference.structures if reference.mask(structure).any()]
-    return BoxPrompt(tuple(box for structure in shown for box in boxes_of(reference, structure).boxes))
+    if not shown:
+        raise UserError(f"The reference of {volume.name} shows nothing to draw a box around. Choose cases that do.")
+    for _, found in segment_each(model, reference, shown, progress, about):
+        yield found
+
+
+@dataclass
+class _Taken:
+    """What segmenting a case took and gave; of several segmentations the sum. Masks are not kept."""
+
+    execution: Execution
+    fallback: Fallback | None = None
+    seconds: float = 0.0
+    network_seconds: float = 0.0
+    scores: list[dict[str, Any]] = field(default_factory=list)
+    not_in_reference: list[str] = field(default_factory=list)
+    matched_by_number: list[str] = field(default_factory=list)
+    """Structures of the model that were taken for a label without a name, each with that label."""
+
+
+def _taken(segmentations: Iterable[Segmentation], reference: Segmentation | None = None) -> _Taken:
+    """Scored where there is a reference."""
+    result = None
+    for found in segmentations:
+        result = result or _Taken(found.execution)
+        if found.fallback and not result.fallback:
+            result.execution, result.fallback = found.execution, found.fallback
+        result.seconds += found.seconds
+        result.network_seconds += found.stages.get("network", found.seconds)
+        if reference is not None:
+            result.scores += scores_of(found, reference)
+            result.not_in_reference += [match.name for match in matches(found, reference) if not match.reference]
+            by_number = matched_by_number([found], reference)
+            result.matched_by_number += [f"{name} with label {label}" for name, label in by_number.items()]
+    return result
 
 
 def _sizes(model: Model | QuantizedModel, parameters: int) -> dict[str, Any]:
@@ -153,9 +189,7 @@ def _sizes(model: Model | QuantizedModel, parameters: int) -> dict[str, Any]:
     return {"effective_bits": 32.0, "bytes": 4 * parameters, "quantize_seconds": None}
 
 
-def _compiled(
-    model: Model | QuantizedModel, volume: Volume, reference: Segmentation, prompt: BoxPrompt | None, device: str
-) -> dict[str, Any]:
+def _compiled(model: Model | QuantizedModel, volume: Volume, reference: Segmentation, device: str) -> dict[str, Any]:
     """The same masks by a runtime's own kernels, where these can compute the model; quantized ones on integers."""
     runtime = "tensorrt" if choose_device(device).type == "cuda" else "openvino"
     adapter = getattr(model, "model", model)
@@ -169,22 +203,21 @@ def _compiled(
         )
     try:
         twin = accelerate(model, runtime, threads=torch.get_num_threads())
-        found = segment(twin, volume, prompt=prompt)
+        found = _taken(_segmented(twin, volume, reference, Progress()), reference)
         if found.execution.simulated and not found.fallback:
             return _not_compiled(f"{runtime} has integer kernels for a part of the layers only.")
         once = found.fallback or found.seconds >= TIMING_SECONDS
-        again = [] if once else list(_again(twin, volume, prompt))
+        again = [] if once else list(_again(twin, volume, reference))
     except UserError as error:  # the runtime can do no part of it, or has no memory for it
         return _not_compiled(str(error))
     if stood_in := next((one.fallback for one in (found, *again) if one.fallback), None):
         return _not_compiled(stood_in.reason)  # what was timed is not what was asked for
-    scores = scores_of(found, reference)
     return _not_compiled(None) | {
         "runtime": found.execution.describe(),
         "runtime_kind": runtime,
-        "runtime_seconds": median(map(_network_seconds, again or [found])),
-        "runtime_dsc": _mean(scores, "dsc"),
-        "runtime_structures": scores,
+        "runtime_seconds": median(one.network_seconds for one in again or [found]),
+        "runtime_dsc": _mean(found.scores, "dsc"),
+        "runtime_structures": found.scores,
     }
 
 
@@ -193,15 +226,11 @@ def _not_compiled(why: str | None) -> dict[str, Any]:
     return dict.fromkeys(names) | {"no_runtime": why}
 
 
-def _again(model: Model | QuantizedModel, volume: Volume, prompt: BoxPrompt | None) -> Iterator[Segmentation]:
+def _again(model: Model | QuantizedModel, volume: Volume, reference: Segmentation) -> Iterator[_Taken]:
     """Passes to be timed, none of which finds what an earlier one kept."""
     for _ in range(TIMED_PASSES):
         getattr(model, "model", model).forget()
-        yield segment(model, volume, prompt=prompt)
-
-
-def _network_seconds(found: Segmentation) -> float:
-    return found.stages.get("network", found.seconds)
+        yield _taken(_segmented(model, volume, reference, Progress()))
 
 
 def _mean(scores: list[dict[str, Any]], name: str) -> float:

@@ -6,14 +6,13 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from medquant.bench.reference_boxes import boxes_of
+from medquant.bench.reference_boxes import segment_each
 from medquant.datasets import Case, open_dataset
 from medquant.errors import UserError
 from medquant.evaluation.metrics import agreement
 from medquant.models.base import Model
 from medquant.progress import Progress
 from medquant.quantized_model import QuantizedModel
-from medquant.segment import segment
 from medquant.segmentation import Segmentation, Structure
 
 ORGANS = ("liver", "kidney", "spleen", "pancreas")
@@ -69,14 +68,9 @@ def abdomenct_1k(folder: Path, count: int | None) -> Material:
 def scores(model: Model | QuantizedModel, case: Case, tracker: Progress) -> dict[str, tuple[float, float]]:
     """DSC and NSD (2 mm) of each organ of a case, in three dimensions; each slice boxed by the reference's section."""
     reference = case.reference()
-    found = list(organs(reference))
     result = {}
-    for number, structure in enumerate(found):
-        part = tracker.span(number / len(found), (number + 1) / len(found))
-        prompt = boxes_of(reference, structure)
-        callbacks = part.callbacks(f"{case.name}, {structure.name}")
-        mask = segment(model, reference.volume, prompt=prompt, **callbacks).labels > 0
-        one = agreement(mask, reference.mask(structure), reference.volume.spacing)
+    for structure, found in segment_each(model, reference, list(organs(reference)), tracker, case.name):
+        one = agreement(found.labels > 0, reference.mask(structure), reference.volume.spacing)
         result[structure.name] = (one.dsc, one.nsd)
     return result
 
