@@ -79,10 +79,11 @@ def test_evenly_spread_bits_win_where_effects_do_not_add_up(planned: Plan, folds
     assert all(one.bytes_on_disk <= allowed for one in told) and best in told
 
 
-def test_what_does_no_good_is_left_unspent(planned: Plan, folds: list[HeldOut]) -> None:
+@pytest.mark.parametrize("more", [0, 400])
+def test_what_does_no_good_is_left_unspent(planned: Plan, folds: list[HeldOut], more: int) -> None:
     told: list[Candidate] = []
     even = planned.even(8 * _bytes(planned, folds, 3))
-    allowed = size_of(folds[0].quantized(even, Progress())) + 400
+    allowed = size_of(folds[0].quantized(even, Progress())) + more
     best = best_of_size(planned, folds, allowed, tried=told.append)
     (same,) = (one for one in told if one.allocation.key == even.key)
     assert best.allocation.bits == even.bits or min(told, key=lambda one: one.divergence).beats(same)

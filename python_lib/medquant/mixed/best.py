@@ -21,7 +21,7 @@ CLOSE = 0.02
 """Divergences that differ by less than this part are a tie."""
 LEAST, MOST = 1e-12, 1e6
 """Divergences are told apart between these."""
-SIZING = 3
+SIZING = 4
 """Times that the size of the smallest file is asked until its weights are known to fit."""
 
 
@@ -76,13 +76,16 @@ def best_of_size(
     """
     tracker = tracker or Progress()
     found: dict[tuple, Candidate] = {}
-    beside, done = 0, 0.0
+    # What a file holds beside the weights, by whether its bits are the same everywhere: else it names layers.
+    beside, done = {True: 0, False: 0}, 0.0
     for _ in range(SIZING):
-        asked = [one for one in _asked(plan, 8 * (most_bytes - beside)) if one.key not in found]
+        room = {even: 8 * (most_bytes - one) for even, one in beside.items()}
+        asked = [one for one in _asked(plan, room[False], room[True]) if one.key not in found]
         for number, allocation in enumerate(asked):
             upto = done + (1 - done) / (len(asked) - number)
             one, done = _candidate(allocation, folds, most_bytes, tracker.span(done, upto)), upto
-            beside = max(beside, one.bytes_on_disk - allocation.stored_bits // 8)
+            even = allocation.spread == 0
+            beside[even] = max(beside[even], one.bytes_on_disk - allocation.stored_bits // 8)
             if one.bytes_on_disk > most_bytes:
                 break  # what a file holds beside the weights is known now: all are asked again
             found[allocation.key] = one
@@ -106,10 +109,10 @@ def _candidate(allocation: Allocation, folds: Sequence[HeldOut], most_bytes: int
     return Candidate(allocation, size, tuple(changes))
 
 
-def _asked(plan: Plan, stored_bits: int) -> list[Allocation]:
-    """The plan's candidates, and the same bits everywhere: what is left may do no good."""
-    candidates, even = plan.candidates(stored_bits), plan.even(stored_bits)
-    return candidates if even is None or even.key in {one.key for one in candidates} else [*candidates, even]
+def _asked(plan: Plan, stored_bits: int, stored_bits_of_even: int) -> list[Allocation]:
+    """The same bits everywhere, as what is left may do no good, and the plan's candidates."""
+    candidates, even = plan.candidates(stored_bits), plan.even(stored_bits_of_even)
+    return candidates if even is None or even.key in {one.key for one in candidates} else [even, *candidates]
 
 
 def steadiest(candidates: Sequence[Candidate]) -> Candidate:
