@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import nn
 
-from medquant.bench.autoquant import Row, rows_of, run, sizes_to_reach
+from medquant.bench.autoquant import Row, first_within, rows_of, run, sizes_to_reach
 from medquant.bench.organ_case import CROPS, Crop
 from medquant.errors import UserError
 from medquant.mixed.plan import everywhere
@@ -100,6 +100,18 @@ def test_sizes_are_those_of_uniform_models_and_between() -> None:
     assert sizes_to_reach({2: 100, 3: 150, 4: 202}) == [125, 150, 176, 202]
     assert sizes_to_reach({3: 150}) == [150]
     assert sizes_to_reach({4: 200, 8: 400}) == [200, 300, 400]
+
+
+@pytest.mark.parametrize("drift", [80, 0, -20, -120])
+@pytest.mark.parametrize("largest", [399_950, 400_150, 400_000])
+def test_a_model_that_outgrows_its_size_gives_way_to_a_smaller_one(largest: int, drift: int) -> None:
+    sizes = largest, 399_000, 350_000
+
+    def attempt(allowed: int) -> tuple[int, Row]:
+        size = max(one for one in sizes if one <= allowed)
+        return size, Row("n", "mixed", "r", size + drift, 3.0, 0.9, 0.9)
+
+    assert first_within(400_000, attempt).bytes_on_disk in (largest + drift, 399_000 + drift)
 
 
 def test_bits_that_leave_nothing_to_mix_are_refused(tmp_path: Path) -> None:

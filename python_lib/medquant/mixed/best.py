@@ -78,7 +78,7 @@ def best_of_size(
     found: dict[tuple, Candidate] = {}
     # What a file holds beside the weights, by whether its bits are the same everywhere: else it names layers.
     beside, done = {True: 0, False: 0}, 0.0
-    for _ in range(SIZING):
+    for last in (False,) * (SIZING - 1) + (True,):
         room = {even: 8 * (most_bytes - one) for even, one in beside.items()}
         asked = [one for one in _asked(plan, room[False], room[True]) if one.key not in found]
         for number, allocation in enumerate(asked):
@@ -87,6 +87,8 @@ def best_of_size(
             even = allocation.spread == 0
             beside[even] = max(beside[even], one.bytes_on_disk - allocation.stored_bits // 8)
             if one.bytes_on_disk > most_bytes:
+                if last:
+                    continue
                 break  # what a file holds beside the weights is known now: all are asked again
             found[allocation.key] = one
             if tried is not None:
