@@ -8,6 +8,7 @@ from typing import Any
 
 from rich.console import Console
 
+from medquant.bench.autoquant import beaten
 from medquant.bench.runtime import _with_speedups
 from medquant.commands.bench_tables import print_autoquant, print_pipeline, print_quality, print_runtimes
 from medquant.commands.session import Session
@@ -75,6 +76,21 @@ def test_long_recipes_leave_figures_whole() -> None:
     assert _line(told, "mixed")[-5:] == ["248", "kB", "2.07", ".965", ".772"]
     assert "ends at 8 bits" in " ".join(told.split())
     assert "uniform: the same bits in every layer" in " ".join(told.split())
+
+
+def test_whether_mixed_models_are_worth_it_is_told() -> None:
+    def row(kind: str, kilobytes: int, dsc: float, network: str = "n") -> dict[str, Any]:
+        row = {"network": network, "kind": kind, "recipe": "W3", "bytes_on_disk": 1000 * kilobytes}
+        return row | {"effective_bits": 3.0, "dsc_vs_fp32": dsc, "dsc_vs_reference": 0.7}
+
+    good = [row("uniform", 200, 0.95), row("mixed", 240, 0.95), row("uniform", 241, 0.97), row("default", 230, 0.99)]
+    assert beaten(good) == []
+    assert "Each mixed model is at least as near to FP32" in " ".join(_printed(good, print_autoquant).split())
+    poor = [*good, row("mixed", 300, 0.96), row("uniform", 220, 0.99, network="other")]
+    assert beaten(poor) == [(poor[4], poor[2])]
+    told = " ".join(_printed(poor, print_autoquant).split())
+    assert "Mixed at 300 kB is not as near to FP32 as the same bits everywhere at 241 kB." in told
+    assert "Each mixed model" not in told
 
 
 def test_a_pipeline_is_whole_in_80_columns() -> None:

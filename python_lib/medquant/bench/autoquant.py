@@ -121,6 +121,18 @@ def sizes_to_reach(sizes: Mapping[int, int]) -> list[int]:
     return sorted(between + [size for width, size in sizes.items() if width > min(PLANNED_BITS)])
 
 
+def beaten(rows: Sequence[Mapping[str, Any]]) -> list[tuple[Mapping[str, Any], Mapping[str, Any]]]:
+    """Mixed rows with a uniform one of the same network that is no larger and nearer to FP32's masks: none is hoped."""
+    found = []
+    for mixed in (row for row in rows if row["kind"] == "mixed"):
+        peers = [one for one in rows if one["kind"] == "uniform" and one["network"] == mixed["network"]]
+        smaller = [one for one in peers if one["bytes_on_disk"] <= mixed["bytes_on_disk"]]
+        best = max(smaller, key=lambda one: one["dsc_vs_fp32"], default=mixed)
+        if best["dsc_vs_fp32"] > mixed["dsc_vs_fp32"]:
+            found.append((mixed, best))
+    return found
+
+
 def _half(case: OrganCase, first: int, crops: Sequence[Crop], *, mirrored: bool = False) -> list[CalibrationBatch]:
     return case.batches(crops, first=first, step=2, mirrored=mirrored)
 

@@ -111,7 +111,7 @@ def autoquant(
 ) -> None:
     """Compare bits chosen for each layer with the same bits everywhere, at equal size, on a real 3-D network.
 
-    Calibrated on one scan, tested on another.
+    Calibrated on one scan, on which bits are chosen too; tested on another. Takes some forty minutes.
     """
     from medquant.bench import autoquant as bench
 

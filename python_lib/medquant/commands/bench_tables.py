@@ -49,7 +49,9 @@ def print_quality(run: Session, rows: list[dict[str, Any]]) -> None:
 
 
 def print_autoquant(run: Session, rows: list[dict[str, Any]]) -> None:
-    """Each size: the same bits everywhere, and bits by sensitivity."""
+    """Each size: the same bits everywhere, and bits by sensitivity; and whether these are worth it."""
+    from medquant.bench.autoquant import beaten
+
     for network in dict.fromkeys(row["network"] for row in rows):
         table = plain_table("kind", "recipe", "on disk", "bits", "Dice\nFP32", "Dice\nref.", text=2)
         for row in (row for row in rows if row["network"] == network):
@@ -64,7 +66,16 @@ def print_autoquant(run: Session, rows: list[dict[str, Any]]) -> None:
             )
         run.console.print(network, style="bold", markup=False, highlight=False)
         run.console.print(table)
-    run.say("uniform: the same bits in every layer. All kinds leave out channels that training has switched off.")
+    run.say(
+        "uniform: the same bits in every layer. All kinds leave out channels that training has switched off. Weights "
+        "rounded, arithmetic in floating point."
+    )
+    lost = beaten(rows)
+    for mixed, uniform in lost:
+        sizes = [wording.size(one["bytes_on_disk"]) for one in (mixed, uniform)]
+        run.say(f"Mixed at {sizes[0]} is not as near to FP32 as the same bits everywhere at {sizes[1]}.")
+    if not lost:
+        run.say("Each mixed model is at least as near to FP32 as every uniform one that is no larger.")
 
 
 def print_rewrites(run: Session, rows: list[Row]) -> None:
