@@ -73,7 +73,7 @@ def test_long_recipes_leave_figures_whole() -> None:
     recipe = "W2 to W8 layer by layer, per-channel, asymmetric, permutation-comq, 12 overrides, the ends at 8 bits"
     row = {"network": "n", "kind": "mixed", "recipe": recipe, "bytes_on_disk": 248_000, "effective_bits": 2.066}
     told = _printed([row | {"dsc_vs_fp32": 0.9653, "dsc_vs_reference": 0.7718}], print_autoquant)
-    assert _line(told, "mixed")[-5:] == ["248", "kB", "2.07", ".965", ".772"]
+    assert _line(told, "mixed", "kB")[-5:] == ["248", "kB", "2.07", ".965", ".772"]
     assert "ends at 8 bits" in " ".join(told.split())
     assert "uniform: the same bits in every layer" in " ".join(told.split())
 
