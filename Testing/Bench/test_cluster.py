@@ -10,6 +10,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import safetensors.torch
+import torch
 from small_subject import a_subject, scores
 from small_tables import small_material, small_sam
 
@@ -101,6 +103,29 @@ def test_a_worker_with_other_code_measures_nothing(subject: Subject) -> None:
     outcome = _run_anywhere(cell, "cpu", 1, "of another version")
     assert isinstance(outcome, UserError) and "another version of medquant" in str(outcome)
     assert not isinstance(_run_anywhere(cell, "cpu", 1, code_of_cells()), UserError)
+
+
+def test_a_worker_with_other_weights_measures_nothing(
+    tmp_path: Path, own_cache: Path, tiny_sam: Callable[[], Any]
+) -> None:
+    for name in ("unet", "sam"):
+        (tmp_path / name).mkdir()
+    subject, sam = a_subject(tmp_path / "unet", count=2), small_sam(tmp_path / "sam", tiny_sam)
+    chosen = contenders.settings(("fp32", "rtn"), bits=(2,))
+    plan: list[BenchmarkCell] = [
+        *cells([subject], settings(("W4A4",), ("adaptive",), ("rtn",))),
+        *tables_cells.cells(sam, small_material(tmp_path / "sam", count=2), chosen, device="cpu"),
+    ]
+    file, of_sam = Path(str(subject.network.weights)), Path(sam.spec) / "model.safetensors"
+    state = torch.load(file, weights_only=True)
+    torch.save({name: 2 * value for name, value in state.items()}, file)
+    safetensors.torch.save_file(
+        {name: 2 * value for name, value in safetensors.torch.load_file(of_sam).items()}, of_sam, {"format": "pt"}
+    )
+    assert len(plan) == 4
+    for cell in plan:
+        outcome = _run_anywhere(cell, "cpu", 1, cell.code())
+        assert isinstance(outcome, UserError) and f"has other weights of {cell.network.name} than" in str(outcome)
 
 
 @pytest.mark.parametrize(

@@ -124,6 +124,7 @@ def cells(subjects: Sequence[Subject], chosen: Sequence[Setting], *, device: str
                     case=case,
                     case_id=known[:12],
                     model_key=key_of(of_model),
+                    identity=key_of(identity),
                     key=key_of([*of_model, known]),
                 )
 
