@@ -117,9 +117,14 @@ def test_the_simulation_needs_nothing(medquant, monkeypatch: pytest.MonkeyPatch)
         (("--part", "tables", "--data", "nowhere"), "There is no folder"),
         (("--part", "tables", "--data", "."), "The scans of the tables are not in"),
         (("--part", "tables", "--dataset", "."), "does not hold AbdomenCT-1K"),
-        (("--gpus", "1"), "--gpus is of tasks on a cluster"),
-        (("--ray", "auto", "--device", "cuda"), "give GPUs with --gpus"),
+        (("--part", "tables", "--gpus", "1"), "--gpus is of tasks on a cluster"),
+        (("--part", "tables", "--ray", "auto", "--device", "cuda"), "give GPUs with --gpus"),
         (("--part", "tables", "--dataset", ".", "--method", "magic"), "Unknown method 'magic'"),
+        (("--part", "simulation", "--dataset", "/nowhere", "-m", "medsam"), "does not take --dataset, --model."),
+        (("--part", "simulation", "--method", "comq", "--cases", "3"), "does not take --cases, --method."),
+        (("--part", "simulation", "--data", ".", "--threads", "1"), "does not take --data, --threads."),
+        (("--part", "tables", "--cases", "3"), "--cases is of a data set"),
+        (("--data", ".", "--dataset", "."), "in the place of a data set"),
     ],
 )
 def test_a_mistake_is_told(medquant, words: tuple[str, ...], told: str) -> None:
