@@ -25,9 +25,11 @@ from medquant.bench.permutation_comq.tables import table_rows
 from medquant.bench.records import Records
 from medquant.bench.running import Locally, run
 from medquant.cache_place import benchmark_folder
-from medquant.errors import UserError
+from medquant.errors import Cancelled, UserError
 from medquant.progress import Progress
 
+LONGEST_SECONDS = 600.0
+"""For all cells on the cluster, many times what they take."""
 NO_RAY = "Ray is not installed; install it first: pip install './python_lib[cluster]'"
 
 
@@ -42,16 +44,21 @@ def _rows_with_a_worker_lost(plan: Sequence[BenchmarkCell], monkeypatch: pytest.
     made: set[Path] = set()
     before = set(benchmark_folder().glob("*.safetensors"))
     cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0})
+    deadline = time.monotonic() + LONGEST_SECONDS
+    in_time = Progress(cancelled=lambda: time.monotonic() > deadline)
     try:
         workers = [cluster.add_node(num_cpus=1) for _ in range(2)]
-        for _, outcome in OnRay(cluster.address)(plan, Progress()):
+        for _, outcome in OnRay(cluster.address)(plan, in_time):
             assert not isinstance(outcome, UserError), outcome
             rows.append(outcome)
             if len(rows) == 8:
                 made = set(benchmark_folder().glob("*.safetensors")) - before
                 cluster.remove_node(workers.pop(), allow_graceful=False)
                 while sum(node["Alive"] for node in ray.nodes()) > 2:  # the head and the other worker
+                    assert time.monotonic() < deadline, "the worker that was taken away is still said to be alive"
                     time.sleep(0.1)
+    except Cancelled:
+        pytest.fail(f"Only {len(rows)} of {len(plan)} cells came in {LONGEST_SECONDS:.0f} s.")
     finally:
         cluster.shutdown()
     assert 0 < len(made) < len({cell.model_key for cell in plan}) - 1, "it was in the middle"
