@@ -102,13 +102,21 @@ def permutation_comq(
         runner = c.runner_of(folder, device, threads, ray, gpus, usual="auto")
         material = _material(data, dataset, cases) if "tables" in chosen else None
         found: dict[str, Any] = {}
+        no_tables: UserError | None = None
         if "simulation" in chosen:
             found["simulation"] = _simulate(run, folder, widths)
         if material is not None:
-            found |= _tabulate(run, folder, material, (model, weights), contenders, runner)
+            try:
+                found |= _tabulate(run, folder, material, (model, weights), contenders, runner)
+            except UserError as error:
+                if not found:
+                    raise
+                no_tables = error  # what was simulated is written all the same
         elif parts is None:
             run.say("For Tables 1 and 2 give scans: --dataset, or --data.")
         run.finish(found)
+    if no_tables is not None:
+        raise no_tables
     if found.get("failed"):
         raise typer.Exit(2)
 
