@@ -150,6 +150,17 @@ def test_settings_without_a_common_case_are_not_compared() -> None:
     assert found["Finer"].evidence == "per-channel/token 0.500 against 0.100 per tensor (1 scan)"
 
 
+def test_where_fp32_found_nothing_nothing_was_kept() -> None:
+    lines = lines_of((0.0,) * len(SETTINGS))
+    assert findings(lines) == [] and {(line.dsc_drop, line.nsd_drop) for line in lines} == {(None, None)}
+    for shown in (markdown(tables(lines, [])), printed(lines, 80)):
+        assert "0.000" in shown and "0.0 %" not in shown and "None" not in shown
+    rows = [a_row(FP32, "", "", {"liver": dsc}, case_id=case) for case, dsc in (("a", 0.0), ("b", 0.9))]
+    rows += [a_row(*setting, {"liver": 0.0}, case_id="a") for setting in (PER_TENSOR, ADAPTIVE)]
+    rows += [a_row(*PER_TENSOR, {"liver": 0.8}, case_id="b")]
+    assert {one.claim[:4] for one in findings(summarize(rows))} == {"W4A4"}  # the drop per tensor, and no comparison
+
+
 def test_of_two_ruins_neither_is_better() -> None:
     values = list(LIKE_THE_PAPER)
     values[4:6] = 0.1, 0.2

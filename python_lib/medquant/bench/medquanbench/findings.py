@@ -62,8 +62,8 @@ class Pair:
 
 
 def findings(lines: Iterable[Line]) -> list[Finding]:
-    """Every claim on every model that the lines tell something of."""
-    lines = list(lines)
+    """Every claim on every model that the lines tell something of: nothing is told where FP32 found nothing."""
+    lines = [line for line in lines if line.dsc_drop is not None]
     found = []
     for judge in (_lossless, _collapses, _finer_recovers, _adaptive_is_best, _solver_recovers, _product_recovers):
         for model in dict.fromkeys(line.model for line in lines):
@@ -145,13 +145,14 @@ def _product_recovers(model: str, lines: Lines) -> Finding | None:
 
 
 def _pairs(lines: Iterable[tuple[Line | None, Line | None]]) -> list[Pair]:
-    """Those of which both are there and share a case."""
+    """Those of which both are there and share cases that FP32 found something in."""
     found = []
     for line, other in lines:
-        shared = [case for case in line.by_case if case in other.by_case] if line and other else []
-        if line and other and shared:
-            scores = [(line.by_case[case][0], *other.by_case[case]) for case in shared]
-            found.append(Pair(line, other, len(shared), *np.mean(scores, axis=0).tolist()))
+        if line is None or other is None:
+            continue
+        shared = [(line.by_case[case][0], *other.by_case[case]) for case in line.by_case if case in other.by_case]
+        if any(full for *_, full in shared):
+            found.append(Pair(line, other, len(shared), *np.mean(shared, axis=0).tolist()))
     return found
 
 

@@ -29,9 +29,9 @@ class Line:
     dsc_spread: float | None
     """Standard deviation between cases; None of one case."""
     nsd: float
-    dsc_drop: float
-    """Per cent of FP32's; negative where it is better."""
-    nsd_drop: float
+    dsc_drop: float | None
+    """Per cent of FP32's; negative where it is better; None where FP32 has nothing to lose."""
+    nsd_drop: float | None
     effective_bits: float
     bytes: int
     device: str | None
@@ -101,7 +101,8 @@ def _line(members: list[dict[str, Any]], full: list[dict[str, Any]]) -> Line:
     # Where a part of the cells is still missing, FP32 is that of the cases which are there.
     full = [row for row in full if row["case_id"] in cases]
     by_full = {row["case_id"]: row["dsc"] for row in full}
-    drops = {name: percent_lost(_mean(members, name), _mean(full, name)) for name in ("dsc", "nsd")}
+    means = {name: (_mean(members, name), _mean(full, name)) for name in ("dsc", "nsd")}
+    drops = {name: percent_lost(*both) if both[1] else None for name, both in means.items()}
     by_runtime = all(row["runtime"] for row in members)
     return Line(
         **{name: first[name] for name in ("model", "backbone", "precision", "granularity", "method")},
@@ -128,8 +129,8 @@ def _line(members: list[dict[str, Any]], full: list[dict[str, Any]]) -> Line:
 
 
 def percent_lost(value: float, full: float) -> float:
-    """How much of FP32's a value lacks; negative where it is better."""
-    return 100.0 * (full - value) / full if full else 0.0
+    """How much of FP32's, which is not 0, a value lacks; negative where it is better."""
+    return 100.0 * (full - value) / full
 
 
 def _common(rows: list[dict[str, Any]], name: str) -> Any:
