@@ -151,4 +151,4 @@ def test_a_task_that_no_machine_can_hold_is_refused(threads: int, gpus: float, t
     OnRay("auto", gpus=2.0, threads=1).require_room(nodes)
     with pytest.raises(UserError, match=told) as refused:
         OnRay("auto", gpus, threads).require_room(nodes)
-    assert "--threads" in str(refused.value)
+    assert "in the cluster now" in str(refused.value) and "--threads" in str(refused.value)
