@@ -10,6 +10,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import safetensors.torch
+import torch
 from small_subject import a_subject, scores
 from small_tables import small_material, small_sam
 
@@ -23,9 +25,11 @@ from medquant.bench.permutation_comq.tables import table_rows
 from medquant.bench.records import Records
 from medquant.bench.running import Locally, run
 from medquant.cache_place import benchmark_folder
-from medquant.errors import UserError
+from medquant.errors import Cancelled, UserError
 from medquant.progress import Progress
 
+LONGEST_SECONDS = 600.0
+"""For all cells on the cluster, many times what they take."""
 NO_RAY = "Ray is not installed; install it first: pip install './python_lib[cluster]'"
 
 
@@ -40,16 +44,21 @@ def _rows_with_a_worker_lost(plan: Sequence[BenchmarkCell], monkeypatch: pytest.
     made: set[Path] = set()
     before = set(benchmark_folder().glob("*.safetensors"))
     cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0})
+    deadline = time.monotonic() + LONGEST_SECONDS
+    in_time = Progress(cancelled=lambda: time.monotonic() > deadline)
     try:
         workers = [cluster.add_node(num_cpus=1) for _ in range(2)]
-        for _, outcome in OnRay(cluster.address)(plan, Progress()):
+        for _, outcome in OnRay(cluster.address)(plan, in_time):
             assert not isinstance(outcome, UserError), outcome
             rows.append(outcome)
             if len(rows) == 8:
                 made = set(benchmark_folder().glob("*.safetensors")) - before
                 cluster.remove_node(workers.pop(), allow_graceful=False)
                 while sum(node["Alive"] for node in ray.nodes()) > 2:  # the head and the other worker
+                    assert time.monotonic() < deadline, "the worker that was taken away is still said to be alive"
                     time.sleep(0.1)
+    except Cancelled:
+        pytest.fail(f"Only {len(rows)} of {len(plan)} cells came in {LONGEST_SECONDS:.0f} s.")
     finally:
         cluster.shutdown()
     assert 0 < len(made) < len({cell.model_key for cell in plan}) - 1, "it was in the middle"
@@ -103,6 +112,29 @@ def test_a_worker_with_other_code_measures_nothing(subject: Subject) -> None:
     assert not isinstance(_run_anywhere(cell, "cpu", 1, code_of_cells()), UserError)
 
 
+def test_a_worker_with_other_weights_measures_nothing(
+    tmp_path: Path, own_cache: Path, tiny_sam: Callable[[], Any]
+) -> None:
+    for name in ("unet", "sam"):
+        (tmp_path / name).mkdir()
+    subject, sam = a_subject(tmp_path / "unet", count=2), small_sam(tmp_path / "sam", tiny_sam)
+    chosen = contenders.settings(("fp32", "rtn"), bits=(2,))
+    plan: list[BenchmarkCell] = [
+        *cells([subject], settings(("W4A4",), ("adaptive",), ("rtn",))),
+        *tables_cells.cells(sam, small_material(tmp_path / "sam", count=2), chosen, device="cpu"),
+    ]
+    file, of_sam = Path(str(subject.network.weights)), Path(sam.spec) / "model.safetensors"
+    state = torch.load(file, weights_only=True)
+    torch.save({name: 2 * value for name, value in state.items()}, file)
+    safetensors.torch.save_file(
+        {name: 2 * value for name, value in safetensors.torch.load_file(of_sam).items()}, of_sam, {"format": "pt"}
+    )
+    assert len(plan) == 4
+    for cell in plan:
+        outcome = _run_anywhere(cell, "cpu", 1, cell.code())
+        assert isinstance(outcome, UserError) and f"has other weights of {cell.network.name} than" in str(outcome)
+
+
 @pytest.mark.parametrize(
     ("threads", "gpus", "told"),
     [(5, 0.0, "largest has 4 and 0"), (2, 1.0, "largest has 1 and 2"), (1, 8.0, "largest has 1 and 2")],
@@ -119,4 +151,4 @@ def test_a_task_that_no_machine_can_hold_is_refused(threads: int, gpus: float, t
     OnRay("auto", gpus=2.0, threads=1).require_room(nodes)
     with pytest.raises(UserError, match=told) as refused:
         OnRay("auto", gpus, threads).require_room(nodes)
-    assert "--threads" in str(refused.value)
+    assert "in the cluster now" in str(refused.value) and "--threads" in str(refused.value)

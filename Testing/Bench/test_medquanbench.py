@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -43,6 +43,10 @@ def _plan(subject: Subject, **chosen: Any) -> list[Cell]:
     return list(cells([subject], settings(**chosen)))
 
 
+def _keys(plan: Iterable[Cell]) -> set[str]:
+    return {key for cell in plan for key in (cell.key, cell.model_key)}
+
+
 def test_the_grid_is_the_papers_with_the_product_beside_it() -> None:
     found = settings()
     assert [one.precision for one in found].count("W8A8") == 4 and len(found) == 1 + 2 * (3 + 1)
@@ -72,6 +76,11 @@ def test_every_cell_has_a_key_of_its_own_that_stays(subject: Subject) -> None:
     assert [a.key == b for a, b in zip(plan, other)] == [
         cell.setting.recipe is None or cell.setting.data_free for cell in plan
     ]
+
+
+def test_keys_know_the_kind_of_device(subject: Subject) -> None:
+    here, there, second = (_keys(cells([subject], settings(), device=name)) for name in ("cpu", "cuda", "cuda:1"))
+    assert here == _keys(_plan(subject)) and not here & there and there == second
 
 
 def test_keys_know_weights_options_and_files(subject: Subject, tmp_path: Path) -> None:

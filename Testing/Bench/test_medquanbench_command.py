@@ -50,6 +50,16 @@ def test_labels_that_are_matched_by_their_number_are_told(subject: Subject, tmp_
     assert told.count(f"The labels have no names, so those of one number were compared: {pairs} of") == 1
 
 
+def test_rows_that_were_timed_with_other_threads_are_told(subject: Subject, tmp_path: Path) -> None:
+    words = ["--labels", subject.cases[0].labels, "--granularity", "per-tensor", "--precision"]
+    first = _on_one_case(subject, tmp_path / "out", *words, "W4A4")
+    assert first.exit_code == 0 and "earlier run" not in first.output
+    again = _on_one_case(subject, tmp_path / "out", *words, "W8A8", "--threads", "2")  # FP32 is kept
+    assert again.exit_code == 0, again.output
+    told = "Kept from an earlier run with --threads 1, their times too: 1 of 2 rows."
+    assert told in " ".join(again.output.split())
+
+
 def _on_one_case(subject: Subject, folder: Path, *given: str | Path) -> Result:
     """The command on the first scan that tests, without its labels."""
     words = ["bench", "medquanbench", "--output", folder, "--threads", "1", "--method", "rtn", *given]

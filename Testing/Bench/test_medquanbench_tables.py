@@ -111,6 +111,56 @@ def test_findings_follow_the_numbers() -> None:
     assert all(one.evidence.endswith("(1 scan)") for one in alike)
 
 
+def _lines_by_case(values: dict[tuple[str, str, str], dict[str, float]]) -> list[Line]:
+    """Of each setting the DSC on each case that it was measured on; FP32's is .9."""
+    cases = dict.fromkeys(case for by_case in values.values() for case in by_case)
+    values = {(FP32, "", ""): dict.fromkeys(cases, 0.9)} | values
+    return summarize(
+        [
+            a_row(*setting, {"liver": dsc}, case_id=case)
+            for setting, by_case in values.items()
+            for case, dsc in by_case.items()
+        ]
+    )
+
+
+PER_TENSOR, PER_CHANNEL, ADAPTIVE = (("W4A4", g, "rtn") for g in ("per-tensor", "per-channel/token", "adaptive"))
+
+
+def test_two_settings_are_compared_on_the_cases_of_both() -> None:
+    easy = {"a": 0.85, "b": 0.75}
+    of_all = {PER_TENSOR: easy | {"hard": 0.05}, PER_CHANNEL: easy | {"hard": 0.05}, ADAPTIVE: easy}
+    found = {one.claim[:5]: one for one in findings(_lines_by_case(of_all))}
+    assert found["Adapt"].verdict == TIE and found["Adapt"].evidence == "0.800 against 0.800 (2 scans)"
+    assert found["Finer"].verdict == FAILS
+    channel = "per-channel/token 0.550 against 0.550 per tensor (3 scans)"
+    assert found["Finer"].evidence == f"{channel}, adaptive 0.800 against 0.800 per tensor (2 scans)"
+    own = {("W4A4", "per-tensor", PRODUCT): easy}
+    (recipe,) = (one for one in findings(_lines_by_case(of_all | own)) if one.claim.startswith("medquant"))
+    assert recipe.verdict == FAILS and recipe.evidence == "0.800 against 0.800 (per-tensor) (2 scans)"
+    solved = {("W4A4", "adaptive", "gptq"): easy, ("W4A4", "per-channel/token", "gptq"): {"hard": 0.05}}
+    (solver,) = (one for one in findings(_lines_by_case(of_all | solved)) if one.claim.startswith("A better"))
+    assert solver.verdict == FAILS and "adaptive 0.800 against 0.800 (2 scans)" in solver.evidence
+
+
+def test_settings_without_a_common_case_are_not_compared() -> None:
+    lines = _lines_by_case({PER_TENSOR: {"a": 0.1}, PER_CHANNEL: {"a": 0.5}, ADAPTIVE: {"b": 0.8}})
+    found = {one.claim[:5]: one for one in findings(lines)}
+    assert "Adapt" not in found
+    assert found["Finer"].evidence == "per-channel/token 0.500 against 0.100 per tensor (1 scan)"
+
+
+def test_where_fp32_found_nothing_nothing_was_kept() -> None:
+    lines = lines_of((0.0,) * len(SETTINGS))
+    assert findings(lines) == [] and {(line.dsc_drop, line.nsd_drop) for line in lines} == {(None, None)}
+    for shown in (markdown(tables(lines, [])), printed(lines, 80)):
+        assert "0.000" in shown and "0.0 %" not in shown and "None" not in shown
+    rows = [a_row(FP32, "", "", {"liver": dsc}, case_id=case) for case, dsc in (("a", 0.0), ("b", 0.9))]
+    rows += [a_row(*setting, {"liver": 0.0}, case_id="a") for setting in (PER_TENSOR, ADAPTIVE)]
+    rows += [a_row(*PER_TENSOR, {"liver": 0.8}, case_id="b")]
+    assert {one.claim[:4] for one in findings(summarize(rows))} == {"W4A4"}  # the drop per tensor, and no comparison
+
+
 def test_of_two_ruins_neither_is_better() -> None:
     values = list(LIKE_THE_PAPER)
     values[4:6] = 0.1, 0.2

@@ -10,7 +10,7 @@ import pytest
 from medquant.bench.medquanbench.measure import _segmented, _taken
 from medquant.bench.medquanbench.subjects import Subject
 from medquant.bench.permutation_comq.material import scores
-from medquant.bench.reference_boxes import boxes_of
+from medquant.bench.reference_boxes import SMALLEST_PART, boxes_of
 from medquant.errors import UserError
 from medquant.evaluation.metrics import dice
 from medquant.imaging.volume import Volume
@@ -22,19 +22,58 @@ from medquant.segment import segment
 from medquant.segmentation import Segmentation, Structure
 
 
-@pytest.mark.parametrize(("name", "boxes"), [("kidney", 2 * 4), ("liver", 4)])
-def test_both_kidneys_of_one_label_get_a_box_each(name: str, boxes: int) -> None:
-    labels = np.zeros((6, 30, 40), dtype=np.uint8)
-    labels[1:5, 10:18, 4:11] = labels[1:5, 11:19, 28:36] = 2
-    labels[2, 25, 20] = 2  # a crumb
+def _boxes(labels: np.ndarray, name: str) -> set[tuple[int, ...]]:
+    """Of label 2: the slice, then the first and the last column and row of each box."""
     volume = Volume(np.zeros(labels.shape, dtype=np.int16), np.diag([1.0, 1.0, 4.0, 1.0]))
     found = boxes_of(Segmentation(labels, volume, (Structure(2, name),)), Structure(2, name)).boxes
-    assert len(found) == boxes and {box.label for box in found} == {2}
-    corners = {(box.lower[:2], box.upper[:2]) for box in found}
-    if name == "kidney":
-        assert corners == {((4, 10), (10, 17)), ((28, 11), (35, 18))}
-    else:
-        assert ((4, 10), (35, 18)) in corners and ((4, 10), (35, 25)) in corners
+    assert {box.label for box in found} == {2}
+    return {(box.lower[2], box.lower[0], box.upper[0], box.lower[1], box.upper[1]) for box in found}
+
+
+@pytest.fixture
+def both_kidneys() -> np.ndarray:
+    """On slices 1 to 4, with a crumb between them on slice 2."""
+    labels = np.zeros((6, 30, 40), dtype=np.uint8)
+    labels[1:5, 10:18, 4:11] = labels[1:5, 11:19, 28:36] = 2
+    labels[2, 25, 20] = 2
+    return labels
+
+
+@pytest.mark.parametrize("name", ["kidney", "Kidneys"])
+def test_both_kidneys_of_one_label_get_a_box_each(both_kidneys: np.ndarray, name: str) -> None:
+    first, second = (4, 10, 10, 17), (28, 35, 11, 18)
+    assert _boxes(both_kidneys, name) == {(k, *sides) for k in range(1, 5) for sides in (first, second)}
+
+
+@pytest.mark.parametrize("name", ["liver", "left kidney", "kidney_right", "kidney tumor", "kidney cyst left"])
+def test_any_other_structure_gets_a_box_of_all_its_pieces(both_kidneys: np.ndarray, name: str) -> None:
+    assert _boxes(both_kidneys, name) == {(k, 4, 35, 10, 25 if k == 2 else 18) for k in range(1, 5)}
+
+
+def test_a_piece_of_a_kidney_that_is_no_crumb_is_in_its_box(both_kidneys: np.ndarray) -> None:
+    both_kidneys[1:5, 20:23, 5:9] = 2  # beside the left one of the picture
+    first, second = (4, 10, 10, 22), (28, 35, 11, 18)
+    assert _boxes(both_kidneys, "kidney") == {(k, *sides) for k in range(1, 5) for sides in (first, second)}
+
+
+def test_crumbs_that_get_no_box_are_few_together(both_kidneys: np.ndarray) -> None:
+    """Each is small; half of them are more than the share that may have none."""
+    both_kidneys[1:5, 22:29:2, 5:10:2] = 2
+    boxed = np.zeros(both_kidneys.shape, dtype=bool)
+    for k, first, last, top, bottom in _boxes(both_kidneys, "kidney"):
+        boxed[k, top : bottom + 1, first : last + 1] = True
+    inside = both_kidneys == 2
+    assert np.count_nonzero(inside & ~boxed) < SMALLEST_PART * np.count_nonzero(inside)
+
+
+def test_no_kidney_has_no_box(both_kidneys: np.ndarray) -> None:
+    with pytest.raises(UserError):
+        _boxes(np.zeros_like(both_kidneys), "kidney")
+
+
+def test_a_kidney_alone_is_one(both_kidneys: np.ndarray) -> None:
+    both_kidneys[:, :, 28:] = 0
+    assert _boxes(both_kidneys, "kidney") == {(k, 4, 10, 10, 17) for k in range(1, 5)}
 
 
 @pytest.fixture(scope="module")

@@ -97,10 +97,28 @@ def test_masks_that_were_not_unpacked_are_no_fault_of_the_command(medquant, abdo
     assert "lacks its masks: none of the 3 scans has a reference" in found.stderr and "Mask" in found.stderr
 
 
-def test_the_simulation_needs_nothing(medquant, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.fixture
+def small_simulation(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A large layer that is small, and no scans."""
     monkeypatch.delenv("MEDQUANT_TEST_DATA", raising=False)
     monkeypatch.setattr("medquant.bench.permutation_comq.simulation.LARGE", 96)
     monkeypatch.setattr("medquant.bench.permutation_comq.simulation.LARGE_TOKENS", 128)
+
+
+@pytest.mark.usefixtures("small_simulation")
+def test_the_simulation_is_kept_where_no_cell_can_be_measured(medquant, abdomenct: Path, small_sam: Path) -> None:
+    shutil.copytree(abdomenct, "data")
+    for mask in Path("data/Mask").iterdir():
+        mask.write_bytes(b"no mask")
+    words = ("bench", "permutation-comq", "--bits", "2", "--json", "told.json")
+    result = medquant(*words, "--dataset", "data", "-m", small_sam, "--method", "fp32", "-o", "out")
+    assert result.exit_code == 2 and "No cell could be measured" in result.stderr
+    told = json.loads(Path("told.json").read_text())
+    assert list(told) == ["simulation"] and f"{told['simulation'][0]['effective_bits']:.2f}" in result.stdout
+
+
+@pytest.mark.usefixtures("small_simulation")
+def test_the_simulation_needs_nothing(medquant) -> None:
     found = medquant("bench", "permutation-comq", "--bits", "2", "-o", "out", "--json", "rows.json")
     assert found.exit_code == 0, found.output
     rows = json.loads(Path("rows.json").read_text())["simulation"]
@@ -117,9 +135,14 @@ def test_the_simulation_needs_nothing(medquant, monkeypatch: pytest.MonkeyPatch)
         (("--part", "tables", "--data", "nowhere"), "There is no folder"),
         (("--part", "tables", "--data", "."), "The scans of the tables are not in"),
         (("--part", "tables", "--dataset", "."), "does not hold AbdomenCT-1K"),
-        (("--gpus", "1"), "--gpus is of tasks on a cluster"),
-        (("--ray", "auto", "--device", "cuda"), "give GPUs with --gpus"),
+        (("--part", "tables", "--gpus", "1"), "--gpus is of tasks on a cluster"),
+        (("--part", "tables", "--ray", "auto", "--device", "cuda"), "give GPUs with --gpus"),
         (("--part", "tables", "--dataset", ".", "--method", "magic"), "Unknown method 'magic'"),
+        (("--part", "simulation", "--dataset", "/nowhere", "-m", "medsam"), "does not take --dataset, --model."),
+        (("--part", "simulation", "--method", "comq", "--cases", "3"), "does not take --cases, --method."),
+        (("--part", "simulation", "--data", ".", "--threads", "1"), "does not take --data, --threads."),
+        (("--part", "tables", "--cases", "3"), "--cases is of a data set"),
+        (("--data", ".", "--dataset", "."), "in the place of a data set"),
     ],
 )
 def test_a_mistake_is_told(medquant, words: tuple[str, ...], told: str) -> None:

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import socket
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
-from medquant.bench.networks import Network
+from medquant.bench.identity import key_of
+from medquant.bench.networks import Network, loaded
+from medquant.errors import UserError
 from medquant.imaging.volume import Volume
+from medquant.models.base import Model
 from medquant.progress import Progress
 from medquant.recipe import Recipe
 from medquant.segmentation import Segmentation
@@ -47,10 +51,22 @@ class BenchmarkCell(ABC):
     """Of all that decides its figures."""
     model_key: str
     """Of the quantized model: cells that differ in nothing but the case share it."""
+    identity: str
+    """A hash of the network's `Model.identity`, of which the keys are: its files may be others on another machine."""
 
     def describe(self) -> str:
         """In words, for progress and errors."""
         return f"{self.network.name}, {self.setting.describe()}, {self.case.name}"
+
+    def original(self, device: str) -> Model:
+        """The FP32 model, kept as `loaded` does. Raises `UserError` where it is not the one that the keys are of."""
+        model = loaded(self.network, device)
+        if key_of(model.identity) != self.identity:
+            raise UserError(
+                f"{socket.gethostname()} has other weights of {self.network.name} than the program that was started. "
+                "Put the same files on every machine, and run again."
+            )
+        return model
 
     @abstractmethod
     def code(self) -> str:

@@ -62,14 +62,18 @@ class OnRay:
             ray.shutdown()
 
     def require_room(self, nodes: Sequence[dict[str, Any]]) -> None:
-        """Raise `UserError` where no node can ever hold a task: Ray would wait for one for ever."""
+        """Raise `UserError` where no node that is there now can hold a task: Ray would wait for one, perhaps for ever.
+
+        What a cluster with an autoscaler could start is not known: Ray has no public word for it.
+        """
         rooms = [(one.get("CPU", 0), one.get("GPU", 0)) for one in (n["Resources"] for n in nodes if n["Alive"])]
         if any(processors >= self.threads and gpus >= self.gpus for processors, gpus in rooms):
             return
         processors, gpus = max(rooms, default=(0, 0), key=lambda room: room[::-1] if self.gpus else room)
         raise UserError(
-            f"No machine of the cluster has {self.threads} processors and {self.gpus:g} GPUs for a task; "
-            f"the largest has {processors:g} and {gpus:g}. Give no more than that with --threads and --gpus."
+            f"No machine that is in the cluster now has {self.threads} processors and {self.gpus:g} GPUs for a task; "
+            f"the largest has {processors:g} and {gpus:g}. Give no more than that with --threads and --gpus, "
+            "or start a larger one first."
         )
 
 

@@ -145,8 +145,18 @@ def medquanbench(
             settings = plan.settings(**chosen)
         runner = c.runner_of(folder, device, threads, ray, gpus)
         cells, rows, failed = c.run_cells(
-            told, "MedQuanBench", lambda _: list(plan.cells(subjects, settings)), folder, runner
+            told,
+            "MedQuanBench",
+            lambda _: list(plan.cells(subjects, settings, device=runner.device)),
+            folder,
+            runner,
         )
+        if others := [row["threads"] for row in rows if row["threads"] != runner.threads]:
+            counts, share = " or ".join(map(str, sorted(set(others)))), f"{len(others)} of {len(rows)}"
+            told.say(
+                f"Kept from an earlier run with --threads {counts}, their times too: {share} rows. "
+                "To time them anew give another --output."
+            )
         for name, lacking in _not_in_reference(rows).items():
             told.say(escape(f"Not in the reference, so not counted: {', '.join(lacking)} of {name}."))
         for name in dict.fromkeys(row["model"] for row in rows if row["matched_by_number"]):

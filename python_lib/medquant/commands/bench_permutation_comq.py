@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -39,7 +39,12 @@ CAPTIONS = {
 }
 
 
+OF_TABLES = ("data", "dataset", "cases", "model", "weights", "methods", "device", "threads", "ray", "gpus")
+"""Parameters that do nothing for the simulation."""
+
+
 def permutation_comq(
+    context: typer.Context,
     parts: Annotated[
         list[str] | None,
         typer.Option(
@@ -89,6 +94,7 @@ def permutation_comq(
     if odd:
         raise UserError(f"Unknown part {odd[0]!r}. Choose simulation or tables.")
     chosen = tuple(parts or (PARTS if data or dataset else PARTS[:1]))
+    _refuse_idle(o.typed(context), chosen)
     with session(json_target) as run:
         folder = output_folder(output)
         widths = tuple(bits or (2, 4, 8))
@@ -96,15 +102,37 @@ def permutation_comq(
         runner = c.runner_of(folder, device, threads, ray, gpus, usual="auto")
         material = _material(data, dataset, cases) if "tables" in chosen else None
         found: dict[str, Any] = {}
+        no_tables: UserError | None = None
         if "simulation" in chosen:
             found["simulation"] = _simulate(run, folder, widths)
         if material is not None:
-            found |= _tabulate(run, folder, material, (model, weights), contenders, runner)
+            try:
+                found |= _tabulate(run, folder, material, (model, weights), contenders, runner)
+            except UserError as error:
+                if not found:
+                    raise
+                no_tables = error  # what was simulated is written all the same
         elif parts is None:
             run.say("For Tables 1 and 2 give scans: --dataset, or --data.")
         run.finish(found)
+    if no_tables is not None:
+        raise no_tables
     if found.get("failed"):
         raise typer.Exit(2)
+
+
+def _refuse_idle(typed: Mapping[str, str], chosen: Sequence[str]) -> None:
+    """Raise `UserError` for options that would do nothing, of those that were typed: parameter -> option."""
+    idle = [typed[name] for name in OF_TABLES if name in typed]
+    if idle and "tables" not in chosen:
+        raise UserError(
+            f"The simulation does not take {', '.join(idle)}. Leave that out, or measure the tables: --part tables, "
+            "with scans by --dataset or --data."
+        )
+    if "data" in typed and "dataset" in typed:
+        raise UserError("--data gives the scans at hand in the place of a data set. Leave it out, or --dataset.")
+    if "cases" in typed and "dataset" not in typed:
+        raise UserError("--cases is of a data set. Give one with --dataset, or leave --cases out.")
 
 
 def _material(data: str | None, dataset: str | None, cases: int | None) -> Material:

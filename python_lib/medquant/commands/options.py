@@ -130,6 +130,16 @@ def output(about: str, metavar: str = "FILE") -> Any:
     return typer.Option("--output", "-o", metavar=metavar, help=about + replaced)
 
 
+def typed(context: typer.Context) -> dict[str, str]:
+    """Parameter -> option, of those that stand on the command line: not of defaults, nor of the environment's."""
+    found = {}
+    for parameter in context.command.params:
+        source = context.get_parameter_source(str(parameter.name))
+        if source is not None and source.name == "COMMANDLINE":
+            found[str(parameter.name)] = parameter.opts[0]
+    return found
+
+
 def examples(*commands: str) -> str:
     """Commands to copy, for the end of a help page; a long one in lines that a terminal of 80 columns holds."""
     fence = "```"  # Typer takes indents away, by which Markdown would know commands too

@@ -14,7 +14,7 @@ from torch import nn
 
 import medquant
 from medquant import artifact
-from medquant.bench.networks import loaded, quantized, torch_threads
+from medquant.bench.networks import quantized, torch_threads
 from medquant.bench.reference_boxes import segment_each
 from medquant.deploy.accelerate import accelerate
 from medquant.deploy.machine import Machine
@@ -53,7 +53,7 @@ def run_cell(
     """
     progress = progress or Progress()
     with torch_threads(threads):
-        original = loaded(cell.network, device)
+        original = cell.original(device)
         model: Model | QuantizedModel = original
         if cell.setting.recipe is not None:
             file = models / f"{cell.model_key}{artifact.SUFFIX}"

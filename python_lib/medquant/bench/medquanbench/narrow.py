@@ -33,10 +33,10 @@ def score_parts(lines: Sequence[Line]) -> tuple[Part, ...]:
                 line.granularity,
                 line.method,
                 f"{line.dsc:.3f}",
-                "" if line is full else f"{line.dsc_drop:.1f}",
+                "" if line is full else _drop(line.dsc_drop),
                 "" if line.dsc_spread is None else f"{line.dsc_spread:.3f}",
                 f"{line.nsd:.3f}",
-                "" if line is full else f"{line.nsd_drop:.1f}",
+                "" if line is full else _drop(line.nsd_drop),
                 f"{line.effective_bits:.1f}",
             )
             for line in of_network
@@ -48,6 +48,10 @@ def score_parts(lines: Sequence[Line]) -> tuple[Part, ...]:
         ]
         made.append(Part(f"{full.model} ({full.backbone}), {_counted(full)}", head, rows, 3, " ".join(fewer)))
     return tuple(made)
+
+
+def _drop(percent: float | None) -> str:
+    return "" if percent is None else f"{percent:.1f}"
 
 
 def _counted(line: Line) -> str:

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from medquant.activation_settings import IntActivations
 from medquant.bench.cell import BenchmarkCell, Case
 from medquant.bench.identity import code_version, fingerprint, key_of
@@ -95,8 +97,8 @@ def _refuse_unknown(what: str, given: Iterable[str], known: Iterable[str]) -> No
             raise UserError(f"There is no {what} {name!r}. Choose {one_of(known)}.")
 
 
-def cells(subjects: Sequence[Subject], chosen: Sequence[Setting]) -> Iterator[Cell]:
-    """Every cell, those of one quantized model together.
+def cells(subjects: Sequence[Subject], chosen: Sequence[Setting], *, device: str = "cpu") -> Iterator[Cell]:
+    """Every cell, those of one quantized model together; `device`: the one that they will be run on.
 
     Each network is loaded once, for what its numbers depend on: weights and options. Raises `UserError` for a network
     that cannot be loaded, and for two of one name.
@@ -111,7 +113,7 @@ def cells(subjects: Sequence[Subject], chosen: Sequence[Setting]) -> Iterator[Ce
         for setting in chosen:
             recipe = setting.recipe and setting.recipe.to_dict()
             inputs = 1 if setting.data_free else subject.inputs
-            of_model = [subject.network.name, identity, code_of_cells()]
+            of_model = [subject.network.name, identity, code_of_cells(), torch.device(device).type]
             of_model += [recipe, calibration, inputs] if recipe else []
             for case, known in cases:
                 yield Cell(
@@ -122,6 +124,7 @@ def cells(subjects: Sequence[Subject], chosen: Sequence[Setting]) -> Iterator[Ce
                     case=case,
                     case_id=known[:12],
                     model_key=key_of(of_model),
+                    identity=key_of(identity),
                     key=key_of([*of_model, known]),
                 )
 

@@ -29,9 +29,9 @@ class Line:
     dsc_spread: float | None
     """Standard deviation between cases; None of one case."""
     nsd: float
-    dsc_drop: float
-    """Per cent of FP32's; negative where it is better."""
-    nsd_drop: float
+    dsc_drop: float | None
+    """Per cent of FP32's; negative where it is better; None where FP32 has nothing to lose."""
+    nsd_drop: float | None
     effective_bits: float
     bytes: int
     device: str | None
@@ -48,6 +48,8 @@ class Line:
     """DSC there less that of PyTorch, over the same structures as `dsc`."""
     no_runtime: str | None
     """Why `runtime` is None, in a sentence."""
+    by_case: dict[str, tuple[float, float]]
+    """By `case_id`: DSC, and FP32's. Two lines may lack different cases, and compare on those that both have."""
 
     @property
     def place(self) -> str:
@@ -98,7 +100,9 @@ def _line(members: list[dict[str, Any]], full: list[dict[str, Any]]) -> Line:
     first, cases = members[0], {row["case_id"] for row in members}
     # Where a part of the cells is still missing, FP32 is that of the cases which are there.
     full = [row for row in full if row["case_id"] in cases]
-    drops = {name: _drop(_mean(members, name), _mean(full, name)) for name in ("dsc", "nsd")}
+    by_full = {row["case_id"]: row["dsc"] for row in full}
+    means = {name: (_mean(members, name), _mean(full, name)) for name in ("dsc", "nsd")}
+    drops = {name: percent_lost(*both) if both[1] else None for name, both in means.items()}
     by_runtime = all(row["runtime"] for row in members)
     return Line(
         **{name: first[name] for name in ("model", "backbone", "precision", "granularity", "method")},
@@ -120,11 +124,13 @@ def _line(members: list[dict[str, Any]], full: list[dict[str, Any]]) -> Line:
         runtime_seconds=_mean(members, "runtime_seconds") if by_runtime else None,
         runtime_dsc_change=_mean(members, "runtime_dsc_change") if by_runtime else None,
         no_runtime=next((row["no_runtime"] for row in members if not row["runtime"]), None),
+        by_case={row["case_id"]: (row["dsc"], by_full[row["case_id"]]) for row in members},
     )
 
 
-def _drop(value: float, full: float) -> float:
-    return 100.0 * (full - value) / full if full else 0.0
+def percent_lost(value: float, full: float) -> float:
+    """How much of FP32's, which is not 0, a value lacks; negative where it is better."""
+    return 100.0 * (full - value) / full
 
 
 def _common(rows: list[dict[str, Any]], name: str) -> Any:

@@ -92,8 +92,8 @@ def _splits(lines: Sequence[Line]) -> str:
     return f" Cases of the data set's split {' and '.join(found)}." if found else ""
 
 
-def _with_drop(value: float, drop: float, line: Line) -> str:
-    return f"{value:.3f}" if line.precision == FP32 else f"{value:.3f} ({drop:.1f} %)"
+def _with_drop(value: float, drop: float | None, line: Line) -> str:
+    return f"{value:.3f}" if line.precision == FP32 or drop is None else f"{value:.3f} ({drop:.1f} %)"
 
 
 def _deployment(lines: Sequence[Line]) -> Table:

@@ -13,7 +13,7 @@ import torch
 from medquant.artifact import SUFFIX
 from medquant.bench.cell import BenchmarkCell
 from medquant.bench.identity import code_version, fingerprint, key_of
-from medquant.bench.networks import NamedNetwork, loaded, quantized, torch_threads
+from medquant.bench.networks import NamedNetwork, quantized, torch_threads
 from medquant.bench.permutation_comq.contenders import Setting
 from medquant.bench.permutation_comq.material import Material, scores
 from medquant.errors import UserError
@@ -43,7 +43,7 @@ class Cell(BenchmarkCell):
     def measure(self, models: Path, *, device: str, threads: int, progress: Progress) -> dict[str, Any]:
         """DSC and NSD of each organ that the case shows, and the bits that are stored for a weight."""
         with torch_threads(threads):
-            original = loaded(self.network, device)
+            original = self.original(device)
             model: Model | QuantizedModel = original
             if self.setting.recipe is not None:
                 make = partial(self._quantized, progress=progress.span(0.0, 0.3))
@@ -95,6 +95,7 @@ def cells(
                 case=case,
                 key=key_of([*of_model, known]),
                 model_key=key_of(of_model),
+                identity=key_of(model.identity),
                 calibration=material.calibration_path,
             )
             for case, known in cases
