@@ -50,6 +50,15 @@ def test_labels_that_are_matched_by_their_number_are_told(subject: Subject, tmp_
     assert told.count(f"The labels have no names, so those of one number were compared: {pairs} of") == 1
 
 
+def test_labels_of_another_scan_are_refused_before_anything_is_quantized(subject: Subject, tmp_path: Path) -> None:
+    case = subject.cases[0]
+    labels = case.reference().labels.astype(np.int16)
+    write_volume(replace(case.volume(), array=labels[:-4, :-4]), tmp_path / "other.nii.gz")
+    result = _on_one_case(subject, tmp_path / "out", "--labels", tmp_path / "other.nii.gz")
+    assert result.exit_code == 2 and "does not cover the scan" in " ".join(result.output.split())
+    assert not (tmp_path / "out").exists()
+
+
 def test_rows_that_were_timed_with_other_threads_are_told(subject: Subject, tmp_path: Path) -> None:
     words = ["--labels", subject.cases[0].labels, "--granularity", "per-tensor", "--precision"]
     first = _on_one_case(subject, tmp_path / "out", *words, "W4A4")

@@ -10,7 +10,7 @@ from rich.markup import escape
 
 from medquant.commands import options as o
 from medquant.commands.recipes import build_selection
-from medquant.commands.session import output_file, output_told, session
+from medquant.commands.session import output_told, picture_file, session
 
 EXAMPLES = o.examples("medquant activations ct.nii.gz --figure activations.png")
 
@@ -43,7 +43,7 @@ def activations(
     from medquant.evaluation.activations import study_activations
 
     with session(json_target) as run:
-        target = None if figure is None else output_file(figure, "--figure")
+        target = None if figure is None else picture_file(figure)
         scan = open_volume(volume, series=series, component=component, frame=frame)
         with run.track("Loading the model") as (progress, cancelled):
             loaded = open_original(model, weights, device, option, progress, cancelled)
@@ -57,6 +57,10 @@ def activations(
         shares = ", ".join(f"{kind} {count / total:.0%}" for kind, count in parts)
         run.say(f"Arithmetic of one pass: {total / 1e9:.3g} GFLOPs; {escape(shares)}.")
         more = [one.quantiles_within[1] > one.quantiles_across[1] for one in study.compared]
+        run.say(
+            "Kurtosis in the table: mean over the channels, and over the places; empty where there are too few. "
+            "Smoothing ratio: below 1, the channels' maxima become evener."
+        )
         run.say(f"Median kurtosis within channels is above that across them in {sum(more)} of {len(more)} layers.")
         padded = [one.padding for one in study.layers if one.padding]
         if padded:
@@ -72,10 +76,10 @@ def activations(
                 f"Smoothing {escape(one.layer)}: kurtosis across channels {known.format(*across)}; within channels "
                 f"{one.kurtosis_within:.1f}, which no division of whole channels can change."
             )
+        run.finish({"model": loaded.name, **study.to_dict()})
         if target is not None:
             from medquant.evaluation.activation_figures import activation_figure
 
             told = output_told(target)
             activation_figure(target, study)
             run.say(f"Written: {told}")
-        run.finish({"model": loaded.name, **study.to_dict()})

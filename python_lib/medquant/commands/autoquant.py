@@ -115,7 +115,7 @@ def _line(one: Tried) -> str:
     verdict = "safe" if one.safe else "not safe"
     change = one.change
     return (
-        f"  {wording.bits(one.effective_bits)} bits/weight: Dice {wording.score(change.dsc)}, volumes within "
+        f"  {one.effective_bits:.2f} bits/weight: Dice {wording.score(change.dsc)}, volumes within "
         f"{change.volume_change:.1%}: {verdict}"
     )
 

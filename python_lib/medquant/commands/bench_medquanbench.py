@@ -144,6 +144,8 @@ def medquanbench(
             subjects = subjects_of(models, weights, option, cases, calibration, limit)
             settings = plan.settings(**chosen)
         runner = c.runner_of(folder, device, threads, ray, gpus)
+        for one in () if mini else cases[: len(case or ())]:
+            one.reference()  # raises for labels of another scan before anything is quantized
         cells, rows, failed = c.run_cells(
             told,
             "MedQuanBench",

@@ -50,7 +50,8 @@ def permutation_comq(
         typer.Option(
             "--part",
             metavar="NAME",
-            help="simulation (section 4.1) or tables (1 and 2). Repeatable; both if not given.",
+            help="simulation (section 4.1) or tables (1 and 2). Repeatable; if not given "
+            "the simulation, and the tables where --data or --dataset has scans for them.",
         ),
     ] = None,
     output: Annotated[

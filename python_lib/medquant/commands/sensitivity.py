@@ -10,7 +10,8 @@ from rich.markup import escape
 
 from medquant.commands import options as o
 from medquant.commands.recipes import build_selection
-from medquant.commands.session import Session, output_file, output_told, session
+from medquant.commands.session import Session, output_told, picture_file, session
+from medquant.errors import UserError
 
 if TYPE_CHECKING:
     from medquant.sensitivity.effects import SensitivityMap
@@ -86,15 +87,21 @@ def sensitivity(
     from medquant.progress import Progress
     from medquant.published_recipes import published
     from medquant.recipe import Recipe
+    from medquant.sensitivity.effects import views_of
     from medquant.sensitivity.layers import sensitivity as run_sensitivity
     from medquant.sensitivity.trials import roundings_of
 
     with session(json_target) as run:
+        if names and reference is None:
+            raise UserError("--names is of labels. Give them with --reference, or leave --names out.")
         roundings = roundings_of(bits or [2, 4, 8], rounds)
+        chosen = views_of(views or ["one-at-a-time"])
         # Whatever bits it names, layers are rounded to those of `roundings`.
         recipe = Recipe(method=method) if granularity is None else published(8, granularity, method)
+        for rounding in roundings:
+            rounding.recipe(recipe)  # raises for bits that there are not, before a scan is read
         memory = parse_memory(max_memory)
-        target = None if figure is None else output_file(figure, "--figure")
+        target = None if figure is None else picture_file(figure)
         scan = open_volume(volume, series=series, component=component, frame=frame)
         known = None if reference is None else read_reference(scan, reference, names)
         selection = build_selection(slices, None, None, None)
@@ -106,7 +113,7 @@ def sensitivity(
                 loaded,
                 inputs.calibrating,
                 roundings=roundings,
-                views=tuple(dict.fromkeys(views or ["one-at-a-time"])),
+                views=chosen,
                 recipe=recipe,
                 measured_on=inputs.measured_on,
                 references=inputs.references,
@@ -115,9 +122,9 @@ def sensitivity(
                 cancelled=cancelled,
             )
         _show(run, found)
+        run.finish({"model": loaded.name, "measured_apart": inputs.apart, **found.to_dict()})
         if target is not None:
             _draw(run, found, target)
-        run.finish({"model": loaded.name, "measured_apart": inputs.apart, **found.to_dict()})
 
 
 def _show(run: Session, found: SensitivityMap) -> None:

@@ -22,7 +22,7 @@ from rich.progress import BarColumn, Progress, ProgressColumn, Task, TextColumn
 from rich.text import Text
 
 from medquant.commands.countdown import Countdown
-from medquant.errors import UserError
+from medquant.errors import UserError, one_of
 from medquant.files import atomic_path
 from medquant.progress import CancelCheck, ProgressCallback, ProgressEvent
 
@@ -108,6 +108,16 @@ def output_file(path: str | Path, option: str = "--output") -> Path:
     if path.is_dir():
         raise UserError(f"{path} is a folder. Give {option} the name of a file.")
     return _in_a_folder(path, option)
+
+
+PICTURES = (".png", ".svg", ".pdf")
+
+
+def picture_file(path: str | Path, option: str = "--figure") -> Path:
+    """Like `output_file`, for a picture. Raises `UserError` for a format that is not drawn."""
+    if Path(path).suffix.lower() not in PICTURES:
+        raise UserError(f"{path} is not the name of a picture. Give {option} a name that ends in {one_of(PICTURES)}.")
+    return output_file(path, option)
 
 
 def output_folder(path: str | Path, option: str = "--output") -> Path:

@@ -9,12 +9,22 @@ from typing import Any, Literal
 
 from scipy.stats import spearmanr
 
+from medquant.errors import UserError
 from medquant.sensitivity.change import Change
 from medquant.sensitivity.trials import Rounding
 
 View = Literal["one-at-a-time", "incremental", "proxy"]
 VIEWS: tuple[View, ...] = ("one-at-a-time", "incremental", "proxy")
 """Only this layer rounded; all but this layer; the error of the layer's own output, the rest not looked at."""
+
+
+def views_of(names: Sequence[str]) -> tuple[View, ...]:
+    """Each once, in order. Raises `UserError` for an unknown one, and for none."""
+    if odd := [name for name in names if name not in VIEWS]:
+        raise UserError(f"Unknown view {odd[0]!r}. Choose among {', '.join(VIEWS)}.")
+    if not names:
+        raise UserError(f"Nothing is asked for. Choose among {', '.join(VIEWS)}.")
+    return tuple(dict.fromkeys(names))
 
 
 @dataclass(frozen=True)

@@ -19,7 +19,7 @@ from medquant.products import quick_linears
 from medquant.progress import CancelCheck, Progress, ProgressCallback
 from medquant.recipe import Recipe
 from medquant.sensitivity.change import Change, Expected
-from medquant.sensitivity.effects import VIEWS, LayerEffect, SensitivityMap, View
+from medquant.sensitivity.effects import LayerEffect, SensitivityMap, View, views_of
 from medquant.sensitivity.replay import Replay
 from medquant.sensitivity.trials import Rounding, Trial, TrialRun, exchanged
 
@@ -55,11 +55,9 @@ def sensitivity(
     the other, the fewest bits first. `model` stays as it is. Raises `UserError` where nothing can be calibrated with,
     `Cancelled` when stopped.
     """
-    odd = [view for view in views if view not in VIEWS]
-    if odd or not views or not roundings:
-        raise UserError(
-            f"Unknown view {odd[0]!r}. Choose among {', '.join(VIEWS)}." if odd else "Nothing is asked for."
-        )
+    views = views_of(views)
+    if not roundings:
+        raise UserError("Nothing is asked for. Give bits.")
     tracker = Progress(progress, cancelled)
     roundings = tuple(sorted(set(roundings), key=lambda r: (r.weights or 9, r.activations or 9)))
     batches, _ = calibration_inputs(model, calibration, selection or CalibrationSelection(count=1), tracker)

@@ -82,7 +82,7 @@ def _lossless(model: str, lines: Lines) -> Finding | None:
     if not eight:
         return None
     worst = max(eight, key=lambda line: line.dsc_drop)
-    claim = f"W8A8 is lossless at every granularity (DSC drops by {LOSSLESS_PERCENT:.0f} % at most)"
+    claim = f"W8A8 is lossless at every granularity measured (DSC drops by {LOSSLESS_PERCENT:.0f} % at most)"
     told = {f"{line.granularity} {line.dsc_drop:.1f} %": line.cases for line in eight}
     return Finding(claim, model, _told(worst.dsc_drop <= LOSSLESS_PERCENT), _evidence(told))
 
