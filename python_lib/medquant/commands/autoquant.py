@@ -69,7 +69,7 @@ def autoquant(
 
     Every layer is rounded by itself to see what that does to the output; then candidates are quantized, and segment
     a part of the scan that did not calibrate, until the smallest one is found whose masks are within the tolerance. No
-    labels are needed: the masks are compared with those of the FP32 model.
+    labels are needed: the masks are compared with those of the FP32 model. Takes some minutes, with a 3-D network more.
 
     Models that take boxes are checked with those that you give (--box, --box-world), else with boxes drawn at random.
     """

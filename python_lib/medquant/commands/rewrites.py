@@ -47,8 +47,8 @@ def rewrites(
     """Try the rewrites that keep a network's function, and see whether they help it through rounding.
 
     The layers that rounding harms most are rounded alone, with and without each rewrite; then the whole network is,
-    with the worst layer rewritten, and with all layers: some minutes. No labels are needed: everything is compared with FP32. To use
-    one, give its name to medquant quantize --rewrite.
+    with the worst layer rewritten, and with all layers: some minutes. No labels are needed: everything is compared with
+    FP32. To use one, give its name to medquant quantize --rewrite.
     """
     from medquant.commands.inputs import open_original, open_volume
     from medquant.evaluation.rewrite_study import recipe_of_study, study_rewrites
