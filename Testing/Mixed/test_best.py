@@ -79,7 +79,7 @@ def test_evenly_spread_bits_win_where_effects_do_not_add_up(planned: Plan, folds
     assert all(one.bytes_on_disk <= allowed for one in told) and best in told
 
 
-@pytest.mark.parametrize("more", [0, 400])
+@pytest.mark.parametrize("more", [64, 400])  # a file tells how long it took: its size is not known to the byte
 def test_what_does_no_good_is_left_unspent(planned: Plan, folds: list[HeldOut], more: int) -> None:
     told: list[Candidate] = []
     even = planned.even(8 * _bytes(planned, folds, 3))
