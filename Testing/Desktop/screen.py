@@ -105,12 +105,15 @@ class Screen:
         self.mouse(*words, "mouseup", LEFT)
 
     def reach(self, name: str) -> None:
-        """Turn the wheel over the panel until a widget is in sight."""
+        """Turn the wheel over the panel until a widget is in sight and stays where it is."""
         for _ in range(100):
-            _, top, _, height = self.told["places"][name]
+            _, top, _, height = place = self.told["places"][name]
             _, first, _, high = self.told["places"]["panel"]
             if first <= top and top + min(height, high) <= first + high:
-                return
+                time.sleep(0.3)
+                if self.told["places"][name] == place:
+                    return
+                continue
             self.mouse("mousemove", *self.at("panel", 0.01, 0.5), "click", UP if top < first else DOWN)
             time.sleep(0.3)
         raise AssertionError(f"{name} is nowhere in sight: {self.told['places']}")

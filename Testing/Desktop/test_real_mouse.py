@@ -121,7 +121,8 @@ def keep_one_layer_precise(screen: Screen) -> None:
     assert not told["layer"] and not told["wishes"]
     (row,) = [name for name in told["places"] if name.startswith("row ") and worst.startswith(f"{name[4:]}.")]
     screen.push(row)
-    screen.until(lambda told: told["layer"] == worst and f"row {worst}" in told["places"], "the layer")
+    parts = {f"row {worst}", "weightsPicture", "inputsPicture"}  # pictures that come late move the button
+    screen.until(lambda told: told["layer"] == worst and parts <= {*told["places"]}, "the layer with its pictures")
     screen.push("keepButton")
     screen.until(lambda told: told["wishes"] == {worst: 8}, "the wish")
     screen.take("x-4-kept")
