@@ -97,17 +97,17 @@ def rows_of(case: OrganCase, bits: Sequence[int], recipe: Recipe, tracker: Progr
     folds = [HeldOut(case.model, half, _half(case, CHECKED_ON, CHECKING, mirrored=True), recipe)]
     peers, mixed = tracker.span(0.25, 0.45), tracker.span(0.45, 1.0)
     rows: list[Row] = []
-    sizes: dict[int, int] = {}
+    uniform: dict[int, tuple[Recipe, Row]] = {}
     for number, width in enumerate(widths := sorted(set(bits))):
         default = replace(recipe, weights=IntWeights(width))
         for place, (kind, one) in enumerate((("default", default), ("uniform", everywhere(recipe, width)))):
             part = peers.span((number + place / 2) / len(widths), (number + (place + 1) / 2) / len(widths))
             rows.append(_measured(case, batches, kind, one, part))
-        sizes[width] = rows[-1].bytes_on_disk
-    allowed = sizes_to_reach(sizes)
+        uniform[width] = one, rows[-1]
+    allowed = sizes_to_reach({width: row.bytes_on_disk for width, (_, row) in uniform.items()})
     for number, most in enumerate(allowed):
         part = mixed.span(number / len(allowed), (number + 1) / len(allowed))
-        rows.append(_mixed(case, batches, planned, folds, recipe, most, part))
+        rows.append(_mixed(case, batches, planned, folds, recipe, most, list(uniform.values()), part))
     return sorted(rows, key=lambda row: row.bytes_on_disk)
 
 
@@ -144,13 +144,16 @@ def _mixed(
     folds: Sequence[HeldOut],
     recipe: Recipe,
     most_bytes: int,
+    measured: Sequence[tuple[Recipe, Row]],
     tracker: Progress,
 ) -> Row:
-    """The best of at most so many bytes."""
+    """The best of at most so many bytes; where nothing is better than the same bits everywhere, that of `measured`."""
 
     def attempt(allowed: int) -> tuple[int, Row]:
         chosen = best_of_size(planned, folds, allowed, tracker=tracker.span(0.0, 0.9))
-        row = _measured(case, batches, "mixed", recipe_for(chosen.allocation, recipe), tracker.span(0.9, 1.0))
+        wanted = recipe_for(chosen.allocation, recipe)
+        known = next((replace(row, kind="mixed") for one, row in measured if one == wanted), None)
+        row = known or _measured(case, batches, "mixed", wanted, tracker.span(0.9, 1.0))
         return chosen.bytes_on_disk, row
 
     return first_within(most_bytes, attempt)
