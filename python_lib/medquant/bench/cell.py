@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import socket
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
+from medquant.artifact import SUFFIX
 from medquant.bench.identity import key_of
-from medquant.bench.networks import Network, loaded
+from medquant.bench.networks import Network, loaded, quantized
 from medquant.errors import UserError
 from medquant.imaging.volume import Volume
 from medquant.models.base import Model
 from medquant.progress import Progress
+from medquant.quantized_model import QuantizedModel
 from medquant.recipe import Recipe
 from medquant.segmentation import Segmentation
 
@@ -67,6 +70,13 @@ class BenchmarkCell(ABC):
                 "Put the same files on every machine, and run again."
             )
         return model
+
+    def model(self, models: Path, device: str, quantize: Callable[[Model], QuantizedModel]) -> Model | QuantizedModel:
+        """The FP32 model, or where there is a recipe the quantized one, which `quantize` makes if `models` lacks it."""
+        original = self.original(device)
+        if self.setting.recipe is None:
+            return original
+        return quantized(self.network, device, models / f"{self.model_key}{SUFFIX}", quantize)
 
     @abstractmethod
     def code(self) -> str:

@@ -13,8 +13,7 @@ import torch
 from torch import nn
 
 import medquant
-from medquant import artifact
-from medquant.bench.networks import quantized, torch_threads
+from medquant.bench.networks import torch_threads
 from medquant.bench.reference_boxes import segment_each
 from medquant.deploy.accelerate import accelerate
 from medquant.deploy.machine import Machine
@@ -54,11 +53,7 @@ def run_cell(
     progress = progress or Progress()
     with torch_threads(threads):
         original = cell.original(device)
-        model: Model | QuantizedModel = original
-        if cell.setting.recipe is not None:
-            file = models / f"{cell.model_key}{artifact.SUFFIX}"
-            make = partial(_quantized, cell, progress=progress.span(0.0, 0.6))
-            model = quantized(cell.network, device, file, make)
+        model = cell.model(models, device, partial(_quantized, cell, progress=progress.span(0.0, 0.6)))
         volume, reference = cell.case.volume(), cell.case.reference()
         found = _taken(_segmented(model, volume, reference, progress.span(0.6, 0.9), cell.describe()), reference)
         row = {

@@ -24,9 +24,9 @@ PRECISIONS = {"W8A8": 8, "W4A4": 4}
 PRODUCT = "medquant"
 """Not a solver but the product's whole recipe: its calibration, static scales equalized over channels, the first and
 the last layer at 8 bits; per tensor, so that ordinary integer kernels compute it."""
-_DECIDING = tuple(f"bench/{name}.py" for name in ("allconvunet", "networks", "organ_case", "reference_boxes")) + tuple(
-    f"bench/medquanbench/{name}.py" for name in ("measure", "mini", "subjects")
-)
+_DECIDING = tuple(
+    f"bench/{name}.py" for name in ("allconvunet", "cell", "networks", "organ_case", "reference_boxes")
+) + tuple(f"bench/medquanbench/{name}.py" for name in ("measure", "mini", "subjects"))
 
 
 @dataclass(frozen=True)

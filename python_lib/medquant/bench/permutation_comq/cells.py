@@ -10,10 +10,9 @@ from typing import Any
 
 import torch
 
-from medquant.artifact import SUFFIX
 from medquant.bench.cell import BenchmarkCell
 from medquant.bench.identity import code_version, fingerprint, key_of
-from medquant.bench.networks import NamedNetwork, quantized, torch_threads
+from medquant.bench.networks import NamedNetwork, torch_threads
 from medquant.bench.permutation_comq.contenders import Setting
 from medquant.bench.permutation_comq.material import Material, scores
 from medquant.errors import UserError
@@ -25,7 +24,7 @@ from medquant.quantized_model import QuantizedModel
 
 _DECIDING = tuple(
     f"bench/{name}.py"
-    for name in ("networks", "reference_boxes", "permutation_comq/cells", "permutation_comq/material")
+    for name in ("cell", "networks", "reference_boxes", "permutation_comq/cells", "permutation_comq/material")
 )
 
 
@@ -44,10 +43,7 @@ class Cell(BenchmarkCell):
         """DSC and NSD of each organ that the case shows, and the bits that are stored for a weight."""
         with torch_threads(threads):
             original = self.original(device)
-            model: Model | QuantizedModel = original
-            if self.setting.recipe is not None:
-                make = partial(self._quantized, progress=progress.span(0.0, 0.3))
-                model = quantized(self.network, device, models / f"{self.model_key}{SUFFIX}", make)
+            model = self.model(models, device, partial(self._quantized, progress=progress.span(0.0, 0.3)))
             organs = scores(model, self.case, progress.span(0.3, 1.0))
             getattr(model, "model", model).forget()
         return {
