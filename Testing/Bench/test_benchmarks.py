@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import nn
 
-from medquant.bench import quality, sensitivity_time, solver
+from medquant.bench import allconvunet, quality, sensitivity_time, solver
 from medquant.bench.organ_case import OrganCase, logits_of
 from medquant.errors import UserError
 from medquant.imaging.volume import Volume
@@ -99,6 +99,7 @@ def small_case(monkeypatch: pytest.MonkeyPatch) -> OrganCase:
     full = logits_of(model.network, cube).argmax(1)[0]
     case = OrganCase(model, Volume(scan, np.diag([1.0, 1.0, 2.0, 1.0])), cube, full, full, (1, 2))
     monkeypatch.setattr(quality.OrganCase, "all", lambda *_: iter([case]))
+    monkeypatch.setattr(allconvunet, "SIDE", 24)  # of the inputs that calibrate
     return case
 
 

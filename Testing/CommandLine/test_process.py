@@ -136,3 +136,21 @@ def test_pytorch_is_loaded_when_it_is_needed() -> None:
     """The window is this process too: PyTorch would double its memory, and read the number of threads too early."""
     code = "import sys, medquant.cli, medquant.worker.process; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="PyTorch comes with GNU OpenMP on Linux only")
+@pytest.mark.parametrize(
+    ("set_by_hand", "expected"), [({}, "1000"), ({"GOMP_SPINCOUNT": "77"}, "77"), ({"OMP_WAIT_POLICY": "PASSIVE"}, "0")]
+)
+def test_threads_that_wait_soon_give_up_their_core(set_by_hand: dict[str, str], expected: str) -> None:
+    """As OpenMP itself tells when PyTorch loads it; what a person has set stays."""
+    code = "import sys; from medquant.cli import main\ntry: main()\nexcept SystemExit: import torch"
+    clean = {name: value for name, value in os.environ.items() if name not in ("GOMP_SPINCOUNT", "OMP_WAIT_POLICY")}
+    told = subprocess.run(
+        [sys.executable, "-c", code, "--version"],
+        env={**clean, **set_by_hand, "OMP_DISPLAY_ENV": "verbose"},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert f"GOMP_SPINCOUNT = '{expected}'" in told.stderr

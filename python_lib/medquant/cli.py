@@ -46,6 +46,7 @@ from medquant.commands import (
 )
 from medquant.commands import app as window
 from medquant.errors import Cancelled, Notice, UserError
+from medquant.waiting import wait_briefly
 
 UNEXPECTED, USER_ERROR, CANCELLED = 1, 2, 130
 PATIENCE_SECONDS = 1.0
@@ -175,6 +176,7 @@ def _note(text: str) -> None:
 
 def main() -> None:
     """The console script."""
+    wait_briefly(os.environ)
     codecs.register_error("plain", _plainly)
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):
