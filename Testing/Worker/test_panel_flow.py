@@ -149,6 +149,7 @@ def test_from_the_scan_to_the_table_and_back(loop: EventLoop, host: ArrayHost, t
     # Four buttons: Quantize, Place box, Segment, and the slice that differs most.
     presenter.set_option("method", "rtn")
     presenter.set_option("slices", 1)
+    presenter.set_option("activations", 0)
     presenter.set_option("runtime", "pytorch")
     presenter.quantize()
     assert presenter.shown.state is State.QUANTIZING
@@ -219,7 +220,7 @@ def _reopen(loop: EventLoop, host: ArrayHost, before: Shown) -> None:
     """The same scene in another panel and another process: everything is there, and nothing has to be done again."""
     engine = loop.engine(sys.executable, "-m", "medquant", "worker")
     presenter = Presenter(engine, host, lambda shown: None)
-    for name in ("method", "slices", "runtime", "view"):
+    for name in ("method", "slices", "activations", "runtime", "view"):
         presenter.set_option(name, getattr(before.options, name))
     presenter.choices_loaded()
     presenter.start()
@@ -264,6 +265,7 @@ def test_a_worker_that_is_killed_costs_only_what_it_did(loop: EventLoop, host: A
     presenter.set_option("runtime", "pytorch")
     presenter.set_option("method", "rtn")
     presenter.set_option("slices", 1)
+    presenter.set_option("activations", 0)
     presenter.quantize()
     loop.wait(lambda: presenter.shown.quantized_fits, 60)
     presenter.place_box()
