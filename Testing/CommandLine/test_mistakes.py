@@ -43,6 +43,7 @@ BOX = "liver=10,10,0,40,50,3"
         (["compare", "LABELS", "no.nii.gz"], "no file"),
         (["compare", "LABELS", "--report", "r.html"], "--volume"),
         (["compare", "LABELS", "--labels", "a,b"], "one label for each"),
+        (["compare", "LABELS", "--volume", "CT", "--figure", "slices.bmp"], ".png, .svg or .pdf"),
         (["compare", "LABELS", "--names", "liver"], "label=name"),
         (["export-mask", "LABELS", "--to", "jpeg"], "seg-nrrd"),
         (["export-mask", "LABELS", "--to", "dicom-seg"], "--volume"),

@@ -129,3 +129,8 @@ def test_pictures_of_a_real_scan(test_data, tmp_path):
     stomach = np.flatnonzero((scene.labels[0] == 6).any(axis=1)).mean()
     assert stomach < spine  # anterior is up
     assert imread(contact_sheet(tmp_path / "real.png", [labels, labels])).shape[0] > 300
+
+
+@pytest.mark.parametrize(("name", "begins"), [("a.png", b"\x89PNG"), ("a.svg", b"<?xml"), ("a.PDF", b"%PDF")])
+def test_a_picture_is_what_its_name_says(fp32, other, tmp_path, name: str, begins: bytes):
+    assert contact_sheet(tmp_path / name, [fp32, other]).read_bytes().startswith(begins)

@@ -9,7 +9,7 @@ import typer
 from rich.markup import escape
 
 from medquant.commands import options as o
-from medquant.commands.session import output_file, output_told, session
+from medquant.commands.session import output_file, output_told, picture_file, session
 from medquant.errors import UserError
 
 EXAMPLES = o.examples(
@@ -66,7 +66,9 @@ def compare(
     with session(json_target) as run:
         if volume is None and (report or figure):
             raise UserError("A report shows the scan. Give it with --volume.")
-        written = {name: output_file(path, name) for name, path in _given(report, figure, csv)}
+        written = {name: output_file(path, name) for name, path in _given(report, csv)}
+        if figure is not None:
+            written["--figure"] = picture_file(figure)
         told = [output_told(path) for path in written.values()]
         labels = parse_names(names)
         scan = open_volume(volume or masks[0], series=series, component=component, frame=frame)
@@ -116,6 +118,6 @@ def model_labels(text: str | None, count: int) -> list[str]:
     return labels
 
 
-def _given(report: str | None, figure: str | None, csv: str | None) -> list[tuple[str, str | Path]]:
-    options = {"--report": report, "--figure": figure, "--csv": csv}
+def _given(report: str | None, csv: str | None) -> list[tuple[str, str | Path]]:
+    options = {"--report": report, "--csv": csv}
     return [(name, path) for name, path in options.items() if path is not None]

@@ -7,7 +7,6 @@ from pathlib import Path
 
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.cm import ScalarMappable
 from matplotlib.colorbar import Colorbar
 from matplotlib.colors import LogNorm
@@ -17,9 +16,9 @@ from matplotlib.ticker import NullLocator
 
 from medquant.evaluation.activations import OUTLIER, ActivationStudy, LayerActivations
 from medquant.evaluation.outlier_maps import OutlierMap
+from medquant.evaluation.pictures import save_picture
 from medquant.evaluation.scene import FP32_COLOR, QUANTIZED_COLOR
 from medquant.evaluation.smoothed_layer import SmoothedLayer
-from medquant.files import atomic_path
 
 _TEXT, _QUIET, _LINE = "#1C2024", "#6B7480", "#D5DAE0"
 NAMED = 5
@@ -38,7 +37,6 @@ def activation_figure(path: str | Path, study: ActivationStudy) -> Path:
     heights += [2.6] if study.maps else []
     heights += [2.6] if study.smoothed is not None else []
     figure = Figure(figsize=(8.5, 1.25 * sum(heights)), dpi=150, facecolor="white", layout="constrained")
-    FigureCanvasAgg(figure)
     grid = iter(figure.add_gridspec(len(heights), 1, height_ratios=heights))
     _arithmetic(figure.add_subplot(next(grid)), study.flops)
     _distributions(figure.add_subplot(next(grid)), study.drawn)
@@ -49,9 +47,7 @@ def activation_figure(path: str | Path, study: ActivationStudy) -> Path:
             _map(figure.add_subplot(below[number]), one, study.picture)
     if study.smoothed is not None:
         _smoothed(figure, next(grid), study.smoothed)
-    with atomic_path(Path(path)) as temporary:
-        figure.savefig(temporary, format=Path(path).suffix.lstrip(".").lower() or "png")
-    return Path(path)
+    return save_picture(figure, path)
 
 
 def _arithmetic(axes: Axes, flops: dict[str, int]) -> None:

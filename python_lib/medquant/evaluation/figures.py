@@ -7,7 +7,6 @@ from pathlib import Path
 
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.collections import LineCollection
 from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
@@ -17,8 +16,8 @@ from medquant.errors import UserError
 from medquant.evaluation import wording
 from medquant.evaluation.compare import worst_slices
 from medquant.evaluation.comparison import Comparison, ModelSummary
+from medquant.evaluation.pictures import save_picture
 from medquant.evaluation.scene import FP32_COLOR, QUANTIZED_COLOR, Scene, scene_of
-from medquant.files import atomic_path
 from medquant.segmentation import Segmentation
 
 _GROUND, _TEXT, _QUIET = "#0F1216", "#E6E9ED", "#8D96A1"
@@ -64,7 +63,7 @@ def contact_sheet(
         panel.text(0, 1.12, title, transform=panel.transAxes, color=_TEXT, fontsize=14, weight="bold", va="bottom")
         panel.text(0, 1.035, caption, transform=panel.transAxes, color=_QUIET, fontsize=9.5, va="bottom")
     _explain(panels[1][0])
-    return _save(figure, path)
+    return save_picture(figure, path)
 
 
 def draw_slice(axes: Axes, scene: Scene, *, outline: int | None = None, difference: int | None = None) -> None:
@@ -105,7 +104,7 @@ def _grid(scenes: Sequence[Scene], columns: int) -> tuple[Figure, list[list[Axes
     top = edge + _CAPTION_INCHES
     total_width = 2 * edge + columns * width + (columns - 1) * gap
     total_height = top + edge + len(scenes) * height + (len(scenes) - 1) * gap
-    figure = Figure(figsize=(total_width, total_height), facecolor=_GROUND)
+    figure = Figure(figsize=(total_width, total_height), dpi=160, facecolor=_GROUND)
     panels = []
     for row in range(len(scenes)):
         bottom = total_height - top - (row + 1) * height - row * gap
@@ -156,11 +155,3 @@ def _caption(summary: ModelSummary, *, with_dice: bool) -> str:
     if summary.seconds is not None:
         parts.append(wording.seconds(summary.seconds))
     return "   ".join(parts)
-
-
-def _save(figure: Figure, path: str | Path) -> Path:
-    path = Path(path)
-    FigureCanvasAgg(figure)
-    with atomic_path(path) as temporary:
-        figure.savefig(temporary, dpi=160, format="png", facecolor=figure.get_facecolor())
-    return path

@@ -14,7 +14,7 @@ from matplotlib.font_manager import FontProperties
 
 from medquant.evaluation import wording
 from medquant.evaluation.effect_colors import ANCHORS, FLOOR, depth, is_dark
-from medquant.files import atomic_path
+from medquant.evaluation.pictures import save_picture
 from medquant.sensitivity.effects import LayerEffect, SensitivityMap
 
 _MAP = LinearSegmentedColormap.from_list("effect", list(ANCHORS))
@@ -37,8 +37,7 @@ def sensitivity_figure(path: str | Path, found: SensitivityMap) -> Path:
     margin = max(_LEFT, _widest([*found.layers, *kinds]) + 0.15)
     width = margin + len(views) * (columns * _COLUMN + 0.5)
     below = len(kinds) * (columns * _BAR + 0.12) + 0.9 if kinds else 0.0
-    figure = Figure(figsize=(width, rows * _ROW + 1.3 + below), dpi=_DPI)
-    FigureCanvasAgg(figure)
+    figure = Figure(figsize=(width, rows * _ROW + 1.3 + below), dpi=_DPI, facecolor="white")
     worst = set(found.worst(_WORST))
     for number, view in enumerate(views):
         left = (margin + number * (columns * _COLUMN + 0.5)) / width
@@ -70,9 +69,7 @@ def sensitivity_figure(path: str | Path, found: SensitivityMap) -> Path:
         _bars(figure.add_axes((place[0] / wide, place[1] / high, place[2] / wide, place[3] / high)), found, kinds)
     below_all = "Relative change of the output, per cent. Darker: more. Not for clinical use."
     figure.text(0.01, 0.06 / figure.get_figheight(), below_all, fontsize=7, color=_QUIET)
-    with atomic_path(path) as temporary:
-        figure.savefig(temporary, facecolor="white", format=Path(path).suffix.lstrip(".") or "png")
-    return Path(path)
+    return save_picture(figure, path)
 
 
 def _bars(axes: Axes, found: SensitivityMap, kinds: Sequence[str]) -> None:

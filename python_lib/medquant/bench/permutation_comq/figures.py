@@ -8,14 +8,13 @@ from pathlib import Path
 import numpy as np
 import torch
 from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from medquant.bench.permutation_comq.readings import READINGS
 from medquant.bench.permutation_comq.simulation import Drawn, SimulatedLayer
+from medquant.evaluation.pictures import save_picture
 from medquant.evaluation.scene import FP32_COLOR, QUANTIZED_COLOR
-from medquant.files import atomic_path
 
 SUFFIXES = ("png", "svg")
 PEER = ("comq", "none")
@@ -30,7 +29,7 @@ _BINS = 14
 def write_figures(folder: Path, layer: SimulatedLayer, drawn: Drawn) -> list[Path]:
     """`figure2` and `figure3` as PNG and SVG in `folder`. Raises `UserError` where they cannot be written."""
     figures = {"figure2": magnitudes(layer), "figure3": relative_errors(layer, drawn)}
-    return [_save(figure, folder / f"{name}.{suffix}") for name, figure in figures.items() for suffix in SUFFIXES]
+    return [save_picture(drawing, folder / f"{name}.{end}") for name, drawing in figures.items() for end in SUFFIXES]
 
 
 def magnitudes(layer: SimulatedLayer) -> Figure:
@@ -142,10 +141,3 @@ def _plain(axes: Axes) -> None:
         axes.spines[side].set_visible(False)
     for side in ("left", "bottom"):
         axes.spines[side].set_color(_LINE)
-
-
-def _save(figure: Figure, path: Path) -> Path:
-    FigureCanvasAgg(figure)
-    with atomic_path(path) as temporary:
-        figure.savefig(temporary, format=path.suffix.lstrip("."))
-    return path
