@@ -21,7 +21,7 @@ EPILOG = o.examples("medquant bench generation --figure samples.png --json gener
 def generation(
     images: Annotated[
         int, typer.Option(metavar="N", help="Images of each row, and slices of phantoms to compare them with.")
-    ] = 192,
+    ] = 160,
     steps: Annotated[int, typer.Option(metavar="N", help="Of the sampler, from noise to image.")] = 20,
     precision: Annotated[
         list[str] | None,

@@ -10,7 +10,8 @@ import numpy as np
 import torch
 from torch.nn import functional
 
-from medquant.embedded.promptable.configuration import IMAGE_SIZE, PREPROCESSOR, load_model
+from medquant.embedded.promptable.configuration import IMAGE_SIZE, PREPROCESSOR
+from medquant.models.registry import load_model
 from medquant.progress import Progress
 
 EXTRACTOR = "the embedded promptable model's image encoder (SAM's layout), 128 channels averaged over the image"
@@ -21,7 +22,7 @@ class Features:
     """The encoder, loaded once."""
 
     def __init__(self) -> None:
-        self.encoder = load_model().vision_encoder
+        self.encoder = load_model("embedded", device="cpu").network.vision_encoder
 
     def __call__(self, images: torch.Tensor, progress: Progress) -> np.ndarray:
         """Images (n, 1, side, side) in -1..1 -> features (n, 128). -1..1 is the window that the encoder learnt with."""

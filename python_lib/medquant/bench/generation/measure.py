@@ -25,7 +25,7 @@ from medquant.models.catalogue import EMBEDDED_DIFFUSION
 from medquant.progress import CancelCheck, Progress, ProgressCallback
 from medquant.quantize import quantize
 
-IMAGES = 192
+IMAGES = 160
 WAYS = 8
 """From noise to image, that calibrate."""
 SLICES = 8
@@ -102,8 +102,6 @@ def run(
     if not 1 <= steps <= 1000:
         raise UserError(f"The sampler takes 1 to 1000 steps, not {steps}. Choose {STEPS}.")
     tracker = Progress(progress, cancelled)
-    model = GenerationModel.load(weights)
-    features = Features()
     model, features = GenerationModel.load(weights), Features()
     real, others = _held_out(images, tracker.span(0.0, 0.12), processes)
     reference = Gaussian.of(features(real, tracker.span(0.12, 0.16)))
@@ -111,24 +109,19 @@ def run(
     batches = model.own_batches(WAYS, steps, tracker.span(0.2, 0.22))
     noise, plan = noise_of(images, 0), [FP32, *(settings() if compared is None else compared)]
     rows: list[Row] = []
-    samples = {REAL: real[:: max(images // KEPT, 1)][:KEPT]}
-    whole = torch.empty(0)
+    made: list[torch.Tensor] = []
     for number, setting in enumerate(plan):
         span = tracker.span(0.22 + 0.78 * number / len(plan), 0.22 + 0.78 * (number + 1) / len(plan))
         network, told = _rounded(model, setting, batches, span.span(0.0, 0.3))
         span.report(0.3, f"{setting.name}: making {images} images")
         began = time.perf_counter()
-        made = generated(network, noise, steps, span.check)
-        seconds = time.perf_counter() - began
-        whole = made if setting.recipe is None else whole
-        samples[setting.name] = made[:KEPT]
-        seen = features(made, span.span(0.8, 1.0))
-        fid = frechet_distance(reference, Gaussian.of(seen))
-        psnr, mae = (None, None) if setting.recipe is None else differences(made, whole)
-        rows.append(
-            Row(setting.precision, setting.method, fid=fid, psnr=psnr, mae_hu=mae,
-                seconds_per_image=seconds / images, **told)
-        )  # fmt: skip
+        made.append(generated(network, noise, steps, span.check))
+        told["seconds_per_image"] = (time.perf_counter() - began) / images
+        fid = frechet_distance(reference, Gaussian.of(features(made[-1], span.span(0.7, 1.0))))
+        psnr, off = differences(made[-1], made[0]) if number else (None, None)
+        rows.append(Row(setting.precision, setting.method, fid=fid, psnr=psnr, mae_hu=off, **told))
+    samples = {REAL: real[:: max(images // KEPT, 1)][:KEPT]}
+    samples |= {row.name: found[:KEPT] for row, found in zip(rows, made, strict=True)}
     return Measured(tuple(rows), floor, images, steps, EXTRACTOR, samples)
 
 

@@ -10,8 +10,8 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from medquant.errors import UserError
 from medquant.files import atomic_path
+from medquant.models.weight_files import fill, read_state_dict
 
 if TYPE_CHECKING:
     from monai.networks.schedulers import RFlowScheduler
@@ -86,17 +86,7 @@ def save_weights(network: nn.Module, folder: Path, summary: dict[str, Any]) -> N
 
 def load_weights(folder: Path) -> nn.Module:
     """The network of a weights folder in float32, ready for inference. Raises `UserError` where it is not one."""
-    from safetensors import SafetensorError
-    from safetensors.torch import load_file
-
     file = Path(folder) / "model.safetensors"
-    if not file.is_file():
-        raise UserError(f"There are no weights at {file}. Give a folder that diffusion_demo.training wrote.")
     network = untrained()
-    try:
-        network.load_state_dict({name: value.float() for name, value in load_file(file).items()})
-    except (SafetensorError, RuntimeError) as error:
-        raise UserError(
-            f"{file} holds another network ({error}). Give one that diffusion_demo.training wrote."
-        ) from error
+    fill(network, read_state_dict(file), source=file.name, what="the demonstration's diffusion network")
     return network.eval()
