@@ -110,8 +110,8 @@ def test_the_table_is_whole_in_80_columns_and_says_what_it_is() -> None:
     told = stream.getvalue()
     assert "\N{HORIZONTAL ELLIPSIS}" not in told
     (line,) = (one for one in told.splitlines() if one.startswith("W4A4"))
-    assert all(word in line for word in (PAPER, "1234.57", "12.3 dB", "123.4", "4.31"))
-    assert "1.20 apart" in told and "not MAISI's weights" in told and "simulated" in told
+    assert all(word in line for word in (PAPER, "1234.568", "12.3 dB", "123.4", "4.31"))
+    assert "1.200 apart" in told and "not MAISI's weights" in told and "simulated" in told
 
 
 @pytest.mark.parametrize(

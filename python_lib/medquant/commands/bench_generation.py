@@ -21,7 +21,7 @@ EPILOG = o.examples("medquant bench generation --figure samples.png --json gener
 def generation(
     images: Annotated[
         int, typer.Option(metavar="N", help="Images of each row, and slices of phantoms to compare them with.")
-    ] = 160,
+    ] = 128,
     steps: Annotated[int, typer.Option(metavar="N", help="Of the sampler, from noise to image.")] = 20,
     precision: Annotated[
         list[str] | None,
@@ -72,7 +72,7 @@ def print_generation(run: Session, measured: Measured) -> None:
         table.add_row(
             row.precision,
             row.method,
-            f"{row.fid:.2f}",
+            f"{row.fid:.3f}",
             "" if row.psnr is None else f"{row.psnr:.1f} dB",
             "" if row.mae_hu is None else f"{row.mae_hu:.1f}",
             wording.size(row.bytes_on_disk),
@@ -85,7 +85,7 @@ def print_generation(run: Session, measured: Measured) -> None:
         f"network was not trained on. Features: {measured.features}; FIDs by others cannot be compared."
     )
     run.say(
-        f"Two sets of such slices, of other phantoms each, are {measured.floor:.2f} apart. So few images raise every "
+        f"Two sets of such slices, of other phantoms each, are {measured.floor:.3f} apart. So few images raise every "
         "FID; that is the floor, not 0."
     )
     run.say("PSNR and HU off: mean against FP32's images from the same noise.")

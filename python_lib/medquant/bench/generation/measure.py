@@ -25,7 +25,7 @@ from medquant.models.catalogue import EMBEDDED_DIFFUSION
 from medquant.progress import CancelCheck, Progress, ProgressCallback
 from medquant.quantize import quantize
 
-IMAGES = 160
+IMAGES = 128
 WAYS = 8
 """From noise to image, that calibrate."""
 SLICES = 8
@@ -120,7 +120,7 @@ def run(
         fid = frechet_distance(reference, Gaussian.of(features(made[-1], span.span(0.7, 1.0))))
         psnr, off = differences(made[-1], made[0]) if number else (None, None)
         rows.append(Row(setting.precision, setting.method, fid=fid, psnr=psnr, mae_hu=off, **told))
-    samples = {REAL: real[:: max(images // KEPT, 1)][:KEPT]}
+    samples = {REAL: real[torch.linspace(0, images - 1, min(KEPT, images)).long()]}
     samples |= {row.name: found[:KEPT] for row, found in zip(rows, made, strict=True)}
     return Measured(tuple(rows), floor, images, steps, EXTRACTOR, samples)
 
