@@ -31,7 +31,7 @@ def train(
     output: Path,
     *,
     phantoms: int = 200,
-    steps: int = 8000,
+    steps: int = 7000,
     seed: int = 0,
     progress: ProgressCallback | None = None,
     cancelled: CancelCheck | None = None,
@@ -85,7 +85,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="python -m medquant.embedded.diffusion_demo.training", description=__doc__)
     parser.add_argument("output", type=Path, help="folder for the weights")
     parser.add_argument("--phantoms", type=int, default=200, help="seeds from 1000")
-    parser.add_argument("--steps", type=int, default=8000)
+    parser.add_argument("--steps", type=int, default=7000)
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args(arguments)
     train(
