@@ -7,7 +7,13 @@ from typing import Annotated
 
 import typer
 
-from medquant.commands import bench_activations, bench_medquanbench, bench_permutation_comq, bench_sensitivity
+from medquant.commands import (
+    bench_activations,
+    bench_generation,
+    bench_medquanbench,
+    bench_permutation_comq,
+    bench_sensitivity,
+)
 from medquant.commands import options as o
 from medquant.commands.app import need_window
 from medquant.commands.bench_tables import (
@@ -32,6 +38,7 @@ app.command("medquanbench", epilog=bench_medquanbench.EPILOG)(bench_medquanbench
 app.command("permutation-comq", epilog=bench_permutation_comq.EPILOG)(bench_permutation_comq.permutation_comq)
 app.command("activations", epilog=bench_activations.EPILOG)(bench_activations.activations)
 app.command("sensitivity", epilog=bench_sensitivity.EPILOG)(bench_sensitivity.sensitivity)
+app.command("generation", epilog=bench_generation.EPILOG)(bench_generation.generation)
 DATA = typer.Option(envvar="MEDQUANT_TEST_DATA", help="Folder of the real scans and weights.")
 FloatShare = Annotated[
     float,

@@ -13,6 +13,8 @@ EMBEDDED_WEIGHTS = Path(__file__).resolve().parents[1] / "embedded" / "weights"
 EMBEDDED_PROMPTABLE = EMBEDDED_WEIGHTS / "promptable"
 EMBEDDED_NNUNET = EMBEDDED_WEIGHTS / "nnunet" / "Dataset900_PhantomAbdomen" / "nnUNetTrainer__nnUNetPlans__3d_fullres"
 EMBEDDED_UNETR = EMBEDDED_WEIGHTS / "unetr"
+EMBEDDED_DIFFUSION = EMBEDDED_WEIGHTS / "diffusion"
+"""Not a model to segment with: `medquant bench generation` measures it."""
 SAM_FILES = {
     "sam-vit-b": "sam_vit_b_01ec64.pth",
     "sam-vit-l": "sam_vit_l_0b3195.pth",
