@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import io
 
 import pytest
@@ -10,24 +11,24 @@ from rich.console import Console
 from torch import nn
 from typer.testing import CliRunner
 
+from medquant.bench.generation.calibration import own_ways
 from medquant.bench.generation.figure import write_figure
 from medquant.bench.generation.measure import REAL, Measured, Row, differences, run
-from medquant.bench.generation.model import GenerationModel
 from medquant.bench.generation.sampling import generated, noise_of, states
 from medquant.bench.generation.settings import MEDQUANT, NEAREST, PAPER, Setting, settings
 from medquant.bench.quality import recipes
 from medquant.cli import app
 from medquant.commands.bench_generation import print_generation
 from medquant.commands.session import Session
-from medquant.embedded.diffusion_demo.configuration import images_of
-from medquant.errors import UserError
-from medquant.imaging.volume import Volume
+from medquant.embedded.diffusion_demo.configuration import images_of, load_weights, save_weights
+from medquant.models.catalogue import EMBEDDED_DIFFUSION
+from medquant.progress import Progress
 from medquant.recipe import IntWeights, Recipe
 
 
 @pytest.fixture(scope="module")
-def model() -> GenerationModel:
-    return GenerationModel.load()
+def network() -> nn.Module:
+    return load_weights(EMBEDDED_DIFFUSION)
 
 
 class Straight(nn.Module):
@@ -48,21 +49,21 @@ def test_a_straight_way_ends_at_its_image_in_any_number_of_steps(steps: int) -> 
     assert torch.allclose(found, images_of(target).expand(2, -1, -1, -1), atol=1e-4)
 
 
-def test_the_same_noise_gives_the_same_images_however_many_there_are(model: GenerationModel) -> None:
+def test_the_same_noise_gives_the_same_images_however_many_there_are(network: nn.Module) -> None:
     noise = noise_of(3, 0)
     assert torch.equal(noise[:2], noise_of(2, 0)) and not torch.equal(noise[0], noise[1])
-    found = generated(model.network, noise, 2)
+    found = generated(network, noise, 2)
     assert found.shape == (3, 1, 64, 64) and float(found.abs().max()) <= 1
-    assert torch.equal(found, generated(model.network, noise, 2))
-    assert torch.allclose(found[:1], generated(model.network, noise[:1], 2), atol=1e-4)
+    assert torch.equal(found, generated(network, noise, 2))
+    assert torch.allclose(found[:1], generated(network, noise[:1], 2), atol=1e-4)
 
 
-def test_calibration_sees_every_timestep_of_the_way(model: GenerationModel) -> None:
+def test_calibration_sees_every_timestep_of_the_way(network: nn.Module) -> None:
     noise = noise_of(1, 5)
-    latents, timesteps = states(model.network, noise, 4)
+    latents, timesteps = states(network, noise, 4)
     assert timesteps.tolist() == [1000, 750, 500, 250]
     assert torch.equal(latents[:1], noise)
-    batches = model.own_batches(2, 4)
+    batches = own_ways(network, 2, 4, Progress())
     assert [tuple(part.shape) for part in batches[0].inputs] == [(4, 4, 32, 32), (4,)]
     assert not torch.equal(batches[0].inputs[0], batches[1].inputs[0])
     assert bool((batches[0].focus == 1).all())
@@ -93,7 +94,8 @@ def test_a_run_tells_how_far_all_rows_are_from_real_slices_and_from_fp32(tmp_pat
     assert whole.psnr is None and eight.psnr > four.psnr + 6 and eight.psnr > two.psnr + 6
     assert eight.mae_hu < four.mae_hu and eight.mae_hu < two.mae_hu
     assert whole.bytes_on_disk > eight.bytes_on_disk > four.bytes_on_disk > two.bytes_on_disk
-    assert 0 < measured.floor < two.fid and min(row.fid for row in measured.rows) > 0
+    assert min(measured.fid_of_real, measured.fid_again, *(row.fid for row in measured.rows)) > 0
+    assert measured.fid_again != whole.fid < two.fid and two.quantizing_peak_mb > 0
     assert [*measured.samples] == [REAL, *(row.name for row in measured.rows)]
     assert not whole.simulated and eight.simulated
     told = measured.to_dict()
@@ -104,22 +106,24 @@ def test_a_run_tells_how_far_all_rows_are_from_real_slices_and_from_fp32(tmp_pat
 
 def test_the_table_is_whole_in_80_columns_and_says_what_it_is() -> None:
     row = Row("W4A4", PAPER, "", 1234.5678, 12.34, 123.4, 711_568, 4.31, 1.234, True)
-    measured = Measured((Row("FP32", "", "", 8.1, None, None, 4_458_128, 32.0, 0.1, False), row), 1.2, 192, 20, "F", {})
+    whole = Row("FP32", "", "", 8.1, None, None, 4_458_128, 32.0, 0.1, False)
+    measured = Measured((whole, row), 1.2, 8.3, 192, 20, "F", "Abacus, threads: 2", {})
     stream = io.StringIO()
     print_generation(Session(Console(file=stream, width=80, emoji=False)), measured)
     told = stream.getvalue()
     assert "\N{HORIZONTAL ELLIPSIS}" not in told
     (line,) = (one for one in told.splitlines() if one.startswith("W4A4"))
     assert all(word in line for word in (PAPER, "1234.568", "12.3 dB", "123.4", "4.31"))
-    assert "1.200 apart" in told and "not MAISI's weights" in told and "simulated" in told
+    assert all(word in told for word in ("1.200", "8.300", "Abacus", "not MAISI", "simulated"))
 
 
 @pytest.mark.parametrize(
     ("words", "advice"),
     [
         (("--precision", "W3"), "W8A8"),
-        (("--images", "1"), "2 to 400"),
-        (("--images", "401"), "2 to 400"),
+        (("--images", "1"), "2 to 2000"),
+        (("--images", "2001"), "2 to 2000"),
+        (("--weights", "nowhere"), "There is no file"),
         (("--steps", "0"), "Choose 20"),
         (("--figure", "samples.gif"), ".png"),
     ],
@@ -129,10 +133,10 @@ def test_mistakes_are_told_before_anything_long(words: tuple[str, ...], advice: 
     assert result.exit_code == 2 and advice in " ".join(result.output.split())
 
 
-def test_no_scan_is_segmented_and_no_other_folder_taken(model: GenerationModel, tmp_path) -> None:
-    with pytest.raises(UserError, match="makes images"):
-        model.segment(Volume(torch.zeros(2, 2, 2).numpy(), torch.eye(4).numpy(), modality="CT"))
-    with pytest.raises(UserError, match="bench generation"):
-        GenerationModel.from_spec({})
-    with pytest.raises(UserError, match="There is no file"):
-        GenerationModel.load(tmp_path)
+def test_weights_of_ones_own_are_measured(network: nn.Module, tmp_path) -> None:
+    halved = copy.deepcopy(network)
+    halved.out[-1].conv.weight.data /= 2
+    save_weights(halved, tmp_path, {})
+    ours, given = (run(images=2, steps=1, compared=[], weights=folder) for folder in (EMBEDDED_DIFFUSION, tmp_path))
+    assert not torch.equal(ours.samples["FP32"], given.samples["FP32"])
+    assert torch.equal(ours.samples[REAL], given.samples[REAL])

@@ -17,10 +17,11 @@ from medquant.embedded.diffusion_demo.configuration import (
     save_weights,
     untrained,
 )
-from medquant.embedded.diffusion_demo.dataset import drawn_slices
+from medquant.embedded.diffusion_demo.dataset import drawn_slices, single_slices
 from medquant.embedded.diffusion_demo.training import train
 from medquant.errors import UserError
 from medquant.models.catalogue import EMBEDDED_DIFFUSION, list_models
+from medquant.progress import Progress
 
 
 def test_folder_is_complete_small_and_as_the_code_says() -> None:
@@ -54,6 +55,12 @@ def test_slices_show_a_body_in_air_and_are_the_same_for_a_seed() -> None:
     assert slices.min() >= -1 and slices.max() <= 1
     assert (slices[:, :, :4, :4] < -0.9).all() and (np.abs(slices[:, :, 20:44, 20:44]) < 0.9).mean() > 0.5
     assert np.array_equal(slices, drawn_slices(905, 2)) and not np.array_equal(slices[0], slices[1])
+
+
+def test_of_each_held_out_phantom_one_slice_counts_at_any_height() -> None:
+    found = single_slices([2000, 2001], Progress())
+    assert found.shape == (2, 1, SIDE, SIDE)
+    assert np.array_equal(found[0], drawn_slices(2000, 2)[0]) and np.array_equal(found[1], drawn_slices(2001, 2)[1])
 
 
 def test_weights_are_kept_in_16_bits_and_damaged_ones_refused(tmp_path) -> None:

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from medquant.bench.generation.measure import REAL, Measured
-from medquant.files import atomic_path
+from medquant.evaluation.pictures import save_picture
 
 _TEXT, _QUIET = "#1C2024", "#6B7480"
 _SIDE, _GAP, _LEFT = 1.0, 0.04, 1.75
@@ -17,7 +16,7 @@ _SIDE, _GAP, _LEFT = 1.0, 0.04, 1.75
 def write_figure(measured: Measured, path: Path) -> Path:
     """Draw the samples of a run to `path`, a .png, .svg or .pdf. Raises `UserError` where it cannot be written."""
     captions = {row.name: f"FID {row.fid:.3f}" for row in measured.rows}
-    captions[REAL] = "of phantoms, each its own"
+    captions[REAL] = "of held-out phantoms"
     columns = max(len(images) for images in measured.samples.values())
     width = _LEFT + columns * (_SIDE + _GAP)
     height = len(measured.samples) * (_SIDE + _GAP)
@@ -32,7 +31,4 @@ def write_figure(measured: Measured, path: Path) -> Path:
             axes = figure.add_axes((left / width, bottom / height, _SIDE / width, _SIDE / height))
             axes.imshow(image, cmap="gray", vmin=-1, vmax=1)
             axes.set_axis_off()
-    FigureCanvasAgg(figure)
-    with atomic_path(path) as temporary:
-        figure.savefig(temporary, facecolor="white")
-    return path
+    return save_picture(figure, path)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -12,26 +12,27 @@ from typing import Any
 import torch
 from torch import nn
 
+from medquant.bench.generation.calibration import own_ways
 from medquant.bench.generation.features import EXTRACTOR, Features
 from medquant.bench.generation.frechet import Gaussian, frechet_distance
-from medquant.bench.generation.model import GenerationModel
 from medquant.bench.generation.sampling import STEPS, generated, noise_of
 from medquant.bench.generation.settings import FP32, Setting, settings
-from medquant.embedded.diffusion_demo.configuration import WINDOW_HU
-from medquant.embedded.diffusion_demo.dataset import FIRST_TEST_SEED, TEST_SEEDS, phantom_slices
+from medquant.deploy.machine import Machine
+from medquant.embedded.diffusion_demo.configuration import OPTIONS, WINDOW_HU, load_weights
+from medquant.embedded.diffusion_demo.dataset import FIRST_TEST_SEED, single_slices
 from medquant.errors import UserError
-from medquant.models.base import CalibrationBatch
+from medquant.models.base import CalibrationBatch, Model
 from medquant.models.catalogue import EMBEDDED_DIFFUSION
+from medquant.models.torch_program import from_module
 from medquant.progress import CancelCheck, Progress, ProgressCallback
 from medquant.quantize import quantize
 
 IMAGES = 128
 WAYS = 8
 """From noise to image, that calibrate."""
-SLICES = 8
-"""Of each held-out phantom."""
-MOST_IMAGES = SLICES * TEST_SEEDS // 2
-"""As many real slices are wanted twice."""
+FEWEST, MOST = 2, 2000
+OTHER_SEED = 50_000
+"""Of the other noise."""
 REAL = "real slices"
 KEPT = 8
 """Images of each setting for the figure."""
@@ -57,6 +58,8 @@ class Row:
     """By PyTorch."""
     simulated: bool
     """Whether rounded numbers are computed with in floating point."""
+    quantizing_peak_mb: float | None = None
+    """Memory while it was quantized, above what was taken before; None for FP32."""
 
     @property
     def name(self) -> str:
@@ -68,18 +71,24 @@ class Measured:
     """All of a run."""
 
     rows: tuple[Row, ...]
-    floor: float
-    """FID between two disjoint sets of real slices, of as many slices."""
+    fid_of_real: float
+    """FID of as many other real slices."""
+    fid_again: float
+    """FID of FP32's images from other noise: by so much a FID of so many images moves."""
     images: int
     steps: int
     features: str
+    machine: str
+    """Processor and threads that the seconds are of."""
     samples: dict[str, torch.Tensor]
     """Setting -> its first images (n, 1, 64, 64); first of all `REAL` slices."""
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data for JSON, without the images."""
-        told = {"floor": self.floor, "images": self.images, "steps": self.steps, "features": self.features}
-        return {"rows": [asdict(row) for row in self.rows], **told}
+        rest = {
+            field.name: getattr(self, field.name) for field in fields(self) if field.name not in ("rows", "samples")
+        }
+        return {"rows": [asdict(row) for row in self.rows], **rest}
 
 
 def run(
@@ -88,41 +97,49 @@ def run(
     images: int = IMAGES,
     steps: int = STEPS,
     compared: Sequence[Setting] | None = None,
-    processes: int = 1,
     progress: ProgressCallback | None = None,
     cancelled: CancelCheck | None = None,
 ) -> Measured:
     """Make `images` images in `steps` steps in FP32 and with every recipe of `compared` (all), and compare them.
 
-    FID is against as many slices of phantoms that the network was not trained on. `processes` draw those. Raises
-    `UserError` for numbers that do not work.
+    FID is against as many slices of phantoms that the network was not trained on, each of another one. `weights` is a
+    folder as `medquant.embedded.diffusion_demo.training` writes it. Raises `UserError` for numbers that do not work,
+    and for a folder without such weights.
     """
-    if not 2 <= images <= MOST_IMAGES:
-        raise UserError(f"2 to {MOST_IMAGES} images can be compared with held-out slices, not {images}.")
+    if not FEWEST <= images <= MOST:
+        raise UserError(f"{FEWEST} to {MOST} images can be compared with held-out slices, not {images}.")
     if not 1 <= steps <= 1000:
         raise UserError(f"The sampler takes 1 to 1000 steps, not {steps}. Choose {STEPS}.")
     tracker = Progress(progress, cancelled)
-    model, features = GenerationModel.load(weights), Features()
-    real, others = _held_out(images, tracker.span(0.0, 0.12), processes)
-    reference = Gaussian.of(features(real, tracker.span(0.12, 0.16)))
-    floor = frechet_distance(reference, Gaussian.of(features(others, tracker.span(0.16, 0.2))))
-    batches = model.own_batches(WAYS, steps, tracker.span(0.2, 0.22))
+    network, features = load_weights(weights), Features()
+    model = from_module(network, name=OPTIONS["name"], modality="CT", licence=OPTIONS["licence"])
+    seeds = range(FIRST_TEST_SEED, FIRST_TEST_SEED + 2 * images)
+    real, others = single_slices(seeds, tracker.span(0.0, 0.2)).split(images)
+    reference = Gaussian.of(features(real, tracker.span(0.2, 0.22)))
+
+    def fid(found: torch.Tensor, span: Progress) -> float:
+        return frechet_distance(reference, Gaussian.of(features(found, span)))
+
+    fid_of_real = fid(others, tracker.span(0.22, 0.24))
+    again = generated(network, noise_of(images, OTHER_SEED), steps, tracker.check)
+    fid_again = fid(again, tracker.span(0.26, 0.28))
+    batches = own_ways(network, WAYS, steps, tracker.span(0.28, 0.3))
     noise, plan = noise_of(images, 0), [FP32, *(settings() if compared is None else compared)]
     rows: list[Row] = []
     made: list[torch.Tensor] = []
     for number, setting in enumerate(plan):
-        span = tracker.span(0.22 + 0.78 * number / len(plan), 0.22 + 0.78 * (number + 1) / len(plan))
-        network, told = _rounded(model, setting, batches, span.span(0.0, 0.3))
+        span = tracker.span(0.3 + 0.7 * number / len(plan), 0.3 + 0.7 * (number + 1) / len(plan))
+        rounded, told = _rounded(model, setting, batches, span.span(0.0, 0.3))
         span.report(0.3, f"{setting.name}: making {images} images")
         began = time.perf_counter()
-        made.append(generated(network, noise, steps, span.check))
+        made.append(generated(rounded, noise, steps, span.check))
         told["seconds_per_image"] = (time.perf_counter() - began) / images
-        fid = frechet_distance(reference, Gaussian.of(features(made[-1], span.span(0.7, 1.0))))
         psnr, off = differences(made[-1], made[0]) if number else (None, None)
-        rows.append(Row(setting.precision, setting.method, fid=fid, psnr=psnr, mae_hu=off, **told))
-    samples = {REAL: real[torch.linspace(0, images - 1, min(KEPT, images)).long()]}
-    samples |= {row.name: found[:KEPT] for row, found in zip(rows, made, strict=True)}
-    return Measured(tuple(rows), floor, images, steps, EXTRACTOR, samples)
+        told["fid"] = fid(made[-1], span.span(0.7, 1.0))
+        rows.append(Row(setting.precision, setting.method, psnr=psnr, mae_hu=off, **told))
+    samples = {REAL: real[:KEPT]} | {row.name: found[:KEPT] for row, found in zip(rows, made, strict=True)}
+    machine = f"{Machine.here().processor}, threads: {torch.get_num_threads()}"
+    return Measured(tuple(rows), fid_of_real, fid_again, images, steps, EXTRACTOR, machine, samples)
 
 
 def differences(made: torch.Tensor, whole: torch.Tensor) -> tuple[float, float]:
@@ -134,16 +151,8 @@ def differences(made: torch.Tensor, whole: torch.Tensor) -> tuple[float, float]:
     return float((10 * (4 / squared).log10()).mean()), float(error.abs().mean()) * half
 
 
-def _held_out(images: int, progress: Progress, processes: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """Twice as many real slices as there are images, of different phantoms."""
-    each = -(-images // SLICES)
-    seeds = range(FIRST_TEST_SEED, FIRST_TEST_SEED + 2 * each)
-    slices = phantom_slices(seeds, SLICES, progress, processes)
-    return slices[:images], slices[each * SLICES :][:images]
-
-
 def _rounded(
-    model: GenerationModel, setting: Setting, batches: Sequence[CalibrationBatch], progress: Progress
+    model: Model, setting: Setting, batches: Sequence[CalibrationBatch], progress: Progress
 ) -> tuple[nn.Module, dict[str, Any]]:
     """The network of a setting, and what there is to say of it."""
     if setting.recipe is None:
@@ -154,4 +163,5 @@ def _rounded(
         size = quantized.save(Path(folder) / "model.mq.safetensors")
     report = quantized.report
     told = {"recipe": setting.recipe.describe(), "bytes_on_disk": size, "effective_bits": report.effective_bits}
-    return quantized.model.network, {**told, "simulated": report.simulated}
+    told |= {"simulated": report.simulated, "quantizing_peak_mb": report.peak_memory_mb}
+    return quantized.model.network, told

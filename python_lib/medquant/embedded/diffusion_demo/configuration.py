@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -10,7 +9,7 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from medquant.files import atomic_path
+from medquant.embedded.weights_folder import write_weights_folder
 from medquant.models.weight_files import fill, read_state_dict
 
 if TYPE_CHECKING:
@@ -73,15 +72,7 @@ def images_of(latents: torch.Tensor) -> torch.Tensor:
 
 def save_weights(network: nn.Module, folder: Path, summary: dict[str, Any]) -> None:
     """Write `model.safetensors` (fp16), `model.json` and `training.json`, each whole."""
-    from safetensors.torch import save_file
-
-    state = {name: value.detach().to(torch.float16).contiguous() for name, value in network.state_dict().items()}
-    with atomic_path(folder / "model.safetensors") as path:
-        save_file(state, path, metadata={"format": "pt"})
-        path.chmod(0o644)
-    for name, content in (("model.json", OPTIONS), ("training.json", summary)):
-        with atomic_path(folder / name) as path:
-            path.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+    write_weights_folder(network, OPTIONS, summary, folder)
 
 
 def load_weights(folder: Path) -> nn.Module:
