@@ -50,7 +50,7 @@ class BitsButton:
         self.button.setChecked(choice.chosen)
         self._size.text = choice.size or "\N{EN DASH}"
         show_text(self._seconds, choice.seconds)
-        self._accuracy.text = choice.accuracy.partition(":")[0]  # what to do about it takes a line too many
+        self._accuracy.text = choice.lost
         measured = _("Size of the file that was made.") if choice.measured else _("Size as computed before quantizing.")
         masks = _("Masks: {accuracy}, on this scan.").format(accuracy=choice.accuracy)
         if choice.accuracy == NOT_MEASURED:

@@ -121,6 +121,11 @@ class BitsChoice:
     measured: bool = False
     """Whether the size is that of a file that was made, not computed beforehand."""
 
+    @property
+    def lost(self) -> str:
+        """`accuracy` without what to do about it, which takes a line too many: "visible loss"."""
+        return self.accuracy.partition(":")[0]
+
 
 @dataclass(frozen=True)
 class Options:

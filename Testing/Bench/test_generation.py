@@ -7,6 +7,7 @@ import io
 
 import pytest
 import torch
+from monai.metrics import PSNRMetric
 from rich.console import Console
 from torch import nn
 from typer.testing import CliRunner
@@ -75,6 +76,8 @@ def test_differences_are_means_over_images() -> None:
     image[1] += 0.2  # squared 0.04 of a range of 2: 20 dB; a tenth of 400 HU
     psnr, off = differences(image, black)
     assert psnr == pytest.approx((100 + 20) / 2, abs=1e-4) and off == pytest.approx(20, abs=1e-4)
+    theirs = PSNRMetric(max_val=2)(image[1:], black[1:])
+    assert differences(image[1:], black[1:])[0] == pytest.approx(float(theirs), abs=1e-4)
 
 
 def test_rows_have_the_papers_precisions_and_the_products() -> None:

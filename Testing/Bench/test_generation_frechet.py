@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+import torch
 from scipy.linalg import sqrtm
 
 from medquant.bench.generation.frechet import Gaussian, frechet_distance
@@ -51,3 +52,11 @@ def test_samples_come_near_their_gaussians_and_few_of_them_are_farther() -> None
     many, others, few = (Gaussian.of(rng.standard_normal((n, 10))) for n in (20_000, 20_000, 30))
     assert frechet_distance(many, others) < 0.02 < 1 < frechet_distance(many, few)
     assert Gaussian.of(np.ones((3, 1))).covariance.shape == (1, 1)
+
+
+def test_it_is_the_fid_of_monai() -> None:
+    from monai.metrics import FIDMetric
+
+    one, other = (np.random.default_rng(seed).normal(seed, 1 + seed, (60, 5)) for seed in (0, 1))
+    theirs = float(FIDMetric()(torch.from_numpy(one), torch.from_numpy(other)))
+    assert frechet_distance(Gaussian.of(one), Gaussian.of(other)) == pytest.approx(theirs, rel=1e-5)

@@ -134,3 +134,10 @@ def test_pictures_of_a_real_scan(test_data, tmp_path):
 @pytest.mark.parametrize(("name", "begins"), [("a.png", b"\x89PNG"), ("a.svg", b"<?xml"), ("a.PDF", b"%PDF")])
 def test_a_picture_is_what_its_name_says(fp32, other, tmp_path, name: str, begins: bytes):
     assert contact_sheet(tmp_path / name, [fp32, other]).read_bytes().startswith(begins)
+
+
+@pytest.mark.parametrize("name", ["a", "a.bmp"])
+def test_a_name_that_is_no_pictures_is_refused(fp32, other, tmp_path, name: str):
+    with pytest.raises(UserError, match=r"\.png, \.svg or \.pdf"):
+        contact_sheet(tmp_path / name, [fp32, other])
+    assert not list(tmp_path.iterdir())

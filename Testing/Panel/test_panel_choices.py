@@ -96,6 +96,10 @@ def test_the_verdict_on_a_button_is_of_the_scan_that_is_open(slicer, widget, eng
     assert "not compared on this scan yet" in tip and "before" in tip
     turn_to(first)
     assert "masks as FP32" in told()[0]
+    engine.answer("sizes", {"choices": {**SIZES["choices"], "4": {**four, "verdicts": {digest: "visible loss: look"}}}})
+    settle()
+    words, tip = told()
+    assert "visible loss" in words and "visible loss: look" in tip, "the button has no room for what to do"
 
 
 def _lines(label) -> list[str]:

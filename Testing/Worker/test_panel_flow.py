@@ -149,7 +149,7 @@ def test_from_the_scan_to_the_table_and_back(loop: EventLoop, host: ArrayHost, t
     # Four buttons: Quantize, Place box, Segment, and the slice that differs most.
     presenter.set_option("method", "rtn")
     presenter.set_option("slices", 1)
-    presenter.set_option("activations", 0)
+    presenter.set_option("activations", 0)  # in 8 bits, the default: Testing/Desktop
     presenter.set_option("runtime", "pytorch")
     presenter.quantize()
     assert presenter.shown.state is State.QUANTIZING

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import MutableMapping
 
 SPIN_COUNT = "1000"
-"""What GNU OpenMP itself takes where it knows of more threads than cores; it does not know of other programs."""
+"""Turns, some microseconds. Where GNU OpenMP itself has more threads than cores it takes 100; it does not know of other
+programs."""
 
 
 def wait_briefly(environment: MutableMapping[str, str]) -> None:
@@ -13,8 +14,8 @@ def wait_briefly(environment: MutableMapping[str, str]) -> None:
 
     GNU OpenMP (PyTorch's on Linux) has a thread turn 300 000 times, some milliseconds, before it sleeps. Beside a
     program that is busy on one of two cores, each of a solver's thousands of small products then waits so for a thread
-    that cannot run because of that. Where a person has set how to wait it stays; other systems' OpenMP reads no such
-    variable.
+    that cannot run because of that. Where a person has set how to wait it stays. Other kinds of OpenMP (on Windows, on
+    macOS, from conda) read no such variable.
     """
     if "OMP_WAIT_POLICY" not in environment:
         environment.setdefault("GOMP_SPINCOUNT", SPIN_COUNT)

@@ -31,7 +31,7 @@ calibrated on the whole scan, as in `medquant bench quality`.
 Without the mirror the halves show the same places, and what is fitted there in deep layers, which have few places and
 many weights, seems to cost next to nothing (the deepest at 2 bits: a thirtieth of the divergence on another scan). In
 the mirror and in parts of the body it costs about as much as there. That was seen on the scan that tests, with fold 2;
-fold 1 was run after that."""
+fold 1 was measured afterwards."""
 CALIBRATING = CROPS[:2]
 PARTS: tuple[Crop, ...] = (((0.1, 0.9), (0.1, 0.9), (0.0, 0.5)), ((0.1, 0.9), (0.1, 0.9), (0.5, 1.0)))
 """The upper and the lower half of the body, nearer."""

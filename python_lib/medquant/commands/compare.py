@@ -43,7 +43,7 @@ def compare(
     ] = None,
     report: Annotated[str | None, typer.Option(metavar="FILE.html", help="Write a self-contained report.")] = None,
     figure: Annotated[
-        str | None, typer.Option(metavar="FILE.png", help="Write a picture of the three slices that differ most.")
+        str | None, typer.Option(metavar="FILE", help="Draw the three slices that differ most: .png, .svg or .pdf.")
     ] = None,
     csv: Annotated[str | None, typer.Option(metavar="FILE.csv", help="Write the table as CSV.")] = None,
     series: o.Series = None,

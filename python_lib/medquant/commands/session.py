@@ -22,7 +22,8 @@ from rich.progress import BarColumn, Progress, ProgressColumn, Task, TextColumn
 from rich.text import Text
 
 from medquant.commands.countdown import Countdown
-from medquant.errors import UserError, one_of
+from medquant.errors import UserError
+from medquant.evaluation.pictures import require_picture
 from medquant.files import atomic_path
 from medquant.progress import CancelCheck, ProgressCallback, ProgressEvent
 
@@ -110,13 +111,9 @@ def output_file(path: str | Path, option: str = "--output") -> Path:
     return _in_a_folder(path, option)
 
 
-PICTURES = (".png", ".svg", ".pdf")
-
-
 def picture_file(path: str | Path, option: str = "--figure") -> Path:
     """Like `output_file`, for a picture. Raises `UserError` for a format that is not drawn."""
-    if Path(path).suffix.lower() not in PICTURES:
-        raise UserError(f"{path} is not the name of a picture. Give {option} a name that ends in {one_of(PICTURES)}.")
+    require_picture(path, option)
     return output_file(path, option)
 
 
