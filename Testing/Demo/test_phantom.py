@@ -168,3 +168,4 @@ def test_random_fields_have_unit_variance_and_agree_between_grids(pitch):
     values = field.on(*axes)
     assert 0.75 < values.std() < 1.3
     assert np.allclose(field.on(axes[0][10:12], axes[1][5:9], axes[2][7:8]), values[10:12, 5:9, 7:8], atol=1e-5)
+    assert field.on(axes[0][:0], axes[1][5:9], axes[2]).shape == (0, 4, 100), "a structure between two slices"

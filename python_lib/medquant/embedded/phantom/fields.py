@@ -41,9 +41,13 @@ class SmoothField:
         self.lattice = rng.standard_normal(knots, dtype=np.float32) / np.float32(0.4794**1.5)
 
     def on(self, z: np.ndarray, y: np.ndarray, x: np.ndarray) -> np.ndarray:
-        """Values (len(z), len(y), len(x)) in float32 at the grid of the three axes, in mm."""
-        plane = self.sampler(z, y, x)
-        return np.stack([plane(k) for k in range(len(z))])
+        """Values (len(z), len(y), len(x)) in float32 at the grid of the three axes, in mm; an axis may be empty."""
+        values = np.empty((len(z), len(y), len(x)), np.float32)
+        if values.size:
+            plane = self.sampler(z, y, x)
+            for k in range(len(z)):
+                values[k] = plane(k)
+        return values
 
     def sampler(self, z: np.ndarray, y: np.ndarray, x: np.ndarray) -> Callable[[int], np.ndarray]:
         """A function slice index -> (len(y), len(x)) plane, for fields too fine to hold as a whole."""
