@@ -23,7 +23,9 @@ def test_three_views_in_tables_figures_and_numbers(medquant, scan: Path, small_s
     for view in views:
         assert f"\n{view}:\n" in found.stdout
     worst = data["worst"][0]
-    assert f"Largest effect at the fewest bits (one-at-a-time): {worst}" in found.stdout, "of the masks, not the proxy"
+    assert f"The output changes most at the fewest bits (one-at-a-time): {worst}" in found.stdout, (
+        "of the masks, not the proxy"
+    )
     alone = {cell["layer"]: cell["effect"] for cell in data["cells"]
              if (cell["view"], cell["rounding"]) == ("one-at-a-time", "W2")}  # fmt: skip
     assert worst == max(alone, key=alone.get)

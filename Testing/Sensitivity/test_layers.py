@@ -132,6 +132,9 @@ def test_effects_are_those_of_whole_passes(model: TorchModel, batches: list[Cali
     assert found.ranking_view == "one-at-a-time" != found.cells[0].view, "the proxy comes first, masks tell more"
     first = found.column(ALL[0], "one-at-a-time")
     assert found.worst(1) == (max(first.values(), key=lambda cell: cell.effect).layer,)
+    losses = {cell.layer: cell.dsc_loss for cell in first.values() if cell.dsc_loss > 0}
+    harmful = found.most_harmful(len(names))
+    assert set(harmful) == set(losses) and [losses[n] for n in harmful] == sorted(losses.values(), reverse=True)
     for name, tensor in model.network.state_dict().items():
         assert torch.equal(tensor, state[name])
     assert all("forward" not in module.__dict__ for module in model.network.modules())

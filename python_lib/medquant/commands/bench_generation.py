@@ -22,7 +22,7 @@ def generation(
     images: Annotated[
         int, typer.Option(metavar="N", help="Images of each row, and slices of phantoms to compare them with.")
     ] = 128,
-    steps: Annotated[int, typer.Option(metavar="N", help="Of the sampler, from noise to image.")] = 20,
+    steps: Annotated[int, typer.Option(metavar="N", help="Steps of the sampler from noise to image.")] = 20,
     precision: Annotated[
         list[str] | None,
         typer.Option(
@@ -33,7 +33,8 @@ def generation(
     weights: Annotated[
         str | None,
         typer.Option(
-            metavar="FOLDER", help="Of medquant.embedded.diffusion_demo.training; what comes along if not given."
+            metavar="FOLDER",
+            help="Weights that medquant.embedded.diffusion_demo.training wrote; if not given those that come along.",
         ),
     ] = None,
     figure: Annotated[
@@ -92,11 +93,11 @@ def print_generation(run: Session, measured: Measured) -> None:
         f"network was not trained on. Features: {measured.features}; FIDs by others cannot be compared."
     )
     run.say(
-        f"FP32's FID from other noise is {measured.fid_again:.3f}: rows no further from FP32's are ties. That of as "
-        f"many other real slices is {measured.fid_of_real:.3f}: so few raise every FID."
+        f"FP32's FID from other noise is {measured.fid_again:.3f}: a row that is no further from FP32's than this is a "
+        f"tie. That of as many other slices of phantoms is {measured.fid_of_slices:.3f}, not 0: few images raise it."
     )
     run.say("PSNR and HU off: mean against FP32's images from the same noise, air included, HU cut to -160 to 240.")
-    run.say(f"Times are PyTorch's on {measured.machine}.")
+    run.say(f"Size of FP32: 4 bytes for each weight. Times are PyTorch's on {measured.machine}.")
     if any(row.simulated for row in measured.rows):
         run.say("Rounded rows are simulated: computed on rounded numbers, their times are not integer kernels'.")
     run.say("A small network trained on phantoms, not MAISI: an experiment.")

@@ -64,11 +64,11 @@ def compare(
     from medquant.imaging.reading import read_labels
 
     with session(json_target) as run:
-        if volume is None and (report or figure):
-            raise UserError("A report shows the scan. Give it with --volume.")
         written = {name: output_file(path, name) for name, path in _given(report, csv)}
         if figure is not None:
             written["--figure"] = picture_file(figure)
+        if volume is None and (report or figure):
+            raise UserError(f"A {'report' if report else 'figure'} shows the scan. Give it with --volume.")
         told = [output_told(path) for path in written.values()]
         labels = parse_names(names)
         scan = open_volume(volume or masks[0], series=series, component=component, frame=frame)

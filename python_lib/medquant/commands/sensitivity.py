@@ -147,7 +147,9 @@ def _show(run: Session, found: SensitivityMap) -> None:
             one, other = row["views"]
             run.say(f"{row['rounding']}: {one} and {other} rank the layers alike by {row['spearman']:.2f} (Spearman).")
     seen = f" ({found.ranking_view})" if len(views) > 1 else ""
-    run.say(f"Largest effect at the fewest bits{seen}: {escape(', '.join(found.worst()))}.")
+    run.say(f"The output changes most at the fewest bits{seen}: {escape(', '.join(found.worst()))}.")
+    if harmful := found.most_harmful():
+        run.say(f"The Dice against FP32 falls most: {escape(', '.join(harmful))}.")
 
 
 def _draw(run: Session, found: SensitivityMap, target: Path) -> None:

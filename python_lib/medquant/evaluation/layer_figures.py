@@ -67,7 +67,7 @@ def sensitivity_figure(path: str | Path, found: SensitivityMap) -> Path:
         place = margin, 0.75, max(columns * _COLUMN, width - margin - 0.9), below - 0.9
         wide, high = figure.get_size_inches()
         _bars(figure.add_axes((place[0] / wide, place[1] / high, place[2] / wide, place[3] / high)), found, kinds)
-    below_all = "Relative change of the output, per cent. Darker: more. Not for clinical use."
+    below_all = "Relative change of the output, per cent. Darker: more; bold: most. Not for clinical use."
     figure.text(0.01, 0.06 / figure.get_figheight(), below_all, fontsize=7, color=_QUIET)
     return save_picture(figure, path)
 

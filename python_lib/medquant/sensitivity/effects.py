@@ -97,6 +97,13 @@ class SensitivityMap:
         ordered = sorted(fewest, key=lambda cell: -cell.effect)
         return tuple(dict.fromkeys(cell.layer for cell in ordered))[:count]
 
+    def most_harmful(self, count: int = 5) -> tuple[str, ...]:
+        """The layers that cost the masks most Dice at the fewest bits in `ranking_view`; empty where none costs any."""
+        least, view = min(self.bits), self.ranking_view
+        harmful = [cell for cell in self.cells if cell.bits == least and cell.view == view and cell.dsc_loss]
+        ordered = sorted(harmful, key=lambda cell: -(cell.dsc_loss or 0.0))
+        return tuple(dict.fromkeys(cell.layer for cell in ordered if (cell.dsc_loss or 0.0) > 0))[:count]
+
     def rank_agreement(self) -> list[dict[str, Any]]:
         """Spearman's rank correlation of the layers between each two views, for each way of rounding.
 

@@ -16,7 +16,7 @@ _SIDE, _GAP, _LEFT = 1.0, 0.04, 1.75
 def write_figure(measured: Measured, path: Path) -> Path:
     """Draw the samples of a run to `path`, a .png, .svg or .pdf. Raises `UserError` where it cannot be written."""
     captions = {row.name: f"FID {row.fid:.3f}" for row in measured.rows}
-    captions[REAL] = "of held-out phantoms"
+    captions[REAL] = "held out"
     columns = max(len(images) for images in measured.samples.values())
     width = _LEFT + columns * (_SIDE + _GAP)
     height = len(measured.samples) * (_SIDE + _GAP)

@@ -1,4 +1,4 @@
-"""Images of every setting from the same noise: how far from real slices, how far from FP32's own."""
+"""Images of every setting from the same noise: how far from slices of phantoms, how far from FP32's own."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ WAYS = 8
 FEWEST, MOST = 2, 2000
 OTHER_SEED = 50_000
 """Of the other noise."""
-REAL = "real slices"
+REAL = "phantom slices"
 KEPT = 8
 """Images of each setting for the figure."""
 
@@ -71,8 +71,8 @@ class Measured:
     """All of a run."""
 
     rows: tuple[Row, ...]
-    fid_of_real: float
-    """FID of as many other real slices."""
+    fid_of_slices: float
+    """FID of as many other slices of phantoms."""
     fid_again: float
     """FID of FP32's images from other noise: by so much a FID of so many images moves."""
     images: int
@@ -120,7 +120,7 @@ def run(
     def fid(found: torch.Tensor, span: Progress) -> float:
         return frechet_distance(reference, Gaussian.of(features(found, span)))
 
-    fid_of_real = fid(others, tracker.span(0.22, 0.24))
+    fid_of_slices = fid(others, tracker.span(0.22, 0.24))
     again = generated(network, noise_of(images, OTHER_SEED), steps, tracker.check)
     fid_again = fid(again, tracker.span(0.26, 0.28))
     batches = own_ways(network, WAYS, steps, tracker.span(0.28, 0.3))
@@ -139,7 +139,7 @@ def run(
         rows.append(Row(setting.precision, setting.method, psnr=psnr, mae_hu=off, **told))
     samples = {REAL: real[:KEPT]} | {row.name: found[:KEPT] for row, found in zip(rows, made, strict=True)}
     machine = f"{Machine.here().processor}, threads: {torch.get_num_threads()}"
-    return Measured(tuple(rows), fid_of_real, fid_again, images, steps, EXTRACTOR, machine, samples)
+    return Measured(tuple(rows), fid_of_slices, fid_again, images, steps, EXTRACTOR, machine, samples)
 
 
 def differences(made: torch.Tensor, whole: torch.Tensor) -> tuple[float, float]:
