@@ -13,6 +13,7 @@ import torch
 from torch.nn import functional
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
+from medquant.embedded.descent import descend, on_one_thread
 from medquant.embedded.diffusion_demo.configuration import latents_of, save_weights, scheduler, untrained
 from medquant.embedded.diffusion_demo.dataset import FIRST_TRAINING_SEED, phantom_slices
 from medquant.progress import CancelCheck, Progress, ProgressCallback
@@ -24,7 +25,7 @@ WARM_UP = 100
 LEARNING_RATE = 1e-3
 AVERAGED = 0.999
 """How much of the averaged weights stays in a step: what is kept of training is the exponential moving average."""
-LOG_EVERY, SAVE_EVERY = 50, 500
+SAVE_EVERY = 500
 
 
 def train(
@@ -43,41 +44,34 @@ def train(
     many steps give, as nothing depends on how many were to come. Raises `Cancelled` where it is stopped.
     """
     tracker = Progress(progress, cancelled)
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    torch.manual_seed(seed)
     began = time.process_time()
-    try:
+    with on_one_thread(seed):
         seeds = range(FIRST_TRAINING_SEED, FIRST_TRAINING_SEED + phantoms)
         latents = latents_of(phantom_slices(seeds, SLICES, tracker.span(0.0, 0.1)))
         network, flow = untrained().train().to(memory_format=torch.channels_last), scheduler()
         averaged = AveragedModel(network, multi_avg_fn=get_ema_multi_avg_fn(AVERAGED))
-        optimizer = torch.optim.AdamW(network.parameters(), LEARNING_RATE, weight_decay=0.01)
-        schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: min((step + 1) / WARM_UP, 1.0))
-        recent = 0.0
-        for step in range(1, steps + 1):
+
+        def loss_of() -> torch.Tensor:
             clean = latents[torch.randint(len(latents), (BATCH,))]
             noise, when = torch.randn_like(clean), flow.sample_timesteps(clean)
             noisy = flow.add_noise(clean, noise, when).contiguous(memory_format=torch.channels_last)
             with torch.autocast("cpu", torch.bfloat16):
                 velocity = network(noisy, when)
-            loss = functional.mse_loss(velocity.float(), clean - noise)
-            optimizer.zero_grad(set_to_none=True)
-            loss.backward()
-            torch.nn.utils.clip_grad_norm_(network.parameters(), 1.0)
-            optimizer.step()
-            schedule.step()
+            return functional.mse_loss(velocity.float(), clean - noise)
+
+        for step in descend(
+            network,
+            loss_of,
+            steps,
+            learning_rate=LEARNING_RATE,
+            factor=lambda step: min((step + 1) / WARM_UP, 1.0),
+            progress=tracker.span(0.1, 1.0),
+        ):
             averaged.update_parameters(network)
-            recent += float(loss.detach())
-            if step % LOG_EVERY == 0:
-                tracker.report(0.1 + 0.9 * step / steps, f"Step {step}: loss {recent / LOG_EVERY:.4f}")
-                recent = 0.0
             if step % SAVE_EVERY == 0 or step == steps:
                 told = {"phantoms": phantoms, "slices": len(latents), "steps": step, "seed": seed}
                 told["processor_minutes"] = round((time.process_time() - began) / 60, 1)
                 save_weights(averaged.module, output, told)
-    finally:
-        torch.set_num_threads(threads)
     return output
 
 

@@ -12,13 +12,13 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from medquant.embedded.descent import descend, on_one_thread
 from medquant.embedded.unetr_demo.configuration import save_weights, untrained
 from medquant.embedded.unetr_demo.dataset import FIRST_TRAINING_SEED, training_cases, varied
 from medquant.progress import CancelCheck, Progress, ProgressCallback
 
 WARM_UP = 100
 LEARNING_RATE = 2e-3
-LOG_EVERY = 50
 
 
 def train(
@@ -38,39 +38,32 @@ def train(
     from monai.losses import DiceCELoss
 
     tracker = Progress(progress, cancelled)
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    torch.manual_seed(seed)
     began = time.process_time()
-    try:
+    with on_one_thread(seed):
         model = untrained()
         seeds = range(FIRST_TRAINING_SEED, FIRST_TRAINING_SEED + cases)
         phantoms = training_cases(model, seeds, tracker.span(0.0, 0.15))
         network = model.network.train().to(memory_format=torch.channels_last_3d)
-        optimizer = torch.optim.AdamW(network.parameters(), LEARNING_RATE, weight_decay=0.01)
-        schedule = torch.optim.lr_scheduler.LambdaLR(
-            optimizer, lambda step: min((step + 1) / WARM_UP, 1 - step / steps)
-        )
-        loss_of = DiceCELoss(to_onehot_y=True, softmax=True, include_background=False, batch=True)
-        rng, recent = np.random.default_rng([seed, 5]), 0.0
-        for step in range(steps):
+        criterion = DiceCELoss(to_onehot_y=True, softmax=True, include_background=False, batch=True)
+        rng = np.random.default_rng([seed, 5])
+
+        def loss_of() -> torch.Tensor:
             image, labels = varied(phantoms[int(rng.integers(len(phantoms)))], rng)
             with torch.autocast("cpu", torch.bfloat16):
                 logits = network(image)
-            loss = loss_of(logits.float(), labels)
-            optimizer.zero_grad(set_to_none=True)
-            loss.backward()
-            torch.nn.utils.clip_grad_norm_(network.parameters(), 1.0)
-            optimizer.step()
-            schedule.step()
-            recent += float(loss.detach())
-            if step % LOG_EVERY == LOG_EVERY - 1:
-                tracker.report(0.15 + 0.85 * step / steps, f"Step {step + 1}: loss {recent / LOG_EVERY:.3f}")
-                recent = 0.0
+            return criterion(logits.float(), labels)
+
+        for _ in descend(
+            network,
+            loss_of,
+            steps,
+            learning_rate=LEARNING_RATE,
+            factor=lambda step: min((step + 1) / WARM_UP, 1 - step / steps),
+            progress=tracker.span(0.15, 1.0),
+        ):
+            pass
         minutes = round((time.process_time() - began) / 60, 1)
         save_weights(network, output, {"cases": cases, "steps": steps, "seed": seed, "processor_minutes": minutes})
-    finally:
-        torch.set_num_threads(threads)
     return output
 
 
