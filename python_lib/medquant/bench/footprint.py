@@ -6,15 +6,14 @@ values, and nothing needs a download. Accuracy is not measured here.
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import torch
 from transformers import SamConfig, SamModel
 
 from medquant.imaging.volume import Volume
+from medquant.mixed.best import size_of
 from medquant.models.base import CalibrationSelection
 from medquant.models.prompt_images import MEDSAM
 from medquant.models.sam import SamModelAdapter
@@ -71,9 +70,7 @@ def run(
             progress=None if progress is None else lambda event, part=part: part.report(event.fraction, event.message),
             cancelled=cancelled,
         )
-        with tempfile.TemporaryDirectory() as folder:
-            size = quantized.save(Path(folder) / "vit_b.mq.safetensors")
-        report = quantized.report
+        report, size = quantized.report, size_of(quantized)
         rows.append(
             {
                 "network": model.name,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from itertools import combinations
 from typing import Any, Literal
@@ -92,17 +92,16 @@ class SensitivityMap:
 
     def worst(self, count: int = 5) -> tuple[str, ...]:
         """The layers with the largest effect at the fewest bits in `ranking_view`, the largest first."""
-        least, view = min(self.bits), self.ranking_view
-        fewest = [cell for cell in self.cells if cell.bits == least and cell.view == view]
-        ordered = sorted(fewest, key=lambda cell: -cell.effect)
-        return tuple(dict.fromkeys(cell.layer for cell in ordered))[:count]
+        return _first((cell.effect, cell.layer) for cell in self._at_fewest_bits())[:count]
 
     def most_harmful(self, count: int = 5) -> tuple[str, ...]:
         """The layers that cost the masks most Dice at the fewest bits in `ranking_view`; empty where none costs any."""
+        losses = ((cell.dsc_loss, cell.layer) for cell in self._at_fewest_bits() if cell.dsc_loss is not None)
+        return _first((loss, layer) for loss, layer in losses if loss > 0)[:count]
+
+    def _at_fewest_bits(self) -> list[LayerEffect]:
         least, view = min(self.bits), self.ranking_view
-        harmful = [cell for cell in self.cells if cell.bits == least and cell.view == view and cell.dsc_loss]
-        ordered = sorted(harmful, key=lambda cell: -(cell.dsc_loss or 0.0))
-        return tuple(dict.fromkeys(cell.layer for cell in ordered if (cell.dsc_loss or 0.0) > 0))[:count]
+        return [cell for cell in self.cells if cell.bits == least and cell.view == view]
 
     def rank_agreement(self) -> list[dict[str, Any]]:
         """Spearman's rank correlation of the layers between each two views, for each way of rounding.
@@ -137,3 +136,8 @@ def _spearman(a: Sequence[float], b: Sequence[float]) -> float | None:
     if len(a) < 3 or len(set(a)) < 2 or len(set(b)) < 2:
         return None
     return float(spearmanr(a, b).statistic)
+
+
+def _first(found: Iterable[tuple[float, str]]) -> tuple[str, ...]:
+    """Names by their figures, each once, the largest first."""
+    return tuple(dict.fromkeys(name for _, name in sorted(found, key=lambda pair: -pair[0])))

@@ -6,7 +6,6 @@ import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
@@ -21,6 +20,7 @@ from medquant.deploy.machine import Machine
 from medquant.embedded.diffusion_demo.configuration import OPTIONS, WINDOW_HU, load_weights
 from medquant.embedded.diffusion_demo.dataset import FIRST_TEST_SEED, single_slices
 from medquant.errors import UserError
+from medquant.mixed.best import size_of
 from medquant.models.base import CalibrationBatch, Model
 from medquant.models.catalogue import EMBEDDED_DIFFUSION
 from medquant.models.torch_program import from_module
@@ -159,9 +159,7 @@ def _rounded(
         size = 4 * sum(parameter.numel() for parameter in model.network.parameters())
         return model.network, {"recipe": "", "bytes_on_disk": size, "effective_bits": 32.0, "simulated": False}
     quantized = quantize(model, batches, recipe=setting.recipe, **progress.callbacks(setting.name))
-    with TemporaryDirectory(prefix="medquant-") as folder:
-        size = quantized.save(Path(folder) / "model.mq.safetensors")
-    report = quantized.report
+    report, size = quantized.report, size_of(quantized)
     told = {"recipe": setting.recipe.describe(), "bytes_on_disk": size, "effective_bits": report.effective_bits}
     told |= {"simulated": report.simulated, "quantizing_peak_mb": report.peak_memory_mb}
     return quantized.model.network, told
